@@ -311,14 +311,14 @@ def test_fast_copies_answer_alike(build, precision):
 
 
 def test_class_slots_that_do_not_fit_are_an_error():
-    with pytest.raises(ShapeError, match="expected different numbers from 1 on"):
+    with pytest.raises(ShapeError, match="expected distinct integers from 1 on"):
         ssdlite_efficientnet_lite0(THING_CATEGORIES, class_indices=[0, *range(1, len(THING_CATEGORIES))])
     for build in (retinanet_efficientnet_lite0_fpn, detr_efficientnet_lite0):
-        with pytest.raises(ShapeError, match="expected one for each category"):
+        with pytest.raises(ShapeError, match="expected one index per category"):
             build(THING_CATEGORIES, class_indices=[0])
-        with pytest.raises(ShapeError, match="expected different numbers from 0 on"):
+        with pytest.raises(ShapeError, match="expected distinct integers from 0 on"):
             build(THING_CATEGORIES, class_indices=[0] * len(THING_CATEGORIES))
-        with pytest.raises(ShapeError, match=r"expected one for each category \(0\)"):
+        with pytest.raises(ShapeError, match=r"expected one index per category \(0\)"):
             build(Categories(()))
 
 

@@ -59,5 +59,5 @@ def test_data_without_masks_are_refused(scenes):
 
 def test_a_detector_answers_no_prompts(scenes):
     predictor = otus.load("fcos_efficientnet_lite0_fpn")
-    with pytest.raises(UsageError, match="answers no prompts"):
+    with pytest.raises(UsageError, match="takes no prompts"):
         predictor.system.promptable_method(predictor.preprocess)

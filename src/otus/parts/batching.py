@@ -1,4 +1,4 @@
-"""Images of different sizes in one batch, and what is known of the objects on them.
+"""Batches of images of different sizes, and the training targets of their objects.
 
 Shape shorthand: B images, H x W the batch, N objects of one image, K keypoints.
 """
@@ -16,9 +16,9 @@ from otus.errors import ShapeError
 
 @dataclass(frozen=True)
 class Batch:
-    """Images padded on the right and at the bottom by zeros to one size.
+    """Images padded with zeros on the right and at the bottom to one size.
 
-    ``samples`` are what they were made of, ``sizes_hw`` the images' sizes without padding.
+    ``samples`` are the samples they come from, ``sizes_hw`` the sizes of the images without padding.
     """
 
     samples: Sequence[TensorSample]
@@ -34,7 +34,7 @@ class Batch:
 def make_batch(
     samples: Sequence[TensorSample], *, size_divisor: int, min_size: int = 1, device: torch.device | None = None
 ) -> Batch:
-    """Put prepared images into one batch whose sides are multiples of ``size_divisor`` and at least ``min_size``."""
+    """Pad prepared images into one batch whose sides are multiples of ``size_divisor`` and at least ``min_size``."""
     if not samples:
         raise ShapeError("a batch needs at least one sample")
     images = [sample["image"] for sample in samples]
@@ -53,18 +53,18 @@ def make_batch(
 
 
 def clip_to_images(boxes: Float[Tensor, "*n 4"], sizes_hw: Int[Tensor, "*n 2"]) -> Float[Tensor, "*n 4"]:
-    """Return boxes xyxy cut off at the borders of images, each of its own size."""
+    """Clip each box xyxy to its image; ``sizes_hw`` has one row per box."""
     limits = sizes_hw.flip(-1)
     return boxes.clamp(min=0).minimum(torch.cat([limits, limits], dim=-1).to(boxes))
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a detector learns from one image. Boxes are xyxy and have an area.
+    """Training target of one image. Boxes are xyxy, of positive area.
 
-    ``crowds`` are the boxes of many objects at once: they are no objects to be found, and what lies in them is neither
-    right nor wrong. ``masks`` and ``keypoints`` (x, y, visibility) are None where they are not known; so are ``corners``
-    of oriented boxes, NaN where one object has none.
+    ``crowds`` are boxes around many objects at once (COCO's ``iscrowd``): they are not to be detected, and predictions
+    inside them count neither as positive nor as negative. ``masks`` and ``keypoints`` (x, y, visibility) are None if not
+    annotated. ``corners`` are those of oriented boxes: None if not annotated, NaN for objects without one.
     """
 
     boxes: Float[Tensor, "n 4"]
@@ -76,12 +76,12 @@ class Target:
 
 
 def make_target(sample: TensorSample, *, category_count: int, device: torch.device) -> Target:
-    """The target of a tensor sample (see :mod:`otus.data.tensors`); boxes without area are left out.
+    """Return the training target of a tensor sample (see :mod:`otus.data.tensors`); boxes without area are left out.
 
     Raises
     ------
     ShapeError
-        If the sample has no labels to learn from, or one that is not in 0..category_count - 1.
+        If the sample has no boxes or labels, or a label that is not in 0..category_count - 1.
     """
     if "boxes" not in sample or "labels" not in sample:
         raise ShapeError(

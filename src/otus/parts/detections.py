@@ -1,4 +1,4 @@
-"""Detections as a batch leaves them, and as numpy values."""
+"""Detections as tensors, per image or of a whole batch, and their conversion to numpy values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from otus.structures.boxes import as_boxes
 
 @dataclass(frozen=True)
 class Detections:
-    """Objects of one image as tensors; boxes xyxy or xywhr.
+    """Detected objects of one image as tensors; boxes xyxy or xywhr.
 
-    ``origins`` says of which region, anchor, box of a cell or query each was made.
+    ``origins`` are the indices of the regions, anchors, cell boxes or queries that predicted them.
     """
 
     boxes: Float[Tensor, "n _"]
@@ -34,11 +34,11 @@ class Detections:
 
 
 def as_tensors(detections: Sequence[Detections]) -> dict[str, Tensor]:
-    """``boxes``, ``scores``, ``labels`` of all images, and ``image_index`` saying of which each is: what export sees."""
-    counts = torch.tensor([len(one) for one in detections], device=detections[0].labels.device)
-    answer = {"image_index": torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)}
-    return answer | {
-        name: torch.cat([getattr(one, name) for one in detections]) for name in ("boxes", "scores", "labels")
+    """Return ``boxes``, ``scores``, ``labels`` and ``image_index`` of all images, concatenated: the outputs of export."""
+    counts = torch.tensor([len(of_image) for of_image in detections], device=detections[0].labels.device)
+    tensors = {"image_index": torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)}
+    return tensors | {
+        name: torch.cat([getattr(of_image, name) for of_image in detections]) for name in ("boxes", "scores", "labels")
     }
 
 
@@ -50,12 +50,20 @@ def keep_of_batch(
     num_images: int,
     padded_hw: tuple[int, int],
 ) -> dict[str, Tensor]:
-    """Return as of :func:`as_tensors` what ``postprocess`` keeps of the candidates of a batch.
+    """Apply NMS and the limit of ``postprocess`` to the candidates of a batch; return tensors as :func:`as_tensors` does.
 
     Parameters
     ----------
-    candidates, image_index
-        Those of all images, and the index of each one's image.
+    candidates
+        Candidates of all images, above their score thresholds.
+    image_index
+        Index of each candidate's image.
+    postprocess
+        NMS IoU threshold, and maximum number of detections per image.
+    num_images
+        Images of the batch.
+    padded_hw
+        Size of the batch, which the boxes lie in.
     """
     kept = nms_of_batch(
         candidates.boxes,
@@ -67,8 +75,13 @@ def keep_of_batch(
         iou_threshold=postprocess.nms_iou,
         limit=postprocess.max_detections,
     )
-    found = candidates[kept]
-    return {"image_index": image_index[kept], "boxes": found.boxes, "scores": found.scores, "labels": found.labels}
+    detections = candidates[kept]
+    return {
+        "image_index": image_index[kept],
+        "boxes": detections.boxes,
+        "scores": detections.scores,
+        "labels": detections.labels,
+    }
 
 
 def as_instances(
@@ -79,32 +92,45 @@ def as_instances(
     masks: Sequence[Float[Tensor, "_ h w"]] | None = None,
     keypoints: Sequence[Float[Tensor, "_ k 4"]] | None = None,
 ) -> list[Instances]:
-    """The detections of each image as numpy values, in its own frame.
+    """Convert the detections of each image to numpy values, in the frame of that image.
 
-    Oriented boxes come with the boxes around them, inside the image; ``masks`` are probabilities that cover their boxes.
+    Oriented boxes get their enclosing upright boxes, clipped to the image.
+
+    Parameters
+    ----------
+    detections
+        Detections of each image.
+    sizes_hw
+        Height and width of each image without padding.
+    categories
+        The categories that labels index.
+    masks
+        Mask probabilities of each image's objects, one map per object, stretched over its box.
+    keypoints
+        Keypoints of each image's objects: x, y, visibility, score.
     """
-    values = []
-    for i, (found, size_hw) in enumerate(zip(detections, sizes_hw, strict=True)):
-        boxes = _numpy(found.boxes)
-        turned = None
+    instances = []
+    for i, (of_image, size_hw) in enumerate(zip(detections, sizes_hw, strict=True)):
+        boxes = _numpy(of_image.boxes)
+        boxes_xywhr = None
         if boxes.shape[1] == 5:
-            turned, limit = boxes, np.array([size_hw[1], size_hw[0]] * 2)
-            boxes = as_boxes(oriented.enclosing_boxes(turned).clip(0, limit).astype(np.float32))
+            boxes_xywhr, limit = boxes, np.array([size_hw[1], size_hw[0]] * 2)
+            boxes = as_boxes(oriented.enclosing_boxes(boxes_xywhr).clip(0, limit).astype(np.float32))
         points = None if keypoints is None else _numpy(keypoints[i])
-        values.append(
+        instances.append(
             Instances(
                 boxes_xyxy=boxes,
-                labels=_numpy(found.labels),
+                labels=_numpy(of_image.labels),
                 size_hw=size_hw,
                 categories=categories,
-                scores=_numpy(found.scores),
+                scores=_numpy(of_image.scores),
                 masks=None if masks is None else Masks.from_probabilities(_numpy(masks[i]), boxes, size_hw),
                 keypoints=None if points is None else points[..., :3],
                 keypoint_scores=None if points is None else points[..., 3],
-                oriented_boxes_xywhr=turned,
+                oriented_boxes_xywhr=boxes_xywhr,
             )
         )
-    return values
+    return instances
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""How the result of a task is shown: as JSON, in a table, in a few words and drawn on its image.
+"""How results are shown: as JSON, as a table, as a short summary, and drawn on the image.
 
-One :class:`Display` for each type of result; tasks name theirs (:mod:`otus.parts.tasks`). Torch is not imported here.
+There is one :class:`Display` for each type of result; tasks refer to theirs (:mod:`otus.parts.tasks`). Torch is not
+imported here.
 """
 
 from collections import Counter
@@ -20,26 +21,26 @@ _TOP_CATEGORIES = 5
 
 @dataclass(frozen=True)
 class Display:
-    """How a result is shown.
+    """Functions that show one type of result.
 
     Parameters
     ----------
     records
-        ``(result, categories)`` to one JSON object for each object or category of it, as ``predictions.json`` lists them.
+        From ``(result, categories)`` to one JSON object per object or category, as listed in ``predictions.json``.
     document
-        Those records to the result's members of the ``otus predict --json`` document.
+        From these records to the entries of the ``otus predict --json`` document.
     summary
-        ``(result, categories)`` to a few words, such as ``3 person, 1 dog``.
+        From ``(result, categories)`` to a short text, such as ``3 person, 1 dog``.
     columns
-        ``(result, categories)`` to the columns of a table; ``category`` is one of them.
+        From ``(result, categories)`` to the columns of a table; ``category`` is one of them.
     objects
-        ``(result, size_hw)`` to objects in an image of that size, for tables and legends.
+        From ``(result, size_hw)`` to objects in an image of that size, for tables and legends.
     above_score
-        ``(result, score threshold)`` to what of it is drawn.
+        From ``(result, score threshold)`` to the part of the result that is drawn.
     draw
-        ``(image, result, labels=True)`` to a copy of the image, of the same size, with the result drawn on it.
+        From ``(image, result, labels=True)`` to a copy of the image, of the same size, with the result drawn on it.
     overlay
-        ``(image, result)`` to the image that ``otus predict`` writes, with a legend where there is need.
+        From ``(image, result)`` to the image that ``otus predict`` writes, with a legend if needed.
     """
 
     records: Callable[[Any, Categories], Iterator[dict[str, Any]]]
@@ -53,7 +54,7 @@ class Display:
 
 
 def instance_records(instances: Instances, categories: Categories) -> Iterator[dict[str, Any]]:
-    """Yield each object as ``otus predict --json`` lists it: ``category``, ``score``, ``bbox`` (xywh), RLE, keypoints."""
+    """Yield each object as in ``otus predict --json``: ``category``, ``score``, ``bbox`` (xywh), RLE, keypoints."""
     boxes = convert(instances.boxes_xyxy, BoxFormat.XYXY, BoxFormat.XYWH)
     rles = None if instances.masks is None else instances.masks.rle_json()
     for i, label in enumerate(instances.labels):
@@ -110,11 +111,11 @@ def _classification_object(classification: Classification, size_hw: tuple[int, i
 
 
 def _semantic_objects(semantic: SemanticMap, size_hw: tuple[int, int]) -> Instances:
-    """Return one object per category present, its mask all pixels of that category, the largest first."""
+    """Return one object per category present, whose mask has all pixels of that category; largest first."""
     semantic = semantic.resized(size_hw)
     names = _semantic_columns(semantic, semantic.categories)["category"]
     labels = np.array([semantic.categories.index(name) for name in names], dtype=np.int64)
-    # One mask at a time: those of all categories of a large image would not fit into memory.
+    # One mask at a time: the masks of all categories of a large image would not fit into memory.
     counts = [Masks.from_dense(semantic.labels[None] == label).rle()[0]["counts"] for label in labels]
     masks = Masks.from_rle(counts, semantic.size_hw)  # type: ignore[arg-type]
     return Instances(masks.boxes_xyxy(), labels, size_hw, semantic.categories, masks=masks)
@@ -128,7 +129,7 @@ def _semantic_records(semantic: SemanticMap, categories: Categories) -> Iterator
 
 
 def _semantic_columns(semantic: SemanticMap, categories: Categories) -> dict[str, Any]:
-    """Return the categories present and their share of the pixels, the largest first."""
+    """Return the categories present and their fractions of the pixels, largest first."""
     counts = np.bincount(semantic.labels.ravel(), minlength=IGNORE + 1)[: len(categories)]
     labels = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     return {"category": [categories[int(label)] for label in labels], "share": counts[labels] / semantic.labels.size}
@@ -140,7 +141,7 @@ def _semantic_summary(semantic: SemanticMap, categories: Categories) -> str:
 
 
 def _fixed_colours(categories: Categories) -> Colours:
-    """Return the colour of each category, the same whatever else occurs, in every frame of a video."""
+    """Return a colour per category that does not depend on which categories occur, so that a video does not flicker."""
     return dict(zip(categories, category_colours(len(categories)), strict=True))
 
 
@@ -149,14 +150,14 @@ def _draw_semantic(image: ImageArray, semantic: SemanticMap, labels: bool = True
 
 
 def _panoptic_objects(panoptic: PanopticMap, size_hw: tuple[int, int]) -> Instances:
-    """Return one object per segment, stuff too."""
+    """Return one object per segment, of stuff as well as of things."""
     panoptic = panoptic.resized(size_hw)
     masks, labels = panoptic.masks(), np.array([segment.label for segment in panoptic.segments], dtype=np.int64)
     return Instances(masks.boxes_xyxy(), labels, size_hw, panoptic.categories, masks=masks)
 
 
 def _panoptic_records(panoptic: PanopticMap, categories: Categories) -> Iterator[dict[str, Any]]:
-    """Yield each segment as ``segments_info`` of COCO's panoptic format lists it, with the name of its category and RLE."""
+    """Yield each segment as in ``segments_info`` of COCO's panoptic format, with its category's name and its RLE."""
     masks = panoptic.masks()
     boxes = convert(masks.boxes_xyxy(), BoxFormat.XYXY, BoxFormat.XYWH)
     for segment, rle, box, area in zip(panoptic.segments, masks.rle_json(), boxes, masks.area(), strict=True):
@@ -173,7 +174,7 @@ def _panoptic_records(panoptic: PanopticMap, categories: Categories) -> Iterator
 
 
 def _panoptic_summary(panoptic: PanopticMap, categories: Categories) -> str:
-    """Return a summary such as ``2 person, 1 dog; sky, grass``: things are counted."""
+    """Return a summary such as ``2 person, 1 dog; sky, grass``: things are counted, stuff is listed."""
     names = [(categories[segment.label], categories.is_thing[segment.label]) for segment in panoptic.segments]
     things, stuff = ([name for name, is_thing in names if is_thing is kind] for kind in (True, False))
     return "; ".join([count_names(things)] * bool(things or not stuff) + [", ".join(stuff)] * bool(stuff))

@@ -1,4 +1,4 @@
-"""Running a module as it predicts, whatever it was doing, and timing what it does."""
+"""Run a module in inference mode without disturbing its training, seed its dropout, and time its parts."""
 
 import copy
 import time
@@ -29,7 +29,10 @@ def inference_mode(module: AnyModule) -> Iterator[AnyModule]:
 
 @contextmanager
 def seeded_generator(generator: torch.Generator | None) -> Iterator[None]:
-    """Dropout inside draws from ``generator``, though PyTorch's knows the global one only; as ever without one."""
+    """Seed dropout inside the block from ``generator``; without one, it uses PyTorch's global generator.
+
+    PyTorch's dropout takes no generator, so the global one is seeded from it for the block and restored afterwards.
+    """
     if generator is None:
         yield
         return
@@ -40,7 +43,7 @@ def seeded_generator(generator: torch.Generator | None) -> Iterator[None]:
 
 
 class Stopwatch:
-    """Milliseconds by name of the part."""
+    """Measure milliseconds by name."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -48,7 +51,7 @@ class Stopwatch:
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
-        """Add what the block takes to ``name``, the queue of a GPU included."""
+        """Add the duration of the block to ``name``; on a GPU, work still queued is waited for."""
         self._wait()
         start = time.perf_counter()
         yield

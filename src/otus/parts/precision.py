@@ -1,4 +1,4 @@
-"""Whether a device computes in bfloat16: the one place that asks the chip."""
+"""Whether a device computes in bfloat16."""
 
 import os
 
@@ -10,16 +10,16 @@ from otus.errors import UsageError
 def runs_bfloat16(device: torch.device | str = "cpu") -> bool:
     """Return whether convolutions run in bfloat16 on a device, fast or slowly.
 
-    Of a CPU oneDNN is asked: on x86 it needs AVX-512 (BW, VL, DQ) or AVX-NE-CONVERT. A chip that ``ONEDNN_MAX_CPU_ISA`` or
-    ``ATEN_CPU_CAPABILITY`` holds below that counts as one without.
+    On a CPU this is what oneDNN reports: on x86 it needs AVX-512 (BW, VL, DQ) or AVX-NE-CONVERT. The limits set by
+    ``ONEDNN_MAX_CPU_ISA`` and ``ATEN_CPU_CAPABILITY`` are respected.
     """
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported()
     if kind != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return True
-    held_below = os.environ.get("ATEN_CPU_CAPABILITY", "").lower() in ("default", "avx2")
-    return not held_below and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    limited_by_environment = os.environ.get("ATEN_CPU_CAPABILITY", "").lower() in ("default", "avx2")
+    return not limited_by_environment and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def multiplies_bfloat16(device: torch.device | str = "cpu") -> bool:
@@ -30,12 +30,14 @@ def multiplies_bfloat16(device: torch.device | str = "cpu") -> bool:
 
 
 def check_bfloat16(device: torch.device | str, *, asked_for: str, instead: str) -> None:
-    """Refuse a precision where it cannot run.
+    """Raise an error if a device cannot run bfloat16.
 
     Parameters
     ----------
+    device
+        Device to check.
     asked_for, instead
-        What the option said, and what to choose.
+        The option's value, and the value to recommend, for the error message.
 
     Raises
     ------

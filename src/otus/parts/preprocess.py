@@ -1,10 +1,11 @@
-"""What happens to an image between the door and the network, and back: the only place where geometry changes.
+"""Preprocessing: normalise and resize images for the network, and map results back to the original image.
 
-A :class:`Preprocess` travels with weights, because they only mean something for images prepared as in their training.
+A :class:`Preprocess` is saved with weights, because weights only fit images prepared as in their training. Between the
+original image and the network, geometry changes nowhere else.
 
 Order and rounding are those of torchvision's detectors: normalise, then interpolate without antialiasing to whole pixels,
-rounded down. (Both are linear, so the order matters by rounding errors only; antialiasing matters much.) Padding is not
-here: a batch pads itself (:func:`otus.parts.batching.make_batch`), and nothing moves by it.
+rounded down. (Both are linear, so their order matters by rounding errors only; antialiasing matters much.) Padding is not
+part of it: :func:`otus.parts.batching.make_batch` pads on the right and at the bottom, which moves no coordinate.
 """
 
 from dataclasses import asdict, dataclass
@@ -28,7 +29,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Resizable(Protocol[AnyResult_co]):
-    """What a system says of an image in the frame that it was given."""
+    """A result for one image that can be mapped to another size of the image."""
 
     def resized(self, size_hw: tuple[int, int]) -> AnyResult_co: ...
 
@@ -40,14 +41,14 @@ class Preprocess:
     Parameters
     ----------
     shorter_side, longer_side
-        The image is scaled so that its shorter side has the first many pixels, or less where its longer side would
-        have more than the second. Both or none.
+        The image is scaled so that its shorter side has ``shorter_side`` pixels, or fewer if its longer side would
+        otherwise exceed ``longer_side`` (torchvision's ``min_size`` and ``max_size``). Give both or neither.
     fixed_hw
-        Height and width that every image gets instead, whatever its shape.
+        Height and width that every image is resized to instead, whatever its aspect ratio.
     mean, std
-        Subtracted from and divided into red, green and blue in [0, 1].
+        Per channel, of red, green and blue in [0, 1]: x becomes (x - mean) / std.
     antialias
-        Smooth before making smaller.
+        Whether downsampling smooths first.
 
     Examples
     --------
@@ -65,22 +66,22 @@ class Preprocess:
     def __post_init__(self) -> None:
         sides = (self.shorter_side, self.longer_side)
         if (sides[0] is None) != (sides[1] is None) or (self.fixed_hw is not None and sides[0] is not None):
-            raise UsageError("preprocess: give shorter_side and longer_side, or fixed_hw, or none of them")
+            raise UsageError("preprocess: give both shorter_side and longer_side, or fixed_hw, or none of them")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
-        """What :meth:`to_dict` gave, lists of JSON in the place of tuples."""
+        """Build from the values of :meth:`to_dict`; tuples may have become lists in JSON."""
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """The values by name, fit for JSON."""
+        """Return the values by name, serialisable as JSON."""
         return asdict(self)
 
     def size_of(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Height and width that an image of ``size_hw`` gets; at least one pixel each."""
+        """Return the height and width that an image of ``size_hw`` is resized to; at least one pixel each."""
         if self.fixed_hw is not None:
             return self.fixed_hw
         if self.shorter_side is None or self.longer_side is None:
@@ -89,37 +90,40 @@ class Preprocess:
         return max(1, int(size_hw[0] * scale)), max(1, int(size_hw[1] * scale))
 
     def apply(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h2 w2"]:
-        """The prepared image of one in [0, 1]."""
-        return self._apply(image.as_subclass(Tensor).clone())
+        """Prepare an image with values in [0, 1]."""
+        return self._apply_in_place(image.as_subclass(Tensor).clone())
 
-    def _apply(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h2 w2"]:
-        """The same in place, so that one copy of a large image as floats is in memory, not three."""
+    def _apply_in_place(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h2 w2"]:
+        """Prepare an image, overwriting it, so that memory holds one copy of a large image as floats, not three."""
         image -= image.new_tensor(self.mean)[:, None, None]
         image /= image.new_tensor(self.std)[:, None, None]
         size_hw = self.size_of((image.shape[1], image.shape[2]))
         if size_hw == tuple(image.shape[1:]):
             return image
-        # All channels at once: for one alone torch's other kernel rounds otherwise, and torchvision's answers are lost.
+        # All channels at once: for a single channel PyTorch uses another kernel, whose rounding differs from torchvision's.
         return F.interpolate(image[None], size_hw, mode="bilinear", align_corners=False, antialias=self.antialias)[0]
 
     def sample(self, sample: TensorSample) -> TensorSample:
-        """A tensor sample with its image prepared and all boxes, masks and points scaled along."""
-        return self._moved(sample, (sample["image"].shape[1], sample["image"].shape[2]), self.apply(sample["image"]))
+        """Return a tensor sample with its image prepared, and boxes, masks and keypoints scaled accordingly."""
+        size_hw = (sample["image"].shape[1], sample["image"].shape[2])
+        return self._scale_targets(sample, size_hw, self.apply(sample["image"]))
 
     def prepare(self, sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal") -> TensorSample:
-        """``self.sample(to_tensors(sample, boxes=boxes))``, in much less memory where the image is large.
+        """Compute ``self.sample(to_tensors(sample, boxes=boxes))`` in much less memory where the image is large.
 
-        Its pixels are there as floats once, its masks never at its size.
+        Pixels are copied to float once, and masks are never made at the size of the original image.
         """
         targets = target_tensors(sample, boxes=boxes, masks_hw=self.size_of(sample.size_hw))
         image = torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1)
         pixels = torch.empty(image.shape, dtype=torch.float32).copy_(image)  # float() would keep the channels last
-        return self._moved(targets, sample.size_hw, self._apply(pixels.div_(255)))
+        return self._scale_targets(targets, sample.size_hw, self._apply_in_place(pixels.div_(255)))
 
-    def _moved(self, sample: TensorSample, before: tuple[int, int], image: Float[Tensor, "3 h2 w2"]) -> TensorSample:
-        """The prepared image, and what belonged to it before."""
-        size_hw = self.size_of(before)
-        ratio_y, ratio_x = _ratios(before, size_hw)
+    def _scale_targets(
+        self, sample: TensorSample, original_hw: tuple[int, int], image: Float[Tensor, "3 h2 w2"]
+    ) -> TensorSample:
+        """Return the prepared image with the targets of the original one, scaled to it."""
+        size_hw = self.size_of(original_hw)
+        ratio_y, ratio_x = _ratios(original_hw, size_hw)
         prepared = {**sample, "image": tv_tensors.Image(image)}
         for name, value in sample.items():
             if isinstance(value, tv_tensors.BoundingBoxes):
@@ -135,17 +139,17 @@ class Preprocess:
         return prepared
 
     def undo(self, result: Resizable[AnyResult], size_hw: tuple[int, int]) -> AnyResult:
-        """Return the result of a prepared image in the frame of the image of ``size_hw`` that it was made of."""
+        """Map the result of a prepared image back to the original image, whose size is ``size_hw``."""
         return result.resized(size_hw)
 
 
 def _ratios(before: tuple[int, int], after: tuple[int, int]) -> tuple[np.float32, np.float32]:
-    """In float32, as the reference divides."""
+    """Return the scale factors of height and width, divided in float32 as torchvision does."""
     return np.float32(after[0]) / np.float32(before[0]), np.float32(after[1]) / np.float32(before[1])
 
 
 def _resize_mask(mask: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Nearest neighbour of (..., H, W), of whatever type."""
+    """Resize masks (..., H, W) of any dtype by nearest neighbour."""
     height, width = mask.shape[-2:]
     rows = torch.arange(size_hw[0], device=mask.device) * height // size_hw[0]
     columns = torch.arange(size_hw[1], device=mask.device) * width // size_hw[1]

@@ -1,8 +1,8 @@
-"""What every trainable system answers, and the record of one pass that all its answers are read from.
+"""The interface of every trainable system, and the record of one forward pass that losses and predictions are read from.
 
-A *system* is a network with everything that makes its outputs mean something: categories, targets, losses, postprocessing.
-Whatever the task, it has the same verbs (:class:`System`): ``losses`` to train, ``predict`` to use, ``stages`` to explain
-and time, ``forward`` to export. :class:`BaseSystem` writes them once. A subclass writes its pass,
+A *system* is a network with all that gives its outputs a meaning: categories, targets, losses, postprocessing.
+Whatever the task, it has the same methods (:class:`System`): ``losses`` to train, ``predict`` to use, ``stages`` to explain
+and time, ``forward`` to export. :class:`BaseSystem` implements them. A subclass implements its forward pass,
 :meth:`BaseSystem.compute_stages`, and, unless it detects boxes, how the record of a pass becomes results and tensors.
 """
 
@@ -29,21 +29,24 @@ from otus.structures import Categories, PromptableMethod
 
 @dataclass(kw_only=True)
 class Stages:
-    """The record of one pass over a batch, in the frame of the prepared images; each kind of system extends it.
+    """The record of one forward pass over a batch, in the frame of the prepared images; each kind of system extends it.
 
     Parameters
     ----------
     batch
-        The padded images, and the samples that they were made of.
+        The padded images, and the samples that they come from.
     features
         Feature maps, fine to coarse.
     milliseconds
-        By part of the pass.
+        Duration of each part of the pass, by name.
     losses
-        Of a pass that learns, by name, to be summed.
-    candidates, kept, detections
-        Of a detector's pass that predicts, one entry per image: what scores above the thresholds, the indices of what NMS
-        leaves of it, and the detections that are reported.
+        Losses by name, to be summed; empty when predicting.
+    candidates
+        Of a predicting detector, per image: the detections above the score thresholds.
+    kept
+        Of a predicting detector, per image: indices of the candidates that remain after NMS and the limit.
+    detections
+        Of a predicting detector, per image: these candidates, which are reported.
     """
 
     batch: Batch
@@ -55,7 +58,7 @@ class Stages:
     detections: list[Detections] = field(default_factory=list)
 
     def keep(self, candidates: Detections, postprocess: Postprocess) -> None:
-        """Add the candidates of the next image, and what ``postprocess`` keeps of them."""
+        """Append the candidates of the next image, and the detections that remain after NMS and the limit."""
         kept = postprocess.keep(candidates.boxes, candidates.scores, candidates.labels)
         self.candidates.append(candidates)
         self.kept.append(kept)
@@ -68,9 +71,9 @@ AnyResult_co = TypeVar("AnyResult_co", covariant=True)
 
 
 class System(Protocol[AnyResult_co]):
-    """The verbs of every trainable system, and what it says of itself.
+    """Methods and attributes of every trainable system.
 
-    ``postprocess`` is what it reports by unless a call says otherwise; None where there is nothing to choose.
+    ``postprocess`` is the default of ``predict`` and ``stages``; None where there is nothing to choose.
     """
 
     categories: Categories
@@ -98,7 +101,7 @@ class System(Protocol[AnyResult_co]):
 
 
 class BaseSystem(nn.Module, Generic[AnyStages, AnyResult]):
-    """The verbs of a system, over the one method that a subclass must write: :meth:`compute_stages`.
+    """The methods of a system, built on the one method that a subclass must implement: :meth:`compute_stages`.
 
     Attributes
     ----------
@@ -116,32 +119,32 @@ class BaseSystem(nn.Module, Generic[AnyStages, AnyResult]):
 
     @property
     def task(self) -> Task:
-        """What the system is asked; by it training, evaluation and reports know how to go about its results."""
+        """The task, from which training, evaluation and reports know what a result is and how to judge and draw it."""
         return DETECTION
 
     @property
     def original_image_search(self) -> OriginalImageSearch | None:
-        """Finds the proposals that the system looks at, on the image as it came; None where it needs none from outside."""
+        """The proposal method that must run on the original image; None where the system needs no external proposals."""
         return None
 
     @property
     def learns_proposals(self) -> bool:
-        """Whether the system has a region proposal network, whose proposals are in its record."""
+        """Whether the system has a region proposal network, whose proposals are recorded in ``stages``."""
         return False
 
     def promptable_method(self, preprocess: Preprocess) -> PromptableMethod[Any]:
-        """Return what answers prompts with these weights.
+        """Return the promptable segmentation method with the weights of this system.
 
         Raises
         ------
         UsageError
-            If the system answers no prompts.
+            If the system is not promptable.
         """
-        raise UsageError(f"a model that predicts {self.task.predicts} answers no prompts")
+        raise UsageError(f"a model that predicts {self.task.predicts} takes no prompts")
 
     @property
     def heavy_parts(self) -> tuple[str, ...]:
-        """Names of the submodules that take most of the time, tensors to tensors, so that another runtime may run them."""
+        """Names of the slowest submodules; they map tensors to tensors, so that another runtime can run them."""
         return ()
 
     @property
@@ -151,7 +154,7 @@ class BaseSystem(nn.Module, Generic[AnyStages, AnyResult]):
 
     @property
     def min_size(self) -> int:
-        """Pixels that each side of a batch must have at least."""
+        """Minimum height and width of a batch, in pixels."""
         return 1
 
     def losses(
@@ -169,44 +172,44 @@ class BaseSystem(nn.Module, Generic[AnyStages, AnyResult]):
         Raises
         ------
         ShapeError
-            If a sample has no target, or a label that is none of the categories'.
+            If a sample has no target, or a label that belongs to no category.
         """
         return self.training_stages(samples, generator=generator).losses
 
     def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[AnyResult]:
-        """Return the result of each prepared image, in its own frame (``Preprocess.undo`` brings it to the original's).
+        """Return the result of each prepared image, in its frame (``Preprocess.undo`` maps it back to the original image).
 
         Parameters
         ----------
         samples
-            Prepared images; targets are not looked at.
+            Prepared images; targets are ignored.
         postprocess
             Which detections are reported (default: the system's own).
         """
         return self.results(self.stages(samples, postprocess=postprocess))
 
     def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> AnyStages:
-        """Return the record of a pass that predicts; parameters as of :meth:`predict`."""
+        """Return the record of a predicting pass; parameters as for :meth:`predict`."""
         with inference_mode(self) as system:
             return system._pass(samples, learns=False, postprocess=postprocess or self.postprocess)
 
     def training_stages(
         self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
     ) -> AnyStages:
-        """Return the record of a pass that learns, its losses among it; parameters as of :meth:`losses`."""
+        """Return the record of a training pass, with losses; parameters as for :meth:`losses`."""
         return self._pass(samples, learns=True, generator=generator)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> dict[str, Tensor]:
-        """Return the raw tensors of a batch, which is what export sees; see :meth:`tensors`.
+        """Return the outputs of a batch as tensors, for export; see :meth:`tensors`.
 
-        A system whose program serves batches of any number and size computes them without a loop over the images.
+        A system that is exported for batches of any number and size overrides this by one without a loop over images.
 
         Parameters
         ----------
         images
-            Padded to multiples of ``size_divisor``.
+            Images padded to multiples of ``size_divisor``.
         sizes_hw
-            Heights and widths without the padding.
+            Height and width of each image without the padding.
         """
         samples: list[TensorSample] = [
             {"image": image[:, :height, :width]}
@@ -215,15 +218,14 @@ class BaseSystem(nn.Module, Generic[AnyStages, AnyResult]):
         return self.tensors(self._pass(samples, learns=False, postprocess=self.postprocess))
 
     def raw_stages(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> AnyStages:
-        """Return the record of a pass up to the raw outputs; parameters as of :meth:`forward`."""
-        batch = Batch(
-            (), images, cast(Any, sizes_hw)
-        )  # a tensor, which an exported program does not know the values of
+        """Return the record of a pass up to the raw outputs; parameters as for :meth:`forward`."""
+        # The sizes stay a tensor: while a program is exported, its values are unknown.
+        batch = Batch((), images, cast(Any, sizes_hw))
         watch = Stopwatch(self.device)
         return self.compute_stages(batch, None, postprocess=None, generator=None, watch=watch)
 
     def warnings(self, dataset: Dataset) -> list[str]:
-        """Return what a person should know before training on a data set: labels that this system cannot learn."""
+        """Return warnings to show before training on a data set, such as labels that this system cannot learn."""
         return []
 
     def compute_stages(
@@ -235,29 +237,29 @@ class BaseSystem(nn.Module, Generic[AnyStages, AnyResult]):
         generator: torch.Generator | None,
         watch: Stopwatch,
     ) -> AnyStages:
-        """Compute one pass: with ``targets`` one that learns, whose record has losses, without them one that predicts.
+        """Compute one pass: with ``targets`` a training pass, which records losses; without, a predicting one.
 
         Parameters
         ----------
         batch
             The images.
         targets
-            What :meth:`target` returned for each sample.
+            What :meth:`target` returned for each sample; None when predicting.
         postprocess
-            Which detections are reported, of a pass that predicts.
+            Which detections are reported when predicting.
         generator
-            As of :meth:`losses`.
+            Source of all randomness, see :meth:`losses`.
         watch
             Measures the parts; its ``milliseconds`` go into the record.
         """
         raise NotImplementedError
 
     def target(self, sample: TensorSample) -> Any:
-        """Return what is learned from a sample."""
+        """Return the training target of a sample."""
         return make_target(sample, category_count=len(self.categories), device=self.device)
 
     def results(self, record: AnyStages) -> list[AnyResult]:
-        """Return the results of a recorded pass as numpy values: its detections."""
+        """Return the results of a recorded pass as numpy values (here: its detections)."""
         return cast(list[AnyResult], as_instances(record.detections, record.batch.sizes_hw, self.categories))
 
     def tensors(self, record: AnyStages) -> dict[str, Tensor]:

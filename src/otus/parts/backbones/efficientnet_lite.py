@@ -41,21 +41,21 @@ class InvertedResidual(nn.Sequential):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, kernel: int, stride: int, widening: int, dilation: int = 1
+        self, in_channels: int, out_channels: int, *, kernel: int, stride: int, expand_ratio: int, dilation: int = 1
     ) -> None:
-        wide = in_channels * widening
+        hidden = in_channels * expand_ratio
         super().__init__(
-            *(_conv_norm(in_channels, wide, kernel=1) if widening > 1 else ()),
-            *_conv_norm(wide, wide, kernel=kernel, stride=stride, groups=wide, dilation=dilation),
-            *_conv_norm(wide, out_channels, kernel=1)[:2],
+            *(_conv_norm(in_channels, hidden, kernel=1) if expand_ratio > 1 else ()),
+            *_conv_norm(hidden, hidden, kernel=kernel, stride=stride, groups=hidden, dilation=dilation),
+            *_conv_norm(hidden, out_channels, kernel=1)[:2],
         )
-        self.adds_input = stride == 1 and in_channels == out_channels
+        self.use_residual = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         y = x
         for layer in self:
             y = layer(y)
-        return x + y if self.adds_input else y
+        return x + y if self.use_residual else y
 
 
 def efficientnet_lite0_backbone(
@@ -96,7 +96,7 @@ def efficientnet_lite0_backbone(
     """
     layers: dict[str, nn.Module] = {"stem": nn.Sequential(*_conv_norm(3, 32, kernel=3, stride=2))}
     channels = 32
-    for number, (count, kernel, stride, widening, out_channels) in enumerate(STAGES, start=1):
+    for number, (count, kernel, stride, expand_ratio, out_channels) in enumerate(STAGES, start=1):
         blocks = []
         for index in range(count):
             # Layers after the removed stride are dilated to keep their receptive field; the block that had it is not.
@@ -106,7 +106,7 @@ def efficientnet_lite0_backbone(
                     out_channels,
                     kernel=kernel,
                     stride=1 if index or (dilated and number == 6) else stride,
-                    widening=widening,
+                    expand_ratio=expand_ratio,
                     dilation=2 if dilated and (number == 7 or (number == 6 and index)) else 1,
                 )
             )
@@ -166,14 +166,15 @@ def _initialise(backbone: nn.Module) -> None:
 
 
 def _load_in_order(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights whose names differ by the order of the tensors."""
     own = backbone.state_dict()
     pairs = list(zip(own.items(), weights.items(), strict=False))
     if len(pairs) < len(own):
         raise CheckpointError(f"weights of EfficientNet-Lite0: expected at least {len(own)} tensors, got {len(pairs)}")
-    for (name, tensor), (theirs, value) in pairs:
+    for (name, tensor), (loaded_name, value) in pairs:
         if tensor.shape != value.shape:
             raise CheckpointError(
-                f"weights of EfficientNet-Lite0: tensor {theirs!r} stands where {name!r} is expected, "
-                f"with shape {tuple(value.shape)} instead of {tuple(tensor.shape)}"
+                f"weights of EfficientNet-Lite0: expected {name!r} of shape {tuple(tensor.shape)} at this position, "
+                f"got {loaded_name!r} of shape {tuple(value.shape)}"
             )
     backbone.load_state_dict({name: value for (name, _), (_, value) in pairs})

@@ -1,4 +1,4 @@
-"""Feature pyramid: every level of a backbone enriched by the coarser ones, all with as many channels.
+"""Feature pyramid network: each level of a backbone plus the upsampled coarser levels, all with the same channels.
 
 Paper: "Feature Pyramid Networks for Object Detection" (Lin et al., CVPR 2017, arXiv:1612.03144), section 3.
 Reference: torchvision ``FeaturePyramidNetwork`` (BSD-3-Clause), whose names are kept so that its weights load.
@@ -14,7 +14,7 @@ from torchvision.ops import Conv2dNormActivation
 
 
 class ExtraLevels(Protocol):
-    """Makes ``count`` coarser levels of the pyramid's and the backbone's, each of twice the stride."""
+    """Computes ``count`` coarser levels from those of the pyramid and of the backbone, each of twice the stride."""
 
     count: int
 
@@ -22,12 +22,12 @@ class ExtraLevels(Protocol):
 
 
 class MaxPoolLevel(nn.Module):
-    """One more level on top, every second step of the coarsest (P6 of the paper, for large anchors only)."""
+    """One extra level, the coarsest one subsampled by 2 (P6 of the paper, for large anchors only)."""
 
     count: int = 1
 
     def forward(self, pyramid: list[Tensor], backbone: list[Tensor]) -> list[Tensor]:
-        """The extra levels, given those of the pyramid and of the backbone."""
+        """Compute the extra level from those of the pyramid."""
         return [F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]
 
 
@@ -37,13 +37,14 @@ class ConvolutionLevels(nn.Module):
     Parameters
     ----------
     in_channels
-        Of the map that the first is made of.
+        Channels of the feature map that the first extra level is computed from.
     out_channels
-        Of the pyramid.
+        Channels of the pyramid.
     count
-        How many levels: P6, P7 …
+        Number of levels: P6, P7 …
     from_backbone
-        Start from the backbone's coarsest map, as the paper, and not from the pyramid's, as most since.
+        Whether the first is computed from the backbone's coarsest map, as in the paper, or from the pyramid's, as in most
+        implementations since (default).
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, count: int = 2, from_backbone: bool = False) -> None:
@@ -57,7 +58,7 @@ class ConvolutionLevels(nn.Module):
             self.add_module(f"p{6 + i}", conv)
 
     def forward(self, pyramid: list[Tensor], backbone: list[Tensor]) -> list[Tensor]:
-        """The extra levels, given those of the pyramid and of the backbone."""
+        """Compute the extra levels from those of the pyramid or of the backbone."""
         x = backbone[-1] if self.from_backbone else pyramid[-1]
         levels: list[Tensor] = []
         for conv in self.children():
@@ -66,18 +67,18 @@ class ConvolutionLevels(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """A 1x1 convolution at each level, the coarser level enlarged and added, a 3x3 convolution on each sum.
+    """A 1x1 convolution at each level, the coarser level upsampled and added, and a 3x3 convolution on each sum.
 
     Parameters
     ----------
     channels
-        Channels of the backbone's maps, fine to coarse.
+        Channels of the backbone's feature maps, fine to coarse.
     out_channels
         Channels of every level of the pyramid.
     norm_layer
-        Normalisation after each convolution; None as in the paper.
+        Normalisation after each convolution (default: none, as in the paper).
     extra_levels
-        What makes further levels on top; one by max pooling without it.
+        Computes extra levels beyond the coarsest (default: one, by :class:`MaxPoolLevel`).
 
     Examples
     --------
@@ -109,12 +110,12 @@ class FeaturePyramid(nn.Module):
         self.out_channels = out_channels
 
     def strides_of(self, strides: Sequence[int]) -> tuple[int, ...]:
-        """Strides of the pyramid's levels over a backbone with these strides."""
+        """Return the strides of the pyramid's levels, given those of the backbone."""
         extra = (strides[-1] * 2 ** (i + 1) for i in range(self.extra_levels.count))
         return (*strides, *extra)
 
     def forward(self, maps: list[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b c _ _"]]:
-        """The levels of the pyramid, fine to coarse, the extra ones last."""
+        """Return the levels of the pyramid, fine to coarse, the extra ones last."""
         merged = [inner(x) for inner, x in zip(self.inner_blocks, maps, strict=True)]
         for fine in range(len(merged) - 2, -1, -1):
             coarse = F.interpolate(merged[fine + 1], size=merged[fine].shape[-2:], mode="nearest")

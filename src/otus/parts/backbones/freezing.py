@@ -1,4 +1,4 @@
-"""Which of a backbone's weights stay as they are: those that ImageNet taught, and that few images would spoil."""
+"""Which weights of a backbone are frozen: fine-tuning all ImageNet weights on few images would make them worse."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ class Freezing:
     norms
         Whether batch norms keep their statistics and affine weights: batches of detectors are too small to estimate them.
     level
-        Layers of stride up to 2**level are frozen; 2 is the stem and ``layer1`` of a ResNet (torchvision's
-        ``trainable_layers=3``), 0 freezes nothing.
+        Layers of stride up to 2**level are frozen: 2 freezes the stem and ``layer1`` of a ResNet (torchvision's
+        ``trainable_layers=3``), 0 nothing.
     norm_eps
         Eps of the frozen norms (default: the backbone's own, with which its ImageNet weights were trained).
     """
@@ -26,7 +26,15 @@ class Freezing:
     norm_eps: float | None = None
 
     def apply(self, backbone: LayeredBackbone, *, norm_eps: float | None = None) -> None:
-        """Freeze a backbone in place; ``norm_eps`` is used where none is set."""
+        """Freeze a backbone in place.
+
+        Parameters
+        ----------
+        backbone
+            Changed in place.
+        norm_eps
+            Eps of the frozen norms where :attr:`norm_eps` is None (default: each norm keeps its own).
+        """
         if self.norms:
             freeze_norms(backbone, eps=norm_eps if self.norm_eps is None else self.norm_eps)
         freeze_stages(backbone, self.level)

@@ -55,7 +55,7 @@ class FoldedNorm(FrozenBatchNorm2d):
         return scale, self.bias - self.running_mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise feature maps, unless the convolution before has done it."""
+        """Normalise feature maps, unless the preceding convolution has done it."""
         return x if self.folds else super().forward(x)
 
 
@@ -111,7 +111,7 @@ def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
         checkpoints of ResNet-50 detectors were trained with 0.0.
     """
     children = list(module.named_children())
-    for (before, conv), (name, child) in pairwise([("", module), *children]):
+    for (conv_name, conv), (name, child) in pairwise([("", module), *children]):
         if type(child) is not nn.BatchNorm2d:
             freeze_norms(child)
             continue
@@ -120,7 +120,7 @@ def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
         frozen.load_state_dict(child.state_dict())
         setattr(module, name, frozen.to(child.running_mean).train(child.training))
         if isinstance(conv, nn.Conv2d) and isinstance(frozen, FoldedNorm):
-            setattr(module, before, FoldingConvolution(conv, frozen))
+            setattr(module, conv_name, FoldingConvolution(conv, frozen))
     if eps is not None:
         for layer in module.modules():
             if isinstance(layer, FrozenBatchNorm2d):
@@ -171,6 +171,6 @@ def _fold(conv: nn.Conv2d, norm: Any) -> None:
         tensor.double() for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     )
     scale = weight / (variance + norm.eps).sqrt()
-    before = 0 if conv.bias is None else conv.bias.double()
-    conv.bias = nn.Parameter(((before - mean) * scale + bias).to(conv.weight.dtype), requires_grad=False)
+    conv_bias = 0 if conv.bias is None else conv.bias.double()
+    conv.bias = nn.Parameter(((conv_bias - mean) * scale + bias).to(conv.weight.dtype), requires_grad=False)
     conv.weight = nn.Parameter((conv.weight * scale[:, None, None, None]).to(conv.weight.dtype), requires_grad=False)

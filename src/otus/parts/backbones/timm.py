@@ -15,7 +15,7 @@ from otus.parts.backbones.backbone import Backbone, load_classifier_weights
 
 
 class TimmBackbone(Backbone):
-    """A ``features_only`` model of timm as a backbone; build by `timm_backbone`."""
+    """A ``features_only`` model of timm as a backbone; built by :func:`timm_backbone`."""
 
     def __init__(self, model: nn.Module, *, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ def timm_backbone(name: str, *, levels: Sequence[int], weights: Mapping[str, Ten
     Parameters
     ----------
     name
-        timm's name of the model, e.g. ``convnext_tiny``. Models that take one size of image only (most transformers)
-        still do.
+        timm's name of the model, e.g. ``convnext_tiny``. Models for a single image size (most vision transformers) remain
+        limited to it.
     levels
-        The maps to return, fine to coarse: l is the last map of stride 2**l.
+        The feature maps to return, fine to coarse: l for the last one of stride 2**l.
     weights
-        The model's state, in the names of its ``features_only`` form; random without it.
+        State dict of the ``features_only`` model (default: random initialisation).
 
     Raises
     ------
@@ -56,7 +56,7 @@ def timm_backbone(name: str, *, levels: Sequence[int], weights: Mapping[str, Ten
     except ImportError:
         raise MissingExtraError("timm", "timm", f"the backbone {name!r}") from None
     try:
-        with torch.device("meta"):  # only to learn its strides
+        with torch.device("meta"):  # only its strides are needed
             feature_info: Any = timm.create_model(name, features_only=True).feature_info
     except (RuntimeError, AttributeError) as error:
         raise UsageError(f"backbone {name!r}: timm cannot build it with features_only: {error}") from None

@@ -5,9 +5,9 @@ VGG (Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556); ResNet (He et al., CVP
 al., CVPR 2017, arXiv:1611.05431); Wide ResNet (Zagoruyko and Komodakis, BMVC 2016, arXiv:1605.07146); MobileNetV3 (Howard
 et al., ICCV 2019, arXiv:1905.02244). Code relied on: torchvision, BSD-3-Clause.
 
-Departures: torchvision's ResNets carry the stride of a bottleneck on its 3x3 convolution (its "V1.5"), the paper on the
-first 1x1. Its detectors run MobileNetV3 with norms of eps 1e-5, its classifiers with 1e-3: ``freeze_norms(…, eps=1e-5)``
-for their checkpoints.
+Departures: torchvision's ResNets have the stride of a bottleneck in its 3x3 convolution ("V1.5"), the paper's in the first
+1x1. torchvision's detectors run MobileNetV3 with norms of eps 1e-5, its classifiers with 1e-3: for checkpoints of its
+detectors call ``freeze_norms(…, eps=1e-5)``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,21 +34,21 @@ def torchvision_backbone(
     output_stride: int = 32,
     freezing: Freezing | None = None,
 ) -> LayeredBackbone:
-    """Build a backbone whose layers have torchvision's names, as its detectors' checkpoints have after ``backbone.body.``.
+    """Build a backbone whose layers have torchvision's names (in its detectors' checkpoints, after ``backbone.body.``).
 
     Parameters
     ----------
     name
         torchvision's name of the network, e.g. ``resnet50``, ``vgg16``, ``mobilenet_v3_large``.
     levels
-        The maps to return, fine to coarse: a number l is the last map of stride 2**l (``(2, 3, 4, 5)`` for a pyramid,
-        ``(4,)`` for VGG's conv5_3 in Fast R-CNN), a str one of torchvision's layers (``("13", "16")`` are the two maps
-        that its MobileNetV3 detectors take).
+        The feature maps to return, fine to coarse: a number l for the last one of stride 2**l (``(2, 3, 4, 5)`` for a
+        pyramid, ``(4,)`` for VGG's conv5_3 in Fast R-CNN), or the name of a layer (``("13", "16")`` are the two that
+        torchvision's MobileNetV3 detectors use).
     weights
-        The state of torchvision's classifier of that name, to start from; random without it.
+        State dict of torchvision's classifier of that name (default: random initialisation).
     output_stride
-        16 keeps the last stage of a ResNet or MobileNetV3 at that stride by dilation ("DC5" in DETR), 8 the last two of a
-        ResNet; level 4, or 3, is then the last layer.
+        16 replaces the stride of the last stage of a ResNet or MobileNetV3 by dilation ("DC5" in DETR), 8 that of the last
+        two stages of a ResNet; level 4, or 3, is then the last layer (default: 32, no dilation).
     freezing
         Which weights are not trained (default: all are).
 
@@ -57,7 +57,7 @@ def torchvision_backbone(
     UsageError
         If the name or a level is unknown, or the network cannot be dilated.
     CheckpointError
-        If the weights are not of this network.
+        If the weights do not fit this network.
 
     Examples
     --------
@@ -79,18 +79,18 @@ def torchvision_backbone(
         del layers["avgpool"], layers["fc"]
     else:
         layers = dict(_features(name, dilated=output_stride < 32).named_children())
-    # AlexNet's poolings lose the border: less than 63 pixels leave nothing for the last.
+    # AlexNet pools without padding: images below 63 pixels leave nothing for its last pooling.
     backbone = LayeredBackbone(layers, levels=levels, minimum_side=63 if name == "alexnet" else None)
     if weights is not None:
-        plain = {key.removeprefix("features."): tensor for key, tensor in weights.items()}
-        load_classifier_weights(backbone, plain, source=f"weights of {name}")
+        state = {key.removeprefix("features."): tensor for key, tensor in weights.items()}
+        load_classifier_weights(backbone, state, source=f"weights of {name}")
     if freezing is not None:
         freezing.apply(backbone)
     return backbone
 
 
 def _features(name: str, *, dilated: bool) -> nn.Module:
-    """The convolutional part of a network with ``features``, its large classifier never made where that is easy."""
+    """Build the ``features`` of a network; for VGG without allocating its large classifier."""
     if name.startswith("mobilenet"):
         return getattr(models, name)(weights=None, dilated=dilated).features
     if not name.startswith("vgg"):

@@ -1,6 +1,6 @@
-"""A backbone and the feature pyramid over it: the feature extractor of RetinaNet, FCOS and their kin.
+"""A backbone followed by a feature pyramid: the feature extractor of RetinaNet, FCOS and similar detectors.
 
-Level l has stride 2**l. P2 would have most of the anchors and find objects of a few pixels only, so dense detectors
+Level l has stride 2**l. P2 would have most of the anchors and only serve objects of a few pixels, so dense detectors
 begin at P3.
 """
 

@@ -1,4 +1,4 @@
-"""The box head that every region-based detector shares: class logits and box deltas of a region.
+"""The box head of all region-based detectors: class logits and box deltas of each region.
 
 Shape shorthand: R regions of all images, N objects, S class logits (background included).
 
@@ -6,9 +6,9 @@ Papers: R-CNN (arXiv:1311.2524, section 2.3 and appendix C): class scores and bo
 by IoU. Fast R-CNN (arXiv:1504.08083, section 2.3): both learned at once.
 Reference: torchvision ``RoIHeads`` (BSD-3-Clause).
 
-Class indices: outside, labels run from 0 and know no background. Inside, index 0 of the logits is background and each
-category has an index of its own; by default label + 1. Weights trained on COCO by others have 91 logits, numbered by COCO's
-ids, of which ten belong to no category. These stay in the softmax, whose outputs would change without them, and are never
+Class indices: labels run from 0, without background. Among the logits, index 0 is background and each category has an
+index of its own, by default label + 1. COCO checkpoints of other libraries have 91 logits, indexed by COCO's category ids,
+of which ten belong to no category. These stay in the softmax, whose outputs would change without them, and are never
 reported.
 """
 
@@ -31,14 +31,15 @@ from otus.parts.losses import box_delta_loss, zero_loss
 from otus.parts.postprocess import Postprocess
 
 DEFAULT_SAMPLER = BalancedSampler(batch_size_per_image=512, positive_fraction=0.25)
-"""torchvision's."""
+"""The values of torchvision's Faster R-CNN."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The sampled regions of one image that a training step uses.
+    """The regions of one image that were sampled for training.
 
-    ``matches`` are indices of objects, -1 for background; ``class_indices`` the target classes, 0 for background.
+    ``matches`` are indices of the image's objects, -1 for background; ``class_indices`` the target classes, 0 for
+    background.
     """
 
     regions: Float[Tensor, "r 4"]
@@ -46,7 +47,7 @@ class Assignment:
     class_indices: Int[Tensor, "r"]
 
     def positives(self) -> tuple[Float[Tensor, "p 4"], Int[Tensor, "p"]]:
-        """Return the positive regions, and the index of each one's object."""
+        """Return the positive regions and the indices of their objects."""
         chosen = self.matches >= 0
         return self.regions[chosen], self.matches[chosen]
 
@@ -65,22 +66,22 @@ class TwoLayerMLP(nn.Module):
 
 
 class BoxHead(nn.Module):
-    """Class scores and a box for each class from a region's features; assignment and loss.
+    """Predict class scores, and a box per class, from the features of each region; assign proposals and compute losses.
 
     Parameters
     ----------
     network
-        Features of R regions in, (R, ``in_features``) out.
+        Maps the features of R regions to vectors (R, ``in_features``).
     in_features
-        Length of the vector that classes and boxes are read from.
+        Length of the vectors from which classes and boxes are predicted.
     class_indices
         Index of each label among the class logits (see the top of this file).
     matcher, sampler
         Which proposals are positive and negative, and how many of each are sampled.
     box_coder
-        How boxes are encoded.
+        Encodes boxes as deltas (default: :class:`DeltaBoxCoder` with weights 10, 10, 5, 5).
     regress_boxes
-        Whether box deltas are predicted. Without, the head only classifies: the region itself is the reported box.
+        Whether box deltas are predicted. If not, the head only classifies, and the region itself is the detected box.
     """
 
     index_of_label: Tensor
@@ -110,7 +111,7 @@ class BoxHead(nn.Module):
         self.box_coder = box_coder or DeltaBoxCoder((10.0, 10.0, 5.0, 5.0))
 
     def forward(self, features: Tensor) -> tuple[Float[Tensor, "r s"], Float[Tensor, "r s 4"]]:
-        """Class logits and, for each class, the transform of each region (zeros where nothing moves); float32."""
+        """Return class logits, and box deltas of each region for each class (0 if boxes are not regressed); float32."""
         vectors = self.network(features).flatten(start_dim=1)
         logits = self.cls_score(vectors).float()
         if self.bbox_pred is None:
@@ -124,10 +125,10 @@ class BoxHead(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> list[Assignment]:
-        """Sample training regions from the proposals and, so that there are good ones, the ground-truth boxes."""
+        """Sample training regions from the proposals and the ground-truth boxes, which guarantee positives."""
         assignments = []
-        for of_image, target in zip(proposals, targets, strict=True):
-            regions = torch.cat([of_image, target.boxes])
+        for boxes, target in zip(proposals, targets, strict=True):
+            regions = torch.cat([boxes, target.boxes])
             matches = self.matcher(regions, target.boxes, crowds=target.crowds)
             positives, negatives = self.sampler(matches, generator=generator)
             chosen = torch.cat([positives, negatives]).sort().values
@@ -146,8 +147,8 @@ class BoxHead(nn.Module):
         """Compute ``class``: cross-entropy over all regions; ``box``: smooth L1 of the positives' deltas for their own
         class."""
         if len(logits) == 0:
-            nothing = zero_loss(self) + logits.sum()  # what made the features waits for a gradient too
-            return {"class": nothing, "box": nothing} if self.bbox_pred is not None else {"class": nothing}
+            zero = zero_loss(self) + logits.sum()  # so that the backbone gets a gradient of zeros too
+            return {"class": zero, "box": zero} if self.bbox_pred is not None else {"class": zero}
         class_indices = torch.cat([assignment.class_indices for assignment in assignments])
         if self.bbox_pred is None:
             return {"class": F.cross_entropy(logits, class_indices)}
@@ -171,9 +172,18 @@ class BoxHead(nn.Module):
         *,
         postprocess: Postprocess,
     ) -> Detections:
-        """Return the candidates of one image before NMS: every pair of region and category above its score threshold.
+        """Return the candidates for NMS: every pair of region and category above the category's score threshold.
 
-        With a size of the image for each region they are the candidates of a whole batch.
+        Parameters
+        ----------
+        scores
+            Class probabilities.
+        box_deltas, regions
+            Box deltas per class, and the regions they are relative to.
+        size_hw
+            Size of the image, or one row per region if the regions are those of a whole batch.
+        postprocess
+            Score thresholds, and the labels that are reported.
         """
         region, class_index = torch.where(scores > postprocess.thresholds(self.label_of_index))
         boxes = self.box_coder.decode(box_deltas[region, class_index], regions[region])
@@ -181,8 +191,8 @@ class BoxHead(nn.Module):
             boxes = clip_to_images(boxes, size_hw[region])
         else:
             boxes = clip_boxes_to_image(boxes, size_hw)
-        found = Detections(boxes, scores[region, class_index], self.label_of_index[class_index], region)
-        return found[remove_small_boxes(boxes, 1e-2)]
+        candidates = Detections(boxes, scores[region, class_index], self.label_of_index[class_index], region)
+        return candidates[remove_small_boxes(boxes, 1e-2)]
 
 
 def two_layer_mlp_head(
@@ -194,14 +204,16 @@ def two_layer_mlp_head(
     sampler: BalancedSampler,
     regress_boxes: bool = True,
 ) -> BoxHead:
-    """The head of the first region-based detectors: two fully connected layers, then what a :class:`BoxHead` says.
+    """Build the box head of the first region-based detectors: two fully connected layers before class and box layers.
 
     Parameters
     ----------
     in_features
-        Numbers that come in for each region.
+        Length of each region's flattened features.
+    category_count
+        Number of categories.
     representation_size
-        Numbers in each of the two layers; 4096 in AlexNet and VGG.
+        Units of each of the two layers; 4096 in AlexNet and VGG.
     matcher, sampler, regress_boxes
         See :class:`BoxHead`.
     """

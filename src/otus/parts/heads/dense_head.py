@@ -1,10 +1,10 @@
-"""The head of dense detectors: two towers of convolutions that slide over all levels of a pyramid with the same weights.
+"""The head of dense detectors: two convolutional towers, applied to all levels of a pyramid with shared weights.
 
-Shape shorthand: B images, A anchors of a map, K anchors a location, S class logits, D numbers that code a box.
+Shape shorthand: B images, A anchors of a feature map, K anchors per location, S class logits, D numbers per encoded box.
 
 Paper: "Focal Loss for Dense Object Detection" (Lin et al., ICCV 2017, arXiv:1708.02002), section 4, "Classification
-Subnet" and "Box Regression Subnet"; FCOS (arXiv:1904.01355, section 3) uses the same, with a third answer beside the box.
-Reference: torchvision's ``RetinaNetHead`` and ``FCOSHead`` (BSD-3-Clause), whose layers' names are kept.
+Subnet" and "Box Regression Subnet"; FCOS (arXiv:1904.01355, section 3) uses the same and predicts centre-ness as well.
+Reference: torchvision's ``RetinaNetHead`` and ``FCOSHead`` (BSD-3-Clause), whose layer names are kept.
 """
 
 import math
@@ -20,14 +20,14 @@ SMALL_NUM_CONVS = 1
 """Convolutions per tower of the small detectors: less to compute, and less to learn before predictions mean anything
 (docs/lineage.md)."""
 PRIOR = 0.01
-"""How likely each class is before anything is learned: most anchors show background (section 4.1)."""
+"""Initial probability of each class: most anchors are background (section 4.1)."""
 
 
 @dataclass(frozen=True)
 class DenseOutputs:
-    """The outputs of a dense head for the anchors of each feature map, float32. Lists have one entry per map.
+    """The outputs of a dense head for all anchors, float32. Lists have one entry per feature map.
 
-    ``centerness`` is one more logit per anchor: how central the location is in its object.
+    ``centerness`` is a further logit per anchor: how central its location is in the object.
     """
 
     logits: list[Float[Tensor, "b _ s"]]
@@ -45,18 +45,18 @@ torch.export.register_dataclass(DenseOutputs, serialized_type_name="otus.DenseOu
 
 @dataclass(frozen=True)
 class DenseAssignment:
-    """What the anchors of one image are to predict.
+    """The targets of the anchors of one image.
 
     Parameters
     ----------
     matches
         (A,) index of each anchor's object, or NEGATIVE or NEUTRAL of :mod:`otus.parts.boxes.matching`.
     class_indices
-        (A,) index of each anchor's class among the logits; the same negative numbers where there is none.
+        (A,) index of each anchor's class among the logits, or NEGATIVE or NEUTRAL.
     positives
-        (P,) indices of the anchors that have an object.
+        (P,) indices of the anchors that are matched to an object.
     boxes
-        (P, D) the boxes of their objects.
+        (P, D) the boxes of these objects.
     """
 
     matches: Int[Tensor, "a"]
@@ -66,7 +66,7 @@ class DenseAssignment:
 
 
 def permute_and_flatten(x: Float[Tensor, "b kd h w"], numbers: int) -> Float[Tensor, "b a d"]:
-    """Reshape a head's output to rows per anchor, location by location, the K of one location together; float32."""
+    """Reshape a head's output to one row per anchor, the K anchors of a location next to one another; float32."""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, numbers).float()
 
 
@@ -78,7 +78,7 @@ class TowerHead(nn.Module):
     in_channels
         Channels of the feature maps, and of the towers.
     anchors_per_location
-        Anchors a location.
+        K.
     num_logits
         Class logits per anchor.
     box_dim
@@ -87,8 +87,10 @@ class TowerHead(nn.Module):
         Whether centre-ness is predicted.
     num_convs
         Convolutions per tower.
-    norm_layer, bias
-        Of these convolutions; without a norm there is a bias.
+    norm_layer
+        Normalisation after each of these convolutions (default: none).
+    bias
+        Whether these convolutions have a bias (default: if there is no norm).
     """
 
     def __init__(
@@ -123,8 +125,8 @@ class TowerHead(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):
                 if norm_layer is not None and ".conv." in name:
-                    # What follows is normalised, so only the direction counts; Adam's steps, of 0.0004 for a small
-                    # detector, would turn weights of the paper's 0.01 too far.
+                    # A norm follows, so only the direction of the weights matters, and Adam's steps (0.0004 in a small
+                    # detector) would change the direction of weights of the paper's standard deviation 0.01 too fast.
                     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 else:
                     nn.init.normal_(module.weight, std=0.01)

@@ -1,6 +1,6 @@
-"""Head and losses of detectors that predict from locations: classes, a box, and how central the location is in it.
+"""Head and losses of anchor-free detectors: per location, class logits, a box, and the location's centre-ness in it.
 
-Shape shorthand: A locations of all feature maps, P positives, D numbers of a box (4: xyxy, 5: xywhr).
+Shape shorthand: A locations of all feature maps, P positives, D numbers per box (4: xyxy, 5: xywhr).
 
 Paper: FCOS (arXiv:1904.01355), section 3; centre-ness beside the boxes: arXiv:2006.09214, section 2.
 """
@@ -24,7 +24,7 @@ from otus.parts.losses import focal_loss
 
 
 class BoxDecoder(Protocol):
-    """Predicted deltas to boxes."""
+    """Decodes predicted deltas, relative to anchors, to boxes."""
 
     def decode(self, box_deltas: Tensor, anchors: Tensor, /) -> Tensor: ...
 
@@ -60,14 +60,14 @@ def giou_loss(predicted: Float[Tensor, "p 4"], target: Float[Tensor, "p 4"]) -> 
 
 @dataclass(frozen=True)
 class LocationLoss:
-    """``class``: focal loss; ``box``: of the positives; ``centerness``: binary cross-entropy. All divided by the positives.
+    """Focal loss of classes, box loss, and binary cross-entropy of centre-ness, each divided by the number of positives.
 
     Parameters
     ----------
     box_loss
-        Predicted and target boxes (P, D) to the loss of all positives (default: GIoU).
+        Loss of predicted and target boxes (P, D), summed over the positives (default: GIoU).
     ltrb
-        Target boxes and their locations to the distances that centre-ness is computed from (default: boxes xyxy).
+        Distances (P, 4) of locations to the edges of their target boxes, for centre-ness (default: for boxes xyxy).
     """
 
     box_loss: Callable[[Tensor, Tensor], Tensor] = giou_loss
@@ -85,12 +85,12 @@ class LocationLoss:
         """Compute the losses over the locations of all images together."""
         assert outputs.centerness is not None
         class_indices = torch.stack([assignment.class_indices for assignment in assignments])
-        learned, positive = class_indices != NEUTRAL, class_indices >= 0
+        not_neutral, positive = class_indices != NEUTRAL, class_indices >= 0
         locations = torch.cat([anchors[assignment.positives] for assignment in assignments])
         boxes = torch.cat([assignment.boxes for assignment in assignments])
         predicted = box_coder.decode(outputs.box_deltas[0][positive], locations)
         losses = {
-            "class": focal_loss(outputs.logits[0][learned], class_indices[learned]),
+            "class": focal_loss(outputs.logits[0][not_neutral], class_indices[not_neutral]),
             "box": self.box_loss(predicted, boxes),
             "centerness": F.binary_cross_entropy_with_logits(
                 outputs.centerness[0][positive], centerness(self.ltrb(boxes, locations)), reduction="sum"

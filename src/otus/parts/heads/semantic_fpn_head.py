@@ -1,13 +1,13 @@
-"""The semantic branch of Panoptic FPN: every level of a feature pyramid brought to the finest one's size, and summed.
+"""The semantic branch of Panoptic FPN: every level of a feature pyramid upsampled to the finest one's size, and summed.
 
 Shape shorthand: B images, C channels, h x w the finest level.
 
 Paper: "Panoptic Feature Pyramid Networks" (Kirillov, Girshick, He, Dollár, CVPR 2019, arXiv:1901.02446), section 3 and
-figure 3. Alone over a pyramid it is Semantic FPN (:mod:`otus.semantic.semantic_fpn`); beside the heads of Mask R-CNN, it
-makes Panoptic FPN.
+figure 3. On its own over a pyramid it is Semantic FPN (:mod:`otus.semantic.semantic_fpn`); together with the heads of Mask
+R-CNN it is Panoptic FPN.
 
-A level that is 2**n times as coarse as the finest goes through n steps of a 3x3 convolution, a norm, ReLU and bilinear
-upsampling by 2; the finest through one step without upsampling. Coarse levels say what there is, fine ones where it ends.
+A level of 2**n times the finest stride goes through n steps of a 3x3 convolution, a norm, ReLU and bilinear upsampling by
+2; the finest level goes through one step without upsampling. Coarse levels contribute semantics, fine ones boundaries.
 
 Departures: the finest level is that of the pyramid, whatever its stride (the paper: 4).
 """
@@ -21,18 +21,18 @@ from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
 GROUP_NORM = partial(nn.GroupNorm, 32)
-"""The paper's norm, for batches of few images."""
+"""The paper's norm, which suits small batches."""
 
 
 class SemanticFPNHead(nn.Module):
-    """Bring each level of a pyramid to the size of the finest, and sum them.
+    """Upsample each level of a pyramid to the size of the finest, and sum them.
 
     Parameters
     ----------
     in_channels
         Channels of every level.
     strides
-        Of the levels, fine to coarse, each twice the one before.
+        Strides of the levels, fine to coarse, each twice the one before.
     out_channels
         Channels of the sum.
     norm_layer
@@ -62,7 +62,7 @@ class SemanticFPNHead(nn.Module):
         total = self.levels[0](pyramid[0])
         for number in range(1, len(pyramid)):
             x = pyramid[number]
-            # To the size of the next finer level, which is less than twice this one's where a side is odd.
+            # Interpolate to the size of the next finer level, which is not exactly twice this one's if a side is odd.
             for convolution, finer in zip(self.levels[number].children(), reversed(pyramid[:number]), strict=True):
                 x = F.interpolate(convolution(x), finer.shape[-2:], mode="bilinear")
             total = total + x
