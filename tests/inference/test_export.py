@@ -24,7 +24,7 @@ from otus.parts.backbones.feature_pyramid import FeaturePyramid
 from otus.parts.backbones.with_fpn import BackboneWithFPN
 from otus.parts.boxes.anchors import GridAnchorGenerator
 from otus.parts.boxes.locations import location_generator
-from otus.parts.boxes.nms import batched_nms, nms_of_batch
+from otus.parts.boxes.nms import batched_nms, nms_per_image
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
 from otus.zoo.models import build_model, model_entry
@@ -294,7 +294,7 @@ def test_nms_of_a_batch_is_that_of_each_image(iou):
     scores, groups = torch.rand(300, generator=generator), torch.randint(3, (300,), generator=generator)
     image_index = torch.randint(4, (300,), generator=generator)
     image_index[image_index == 2] = 3  # an image without boxes
-    kept = nms_of_batch(
+    kept = nms_per_image(
         boxes, scores, groups, image_index, num_images=4, padded_hw=(100, 100), iou_threshold=iou, limit=20
     )
     for i in range(4):

@@ -115,7 +115,7 @@ class PanopticPipeline(Pipeline):
         watch: Stopwatch | None = None,
     ) -> list[tuple[Instances, SemanticMap]]:
         """Return what :meth:`predict` merges: the instances and the semantic map of each image."""
-        of_things = None if postprocess is None else postprocess.of_labels(range(len(self.system.categories)))
+        of_things = None if postprocess is None else postprocess.for_labels(range(len(self.system.categories)))
         things = Pipeline(self.system, self.preprocess, self.precision)
         instances = things.predict(samples, sizes_hw, postprocess=of_things, watch=watch)
         stuff = replace(self.semantic, averaging=self.averaging)

@@ -137,7 +137,7 @@ class PanopticFPN(BaseSystem[PanopticFPNStages, PanopticAnswers]):
         regions = self.detector.compute_stages(
             batch,
             None if targets is None else [target.things for target in targets],
-            postprocess=None if postprocess is None else postprocess.of_labels(self.things),
+            postprocess=None if postprocess is None else postprocess.for_labels(self.things),
             generator=generator,
             watch=watch,
         )

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from otus.parts.boxes.nms import nms_of_batch
+from otus.parts.boxes.nms import nms_per_image
 from otus.parts.postprocess import Postprocess
 from otus.structures import Categories, Instances, Masks, oriented
 from otus.structures.boxes import as_boxes
@@ -42,7 +42,7 @@ def as_tensors(detections: Sequence[Detections]) -> dict[str, Tensor]:
     }
 
 
-def keep_of_batch(
+def postprocess_batch(
     candidates: Detections,
     image_index: Int[Tensor, "n"],
     postprocess: Postprocess,
@@ -65,7 +65,7 @@ def keep_of_batch(
     padded_hw
         Size of the batch, which the boxes lie in.
     """
-    kept = nms_of_batch(
+    kept = nms_per_image(
         candidates.boxes,
         candidates.scores,
         candidates.labels,

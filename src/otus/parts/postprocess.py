@@ -1,7 +1,7 @@
-"""From scored boxes to what is reported: score thresholds, non-maximum suppression, a limit.
+"""Postprocessing of scored boxes: score thresholds, non-maximum suppression, maximum number of detections.
 
-The values travel with each call (``system.predict(samples, postprocess=…)``), so that one system answers many callers at
-once, each by thresholds of its own.
+The values are passed with each call (``system.predict(samples, postprocess=…)``) and never set on a system, so that
+several threads can use one system with different thresholds.
 """
 
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ from otus.parts.boxes.nms import batched_nms
 class Postprocess:
     """Which of a detector's scored boxes are reported.
 
-    Categories and score thresholds are applied first, to candidates before anything is limited; then NMS; then the limit.
+    Labels and score thresholds are applied first, before any limit; then NMS; then the limit.
 
     Parameters
     ----------
     score_threshold
-        Minimum score: a box is reported if it scores above.
+        Minimum score: a box is reported if its score is above.
     nms_iou
         Boxes of the same class whose IoU with a higher-scoring one exceeds this are removed; 1 removes none.
     max_detections
         Maximum number of boxes per image, the highest-scoring ones.
     score_thresholds
-        Minimum score per label, where they differ (default: ``score_threshold`` for all). None is below ``score_threshold``.
+        Minimum score per label, none below ``score_threshold`` (default: ``score_threshold`` for all).
     labels
         Labels that are reported (default: all).
     """
@@ -46,18 +46,18 @@ class Postprocess:
         Parameters
         ----------
         labels
-            -1 stands for what is never reported: background, and classes that belong to no category.
+            Labels; -1 is never reported, and stands for background and for classes that belong to no category.
         """
         reported = labels >= 0
         if self.labels is not None:
             reported = reported & torch.isin(labels, labels.new_tensor(self.labels))
         if not self.score_thresholds:
             return torch.where(reported, self.score_threshold, torch.inf)
-        of_labels = torch.tensor(self.score_thresholds, device=labels.device)
-        return torch.where(reported, of_labels[labels], torch.inf)
+        threshold_of_label = torch.tensor(self.score_thresholds, device=labels.device)
+        return torch.where(reported, threshold_of_label[labels], torch.inf)
 
-    def of_labels(self, labels: Sequence[int]) -> "Postprocess":
-        """Return the same for a detector whose label i is ``labels[i]`` here."""
+    def for_labels(self, labels: Sequence[int]) -> "Postprocess":
+        """Return the same postprocessing for a detector that has other labels: its label i is ``labels[i]`` here."""
         chosen = None if self.labels is None else tuple(i for i, label in enumerate(labels) if label in self.labels)
         thresholds = tuple(self.score_thresholds[label] for label in labels) if self.score_thresholds else ()
         return replace(self, labels=chosen, score_thresholds=thresholds)
@@ -65,7 +65,7 @@ class Postprocess:
     def keep(
         self, boxes: Float[Tensor, "n d"], scores: Float[Tensor, "n"], labels: Int[Tensor, "n"]
     ) -> Int[Tensor, "kept"]:
-        """Return the indices of the boxes that NMS and the limit leave of those above their thresholds, best first."""
-        if self.nms_iou >= 1:  # nothing overlaps more
+        """Return the indices of the boxes that remain after NMS and the limit, highest score first."""
+        if self.nms_iou >= 1:  # no IoU exceeds 1
             return scores.argsort(descending=True, stable=True)[: self.max_detections]
         return batched_nms(boxes, scores, labels, iou_threshold=self.nms_iou, limit=self.max_detections)

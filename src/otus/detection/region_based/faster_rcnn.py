@@ -29,7 +29,7 @@ from otus.parts.batching import Batch, Target, clip_to_images
 from otus.parts.boxes.anchors import GridAnchorGenerator
 from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.boxes.matching import IoUMatcher
-from otus.parts.boxes.nms import batched_nms, nms_of_batch
+from otus.parts.boxes.nms import batched_nms, nms_per_image
 from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.heads.box_head import DEFAULT_SAMPLER, BoxHead, TwoLayerMLP
 from otus.parts.heads.class_indices import class_indices_of
@@ -168,7 +168,7 @@ class RegionProposalNetwork(nn.Module):
         large = (clipped[..., 2:] - clipped[..., :2] >= SMALLEST).all(dim=2)
         image_index, place = torch.where(large & (best >= self.score_threshold))
         boxes = clipped[image_index, place]
-        kept = nms_of_batch(
+        kept = nms_per_image(
             boxes,
             best[image_index, place],
             level[place],

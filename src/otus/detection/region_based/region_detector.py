@@ -20,7 +20,7 @@ from otus.data.dataset import Dataset
 from otus.detection.region_based.stages import RegionStages, to_instances
 from otus.errors import UsageError
 from otus.parts.batching import Batch, Target
-from otus.parts.detections import Detections, keep_of_batch
+from otus.parts.detections import Detections, postprocess_batch
 from otus.parts.heads.box_head import Assignment, BoxHead
 from otus.parts.inference_mode import Stopwatch
 from otus.parts.postprocess import Postprocess
@@ -217,7 +217,7 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
             logits.softmax(dim=1), box_deltas, rois[:, 1:], sizes_hw[image_of_region], postprocess=self.postprocess
         )
         image_index = image_of_region[candidates.origins]
-        found = keep_of_batch(
+        found = postprocess_batch(
             candidates, image_index, self.postprocess, num_images=images.shape[0], padded_hw=padded_hw
         )
         rois = torch.cat([found["image_index"][:, None].to(rois), found["boxes"]], dim=1)

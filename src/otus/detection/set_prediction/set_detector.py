@@ -21,7 +21,7 @@ from torchvision.ops import box_convert
 from otus.data.dataset import Dataset
 from otus.parts.backbones import Backbone
 from otus.parts.batching import Batch, Target, clip_to_images
-from otus.parts.detections import Detections, keep_of_batch
+from otus.parts.detections import Detections, postprocess_batch
 from otus.parts.inference_mode import Stopwatch, seeded_generator
 from otus.parts.postprocess import Postprocess
 from otus.parts.system import BaseSystem, Stages
@@ -169,7 +169,7 @@ class SetDetector(BaseSystem[SetStages, Instances]):
         image_index = query // logits.shape[1]
         of_image = sizes_hw[image_index]
         xyxy = box_convert(boxes[query], "cxcywh", "xyxy") * of_image.flip(1).repeat(1, 2)
-        return keep_of_batch(
+        return postprocess_batch(
             Detections(clip_to_images(xyxy, of_image), score, label, query),
             image_index,
             self.postprocess,

@@ -27,7 +27,7 @@ from otus.detection.single_stage.interfaces import (
 from otus.detection.single_stage.stages import DenseStages
 from otus.parts.batching import Batch, Target, clip_to_images
 from otus.parts.boxes.oriented import oriented_boxes
-from otus.parts.detections import Detections, keep_of_batch
+from otus.parts.detections import Detections, postprocess_batch
 from otus.parts.heads.class_indices import class_index_tables, class_indices_of
 from otus.parts.heads.dense_head import DenseAssignment
 from otus.parts.inference_mode import Stopwatch
@@ -114,13 +114,13 @@ class DenseDetector(BaseSystem[DenseStages, Instances]):
             return super().forward(images, sizes_hw)
         record = self.raw_stages(images, sizes_hw)
         thresholds = self.postprocess.thresholds(self.label_of_index)
-        image_index, scores, class_indices, index = self.scores.choose_of_batch(record.outputs, thresholds)
+        image_index, scores, class_indices, index = self.scores.choose_batch(record.outputs, thresholds)
         box_deltas, anchors = torch.cat(record.outputs.box_deltas, 1), torch.cat(record.anchors)
         boxes = clip_to_images(
             self.box_coder.decode(box_deltas[image_index, index], anchors[index]), sizes_hw[image_index]
         )
         candidates = Detections(boxes, scores, self.label_of_index[class_indices], index)
-        return keep_of_batch(
+        return postprocess_batch(
             candidates,
             image_index,
             self.postprocess,

@@ -61,7 +61,7 @@ def batched_nms(
     return _keep_greedily(boxes, scores, groups, iou_threshold, limit)
 
 
-def nms_of_batch(
+def nms_per_image(
     boxes: Float[Tensor, "n 4"],
     scores: Float[Tensor, "n"],
     groups: Int[Tensor, "n"],

@@ -74,7 +74,7 @@ class SigmoidScores:
         scores, class_indices, anchors = (torch.cat(column) for column in zip(*candidates, strict=True))
         return scores, class_indices, anchors
 
-    def choose_of_batch(self, outputs: DenseOutputs, thresholds: Float[Tensor, "s"]) -> BatchCandidateIndices:
+    def choose_batch(self, outputs: DenseOutputs, thresholds: Float[Tensor, "s"]) -> BatchCandidateIndices:
         """Return the candidates of all images, with shapes that depend on values in the last step only, for export."""
         candidates: list[tuple[Tensor, ...]] = []
         first = 0
@@ -138,7 +138,7 @@ class SoftmaxScores:
         row, anchors = torch.where(chosen)
         return scores[row, anchors], class_indices[row], anchors
 
-    def choose_of_batch(self, outputs: DenseOutputs, thresholds: Float[Tensor, "s"]) -> BatchCandidateIndices:
+    def choose_batch(self, outputs: DenseOutputs, thresholds: Float[Tensor, "s"]) -> BatchCandidateIndices:
         """Return the candidates of all images, with shapes that depend on values in the last step only, for export."""
         all_scores = torch.cat(self.all_scores(outputs, slice(None)), dim=1)
         class_scores = torch.where(all_scores > thresholds, all_scores, NO_CANDIDATE).transpose(1, 2)
