@@ -1,13 +1,14 @@
-"""Training a promptable model: prompts are simulated round after round, each where the answer before was wrong.
+"""Interactive training of a promptable model: each round simulates a prompt where the previous prediction was wrong.
 
-Shape shorthand: N objects of an image, S x S the padded image, m x m the decoder's logits, M + 1 masks.
+Shape shorthand: N objects of an image, S x S the padded image, m x m the decoder's logits, K masks of a prompt.
 
 Paper: "Segment Anything" (Kirillov et al., ICCV 2023, arXiv:2304.02643), section 3 and appendix A: the first prompt is a
-point on the object or its box, with noise; then come points where the answer was wrong, with that answer's logits as a mask
-prompt. Of an ambiguous prompt only the best of the M masks learns, so that they come to mean different things; of all
-others the one mask for them. Masks learn by focal and dice loss, 20 to 1, predicted IoUs by squared error.
-Departures: fewer rounds; the mask prompt is left out half of the time, because a person's next click may come alone; half of
-the points lie in the middle of what is wrong, where people click, the others anywhere in it.
+point on the object or its box, with noise; the following ones are points in the error region of the previous prediction,
+whose logits are given as a mask prompt. For an ambiguous prompt (a single point) only the mask with the lowest loss is
+trained, so that the three masks specialise; for all other prompts the one mask for unambiguous prompts is trained. The loss
+is 20 * focal + dice on masks, plus the squared error of predicted IoUs.
+Departures: fewer rounds; the mask prompt is left out half of the time, because a person's next click may come without it;
+half of the points lie in the middle of the error region, where people click, the others anywhere in it.
 """
 
 from collections.abc import Sequence
@@ -26,25 +27,25 @@ if TYPE_CHECKING:
     from otus.promptable.sam import Sam
 
 FOCAL_WEIGHT = 20.0
-_BOX_NOISE, _MAX_BOX_NOISE = 0.1, 20.0  # of a side, and pixels
+_BOX_NOISE, _MAX_BOX_NOISE = 0.1, 20.0  # standard deviation, as a share of the box's side; maximum, in pixels
 
 
 @dataclass(frozen=True)
 class SimulatedPrompts:
-    """How prompts are made up.
+    """Simulation of prompts for training, and the losses of the predictions for them.
 
     Parameters
     ----------
     rounds
-        Prompts of each object, the first included.
+        Number of rounds per object, the first prompt included.
     max_objects
-        Of an image; of more, so many are drawn.
+        Maximum number of objects per image; a random subset is used if there are more.
     box_share
-        How often the first prompt is a box.
+        Probability that the first prompt is a box rather than a point.
     mask_share
-        How often the answer before is given as a mask prompt.
+        Probability that the logits of the previous round are given as a mask prompt.
     middle_share
-        How often a point is in the middle of what is wrong.
+        Probability that a point lies in the middle of the error region rather than anywhere in it.
     """
 
     rounds: int = 4
@@ -61,30 +62,30 @@ class SimulatedPrompts:
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
-        """Return ``focal``, ``dice`` and ``iou``, means over objects and rounds.
+        """Return the losses ``focal``, ``dice`` and ``iou``, each a mean over objects and rounds.
 
         Parameters
         ----------
         sam
-            Whose prompt encoder and decoder learn.
+            The model whose prompt encoder and mask decoder are trained.
         features
-            Maps of its image encoder.
+            Feature maps of the images, from its image encoder.
         targets
-            Masks of the objects of each image (N, H, W), in the frame of the padded image, of which they may be the upper
-            left part.
+            Masks of the objects of each image (N, H, W), at the scale of the padded image; smaller ones are padded below
+            and to the right.
         generator
-            Of all randomness.
+            Source of all randomness (default: torch's global one).
         """
         total = features.new_zeros(3)
         count = 0
         for image_features, masks in zip(features, targets, strict=True):
             masks = F.pad(masks, (0, sam.image_size - masks.shape[2], 0, sam.image_size - masks.shape[1]))
-            truth = _small(masks, sam.mask_size)
-            visible = torch.where(truth.flatten(start_dim=1).any(dim=1))[0]
-            drawn = visible[torch.randperm(len(visible), generator=generator)[: self.max_objects]]
-            if len(drawn):
-                total = total + self._image_losses(sam, image_features, masks[drawn], truth[drawn], generator)
-                count += len(drawn)
+            target = _downsampled(masks, sam.mask_size)
+            visible = torch.where(target.flatten(start_dim=1).any(dim=1))[0]
+            chosen = visible[torch.randperm(len(visible), generator=generator)[: self.max_objects]]
+            if len(chosen):
+                total = total + self._image_losses(sam, image_features, masks[chosen], target[chosen], generator)
+                count += len(chosen)
         focal, dice, iou = total / max(count, 1) / self.rounds
         return {"focal": FOCAL_WEIGHT * focal, "dice": dice, "iou": iou}
 
@@ -93,113 +94,122 @@ class SimulatedPrompts:
         sam: "Sam",
         features: Float[Tensor, "c h w"],
         masks: Bool[Tensor, "n s s"],
-        truth: Bool[Tensor, "n m m"],
+        target: Bool[Tensor, "n m m"],
         generator: torch.Generator | None,
     ) -> Float[Tensor, "3"]:
-        """Sums over the objects of one image and all rounds."""
+        """Return the focal, dice and IoU loss of one image, summed over objects and rounds."""
         points, labels = (
             masks.new_zeros((len(masks), 0, 2), dtype=torch.float32),
             masks.new_zeros((len(masks), 0)).long(),
         )
-        boxes = jittered_boxes(masks, generator) if _chance(self.box_share, generator) else None
-        answer = torch.zeros_like(truth)
+        boxes = jittered_boxes(masks, generator) if _bernoulli(self.box_share, generator) else None
+        prediction = torch.zeros_like(target)
         logits = None
         total = features.new_zeros(3)
         for round_ in range(self.rounds):
             if round_ or boxes is None:
-                middle = _chance(self.middle_share, generator)
-                point, label = next_points(answer, truth, middle=middle, generator=generator)
+                middle = _bernoulli(self.middle_share, generator)
+                point, label = next_points(prediction, target, middle=middle, generator=generator)
                 points = torch.cat([points, (point * sam.image_size / sam.mask_size)[:, None]], dim=1)
                 labels = torch.cat([labels, label[:, None]], dim=1)
             prompts = PromptBatch(
                 points=points if labels.shape[1] else None,
                 labels=labels if labels.shape[1] else None,
                 boxes=boxes,
-                masks=logits if logits is not None and _chance(self.mask_share, generator) else None,
+                masks=logits if logits is not None and _bernoulli(self.mask_share, generator) else None,
             )
             ambiguous = boxes is None and labels.shape[1] == 1
-            found, ious = sam.decode(features, prompts)
-            chosen = slice(1, None) if ambiguous else slice(0, 1)
-            losses = mask_losses(found[:, chosen].float(), ious[:, chosen].float(), truth)  # (3, N, masks)
+            mask_logits, ious = sam.decode(features, prompts)
+            candidates = slice(1, None) if ambiguous else slice(0, 1)
+            losses = mask_losses(mask_logits[:, candidates].float(), ious[:, candidates].float(), target)  # (3, N, K)
             best = (FOCAL_WEIGHT * losses[0] + losses[1]).argmin(dim=1)
             focal, dice = losses[:2].gather(2, best.expand(2, -1)[..., None])[..., 0].sum(dim=1)
             total = total + torch.stack([focal, dice, losses[2].mean(dim=1).sum()])
-            shown = ious[:, chosen].argmax(dim=1)
-            logits = found[:, chosen].detach().float()[torch.arange(len(shown)), shown][:, None]
-            answer = logits[:, 0] > 0
+            top = ious[:, candidates].argmax(dim=1)
+            logits = mask_logits[:, candidates].detach().float()[torch.arange(len(top)), top][:, None]
+            prediction = logits[:, 0] > 0
         return total
 
 
 def mask_losses(
-    logits: Float[Tensor, "n k m m"], ious: Float[Tensor, "n k"], truth: Bool[Tensor, "n m m"]
+    logits: Float[Tensor, "n k m m"], ious: Float[Tensor, "n k"], target: Bool[Tensor, "n m m"]
 ) -> Float[Tensor, "3 n k"]:
-    """Return focal loss (a mean over pixels), dice loss and squared error of the predicted IoU of each mask."""
-    target = truth[:, None].expand(logits.shape).float()
-    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    sure = torch.exp(-entropy)  # of what is true
-    weight = 0.25 * target + 0.75 * (1 - target)
-    focal = (weight * (1 - sure) ** 2 * entropy).mean(dim=(2, 3))
-    dice = dice_loss(logits.flatten(0, 1), target.flatten(0, 1)).view(logits.shape[:2])
-    answer = logits.detach() > 0
-    overlap = (answer & truth[:, None]).sum(dim=(2, 3))
-    union = (answer | truth[:, None]).sum(dim=(2, 3)).clamp(min=1)
-    return torch.stack([focal, dice, (ious - overlap / union) ** 2])
+    """Return the focal loss (mean over pixels), the dice loss and the squared error of the predicted IoU of each mask.
+
+    Parameters
+    ----------
+    logits, ious
+        Of K masks of each object: logits of the pixels, and predicted IoUs.
+    target
+        Ground truth of each object.
+    """
+    labels = target[:, None].expand(logits.shape).float()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    probability = torch.exp(-cross_entropy)  # of the pixel's label
+    alpha = 0.25 * labels + 0.75 * (1 - labels)
+    focal = (alpha * (1 - probability) ** 2 * cross_entropy).mean(dim=(2, 3))
+    dice = dice_loss(logits.flatten(0, 1), labels.flatten(0, 1)).view(logits.shape[:2])
+    predicted = logits.detach() > 0
+    intersection = (predicted & target[:, None]).sum(dim=(2, 3))
+    union = (predicted | target[:, None]).sum(dim=(2, 3)).clamp(min=1)
+    return torch.stack([focal, dice, (ious - intersection / union) ** 2])
 
 
 def next_points(
-    answer: Bool[Tensor, "n m m"],
-    truth: Bool[Tensor, "n m m"],
+    prediction: Bool[Tensor, "n m m"],
+    target: Bool[Tensor, "n m m"],
     *,
     middle: bool,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "n 2"], Int[Tensor, "n"]]:
-    """Return a point (x, y) where each answer is wrong, and its label: 1 on the object, 0 on background.
+    """Return a point (x, y) in the error region of each predicted mask, and its label: 1 on the object, 0 on background.
 
-    Where nothing is wrong it lies on the object.
+    If the mask has no error, the point lies on the object.
 
     Parameters
     ----------
-    answer, truth
-        Masks before and as they should be.
+    prediction, target
+        Predicted masks and the ground truth.
     middle
-        Take a pixel that is farthest from what is right, else any of what is wrong.
+        Take a pixel with the greatest distance to the border of the error region, else any pixel of it.
     generator
-        Of the choice.
+        Source of randomness of the choice.
     """
-    wrong = answer ^ truth
-    wrong = torch.where(wrong.flatten(start_dim=1).any(dim=1)[:, None, None], wrong, truth)
+    error = prediction ^ target
+    error = torch.where(error.flatten(start_dim=1).any(dim=1)[:, None, None], error, target)
     if middle:
-        depth = torch.zeros_like(wrong, dtype=torch.float32)
-        left = torch.stack([wrong & truth, wrong & ~truth]).float()  # apart: a missing part may touch one too many
-        while left.any():
-            depth += left.sum(dim=0)
-            left = -F.max_pool2d(-F.pad(left, (1, 1, 1, 1)), 3, stride=1)
-        wrong = wrong & (depth == depth.amax(dim=(1, 2), keepdim=True))
-    place = torch.multinomial(wrong.flatten(start_dim=1).float(), 1, generator=generator)[:, 0]
-    points = torch.stack([place % truth.shape[2], place // truth.shape[2]], dim=1) + 0.5
-    return points, truth.flatten(start_dim=1)[torch.arange(len(place)), place].long()
+        distance = torch.zeros_like(error, dtype=torch.float32)  # chessboard distance, by repeated erosion
+        # False negatives and false positives are eroded apart, because they may touch.
+        eroded = torch.stack([error & target, error & ~target]).float()
+        while eroded.any():
+            distance += eroded.sum(dim=0)
+            eroded = -F.max_pool2d(-F.pad(eroded, (1, 1, 1, 1)), 3, stride=1)
+        error = error & (distance == distance.amax(dim=(1, 2), keepdim=True))
+    pixel = torch.multinomial(error.flatten(start_dim=1).float(), 1, generator=generator)[:, 0]
+    points = torch.stack([pixel % target.shape[2], pixel // target.shape[2]], dim=1) + 0.5
+    return points, target.flatten(start_dim=1)[torch.arange(len(pixel)), pixel].long()
 
 
 def jittered_boxes(masks: Bool[Tensor, "n s s"], generator: torch.Generator | None = None) -> Float[Tensor, "n 4"]:
-    """Return the box of each mask with noise: normal, a tenth of the side, at most 20 pixels."""
+    """Return the xyxy box of each mask with Gaussian noise: sigma a tenth of the side, at most 20 pixels."""
     columns, rows = masks.any(dim=1), masks.any(dim=2)
     size = masks.shape[2]
-    ends = [
-        side.float().argmax(dim=1) if first else size - side.flip(1).float().argmax(dim=1)
+    corners = [
+        occupied.float().argmax(dim=1) if first else size - occupied.flip(1).float().argmax(dim=1)
         for first in (True, False)
-        for side in (columns, rows)
+        for occupied in (columns, rows)
     ]
-    boxes = torch.stack(ends, dim=1).float()
+    boxes = torch.stack(corners, dim=1).float()
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     noise = torch.randn(boxes.shape, generator=generator) * _BOX_NOISE * sides
     boxes = (boxes + noise.clamp(-_MAX_BOX_NOISE, _MAX_BOX_NOISE)).clamp(0, size)
     return torch.cat([torch.minimum(boxes[:, :2], boxes[:, 2:] - 1), boxes[:, 2:]], dim=1)
 
 
-def _small(masks: Bool[Tensor, "n s s"], side: int) -> Bool[Tensor, "n m m"]:
-    """Masks at the decoder's size: where more than half of a square is of the object."""
-    return F.adaptive_avg_pool2d(masks.float(), side) > 0.5
+def _downsampled(masks: Bool[Tensor, "n s s"], size: int) -> Bool[Tensor, "n m m"]:
+    """Return masks at the decoder's resolution: pixels of which the object covers more than half."""
+    return F.adaptive_avg_pool2d(masks.float(), size) > 0.5
 
 
-def _chance(share: float, generator: torch.Generator | None) -> bool:
-    return float(torch.rand((), generator=generator)) < share
+def _bernoulli(probability: float, generator: torch.Generator | None) -> bool:
+    return float(torch.rand((), generator=generator)) < probability
