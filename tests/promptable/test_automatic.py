@@ -105,13 +105,16 @@ def test_only_what_survives_is_upscaled(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_parameters_that_cannot_be() -> None:
     for options, message in (
-        ({"points_per_side": None}, "give points_per_side or point_grids"),
-        ({"point_grids": [point_grid(2)]}, "give points_per_side or point_grids"),
+        ({"points_per_side": None}, "points_per_side, point_grids: expected one of them"),
+        ({"point_grids": [point_grid(2)]}, "points_per_side, point_grids: expected one of them"),
         ({"points_per_side": 0}, "points_per_side: expected 1 or more, got 0"),
         ({"points_per_batch": 0}, "points_per_batch"),
         ({"crop_n_layers": -1}, "crop_n_layers: expected 0 or more"),
         ({"output_mode": "png"}, "output_mode: expected one of binary_mask, uncompressed_rle, coco_rle, got 'png'"),
-        ({"points_per_side": None, "point_grids": [point_grid(2)], "crop_n_layers": 1}, "one for each layer, 2, got 1"),
+        (
+            {"points_per_side": None, "point_grids": [point_grid(2)], "crop_n_layers": 1},
+            "expected one per layer, 2, got 1",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             SamAutomaticMaskGenerator(METHOD, **options)

@@ -106,7 +106,7 @@ def test_an_image_without_objects_teaches_nothing():
 
 
 def test_a_sample_without_masks():
-    with pytest.raises(ShapeError, match="expected masks to learn from"):
+    with pytest.raises(ShapeError, match="expected masks to train on"):
         small_sam().losses([{"image": torch.rand(3, 64, 64)}])
 
 

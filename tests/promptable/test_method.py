@@ -147,7 +147,7 @@ def test_a_file_that_is_no_embedding_is_named(tmp_path: Path, embedding: Embeddi
         with pytest.raises(DataError, match=f"{name}.safetensors: .*embed the image again"):
             Embedding.load(path)
     save_file({"features": np.zeros((1, 1, 1), np.float32)}, tmp_path / "weights.safetensors")
-    with pytest.raises(DataError, match="is no embedding of an image"):
+    with pytest.raises(DataError, match="is not an embedding of an image"):
         Embedding.load(tmp_path / "weights.safetensors")
 
 
@@ -176,7 +176,7 @@ def test_prompts_that_cannot_be(
 def test_logits_of_a_wrong_size(method: SamMethod, embedding: Embedding) -> None:
     prompt = Prompt([[3, 3]], [1])
     for wrong in (np.zeros((47, 48)), np.full((48, 48), np.nan)):
-        with pytest.raises(ShapeError, match=r"mask_logits: expected finite \(48, 48\) for narrow"):
+        with pytest.raises(ShapeError, match=r"mask_logits: expected finite values of shape \(48, 48\) for narrow"):
             method.segment(embedding, prompt, mask_logits=wrong)
     with_mask = Prompt([[3, 3]], [1], mask=np.ones((90, 130), bool))
     with pytest.raises(UsageError, match="has a mask too"):
@@ -244,5 +244,5 @@ def test_masks_of_a_crop_lie_in_the_image(top: int, left: int) -> None:
     logits[0] = 9
     whole = np.zeros((4, 49, 67), bool)
     whole[:, top : top + 40, left : left + 60] = upscaled_masks(logits, 192, (40, 60)).masks.dense()
-    placed = upscaled_masks(logits, 192, (40, 60), placed=(top, left, (49, 67)))
+    placed = upscaled_masks(logits, 192, (40, 60), crop=(top, left, (49, 67)))
     assert np.array_equal(placed.masks.dense(), whole)

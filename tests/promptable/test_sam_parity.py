@@ -94,7 +94,7 @@ def test_prompts_in_chunks_are_prompts_one_by_one(models: Models, monkeypatch: p
     monkeypatch.setattr("otus.promptable.sam._CHUNK_VALUES", 2 * 12 * 12 * 32)
     features, batch = torch.randn(32, 12, 12), prompts(True, True, True)
     with torch.inference_mode():
-        assert models[1].chunk == 2
+        assert models[1].chunk_size == 2
         logits, ious = models[1].decode(features, batch)
         for index, part in enumerate(batch.split(1)):
             alone = models[1].decode(features, part)

@@ -73,6 +73,6 @@ def test_the_official_file_loads_by_itself_and_answers_prompts_only(tmp_path: Pa
     predictor = otus.load(tmp_path / "sam_vit_b_01ec64.pth", device="cpu")
     assert predictor.name == "sam_vit_b"
     assert list(predictor.categories) == ["object"]
-    with pytest.raises(UsageError, match="a promptable model answers points, boxes and masks: otus segment"):
+    with pytest.raises(UsageError, match="a promptable model needs points, boxes or masks: otus segment"):
         predictor.predict(torch.zeros(30, 40, 3, dtype=torch.uint8).numpy())
     assert load_sam("sam_vit_b", weights=tmp_path / "sam_vit_b_01ec64.pth", device="cpu").name == "sam_vit_b"

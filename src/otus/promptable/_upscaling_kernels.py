@@ -1,6 +1,6 @@
-"""Compiled upscaling of a mask's logits, thresholded and run-length encoded column by column: its pixels are never stored.
+"""Compiled upscaling of a mask's logits: thresholded and run-length encoded column by column, without storing its pixels.
 
-Shape shorthand: m x m logits, h x w the mask, H x W the image in which it lies at ``top``, ``left``.
+Shape shorthand: m x m logits, h x w the mask, H x W the full image, in which the mask lies at ``top``, ``left``; r runs.
 """
 
 import numpy as np
@@ -16,15 +16,15 @@ def encode_upscaled(
     row_weights: Float32[np.ndarray, "h 4"],
     columns: Int32[np.ndarray, "w 4"],
     column_weights: Float32[np.ndarray, "w 4"],
-    placed: Int64[np.ndarray, "4"],
+    frame: Int64[np.ndarray, "4"],
     thresholds: Float32[np.ndarray, "3"],
 ) -> tuple[Int64[np.ndarray, "r"], Int64[np.ndarray, "7"]]:
-    """Return run lengths, and area, pixels above the lower and above the upper threshold, and the box x1, y1, x2, y2.
+    """Return the run lengths of a mask, and its area, its areas at the lower and upper threshold, and x1, y1, x2, y2.
 
-    ``rows`` and ``columns`` are the four logits that a pixel is mixed of, ``placed`` is top, left, H and W, ``thresholds``
-    are the mask's, the lower and the upper one. The box is of the mask itself, not yet placed.
+    ``rows`` and ``columns`` are the indices of the four logits that a pixel is interpolated from, ``frame`` is top, left, H
+    and W, ``thresholds`` are the mask's, the lower and the upper one. The box is relative to the mask, not to the image.
     """
-    top, left, image_height, image_width = placed
+    top, left, image_height, image_width = frame
     height, width, size = len(rows), len(columns), logits.shape[1]
     by_row = np.empty((size, height), np.float32)  # transposed, so that columns are contiguous
     for y in range(height):

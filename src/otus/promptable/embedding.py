@@ -1,6 +1,6 @@
-"""What a promptable model knows of an image: its map, bound to the image and to the weights that made it.
+"""The image embedding of a promptable model: a feature map with hashes of the image and of the model's weights.
 
-Shape shorthand: C x h x w the map.
+Shape shorthand: C x h x w the feature map.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A map of an image. It does not change, and its array cannot be written.
+    """The feature map of an image. It is immutable; its array is read-only.
 
     Parameters
     ----------
     features
-        (C, h, w).
+        (C, h, w) feature map.
     size_hw
-        Of the image.
+        Height and width of the image, in pixels.
     image, model
         SHA-256 of the image's pixels and of the model's weights.
     """
@@ -41,55 +41,57 @@ class Embedding:
     size_hw: tuple[int, int]
     image: str
     model: str
-    # What a model derives from the map for all prompts; not saved.
+    # Cache of what a model computes from the feature map for all prompts; not saved.
     _derived: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        features = np.array(self.features, dtype=np.float32, order="C")  # safetensors writes memory as it lies
+        features = np.array(self.features, dtype=np.float32, order="C")  # safetensors ignores strides
         features.flags.writeable = False
         object.__setattr__(self, "features", features)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all.
+        """Write the embedding to a safetensors file, atomically.
 
         Raises
         ------
         DataError
             If it cannot be written.
         """
-        about = {"version": VERSION, "size_hw": self.size_hw, "image": self.image, "model": self.model}
+        metadata = {"version": VERSION, "size_hw": self.size_hw, "image": self.image, "model": self.model}
         with staged_file(path) as stage:
-            stage.write_bytes(save({"features": self.features}, metadata={_KEY: msgspec.json.encode(about).decode()}))
+            stage.write_bytes(
+                save({"features": self.features}, metadata={_KEY: msgspec.json.encode(metadata).decode()})
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> "Embedding":
-        """Read what :meth:`save` wrote.
+        """Read an embedding that :meth:`save` wrote.
 
         Raises
         ------
         DataError
-            If the file is missing, damaged or no embedding.
+            If the file is missing, damaged or not an embedding.
         """
         remedy = "embed the image again"
         try:
             with safe_open(str(path), framework="np") as file:
-                metadata = file.metadata() or {}
-                features = file.get_tensor("features") if _KEY in metadata else None
+                file_metadata = file.metadata() or {}
+                features = file.get_tensor("features") if _KEY in file_metadata else None
         except (OSError, SafetensorError) as error:
-            raise DataError(f"is not a whole safetensors file: {error}", file=path, remedy=remedy) from None
+            raise DataError(f"is not a complete safetensors file: {error}", file=path, remedy=remedy) from None
         if features is None:
-            raise DataError("is no embedding of an image", file=path, remedy=remedy)
-        about = msgspec.json.decode(metadata[_KEY])
-        if about.get("version") != VERSION:
-            got = about.get("version")
+            raise DataError("is not an embedding of an image", file=path, remedy=remedy)
+        metadata = msgspec.json.decode(file_metadata[_KEY])
+        if metadata.get("version") != VERSION:
+            got = metadata.get("version")
             raise DataError(f"expected an embedding of version {VERSION}, got {got}", file=path, remedy=remedy)
-        height, width = about["size_hw"]
-        return cls(features, (height, width), about["image"], about["model"])
+        height, width = metadata["size_hw"]
+        return cls(features, (height, width), metadata["image"], metadata["model"])
 
     def check_image(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        """UsageError unless the embedding is of this image."""
+        """Raise UsageError unless the embedding is of this image."""
         if self.image != hash_image(image):
-            raise UsageError("embedding: it is of another image, embed this one")
+            raise UsageError("embedding: it is of another image; embed this image")
 
 
 def hash_image(image: UInt8[np.ndarray, "h w 3"]) -> str:

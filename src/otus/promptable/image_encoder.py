@@ -1,13 +1,14 @@
-"""SAM's image encoder: a plain vision transformer whose attention is local in most blocks.
+"""SAM's image encoder: a plain vision transformer with windowed attention in most blocks.
 
-Shape shorthand: B images, S x S pixels, h x w tokens (one for each patch), D the embedding dimension, C the map's channels.
+Shape shorthand: B images, S x S pixels, h x w tokens (one per patch), D the embedding dimension, C channels of the feature
+map.
 
 Papers: "Segment Anything" (Kirillov et al., ICCV 2023, arXiv:2304.02643), appendix A; the encoder is that of "Exploring
 Plain Vision Transformer Backbones for Object Detection" (Li et al., ECCV 2022, arXiv:2203.16527), section 3; its decomposed
-relative positions are those of "MViTv2" (Li et al., CVPR 2022, arXiv:2112.01526), section 4.1. Official code:
-github.com/facebookresearch/segment-anything (Apache-2.0), whose parameter names these are but for the MLPs. Departures,
-none of which changes the answer: padding of windows is added after the projection to queries, keys and values, where it is
-their bias; global attention goes through the queries part by part, so that the N x N weights are never all there.
+relative position embeddings are those of "MViTv2" (Li et al., CVPR 2022, arXiv:2112.01526), section 4.1. Official code:
+github.com/facebookresearch/segment-anything (Apache-2.0), with the same parameter names except for the MLPs. Departures,
+none of which changes the output: windows are padded after the projection to queries, keys and values, where zero padding
+equals the bias; attention is computed in chunks of queries, so that the full N x N matrix is never in memory.
 """
 
 from collections.abc import Collection
@@ -20,44 +21,44 @@ from torch.nn import functional as F
 from torchvision.models.convnext import LayerNorm2d
 
 _CHUNK_WEIGHTS = 8_000_000
-"""Attention weights of a part of the queries: 32 MB."""
+"""Number of attention weights per chunk of queries: 32 MB in float32."""
 _EPS = 1e-6
 
 
 class ImageEncoder(Protocol):
-    """What :class:`~otus.promptable.sam.Sam` takes as its image encoder: a module with one output map.
+    """Interface of the image encoder of :class:`~otus.promptable.sam.Sam`: a module with one feature map as output.
 
     Attributes
     ----------
     image_size
-        S, the side of the square that images are padded to.
+        Side S of the square that images are padded to, in pixels.
     out_channels
-        C of the map.
+        Channels C of the feature map.
     """
 
     image_size: int
     out_channels: int
 
     def __call__(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c h w"]:
-        """Return the map of a batch of padded images."""
+        """Return the feature map of a batch of padded images."""
         ...
 
 
 class ViTEncoder(nn.Module):
-    """A vision transformer with windowed attention, and a neck that gives the map its channels.
+    """A vision transformer with windowed attention, and a neck that projects its output to C channels.
 
     Parameters
     ----------
     embed_dim, depth, num_heads
-        D, the number of blocks, and the heads of each.
+        Embedding dimension D, number of blocks, and attention heads per block.
     global_blocks
-        Indices of the blocks in which each token attends to all; in the others to those of its window.
+        Indices of the blocks with global attention; the others have windowed attention.
     image_size, patch_size
-        S, and the side of a patch, in pixels.
+        Side S of the padded images and side of a patch, in pixels.
     window_size
         Side of a window, in tokens.
     out_channels
-        C, of the map.
+        Channels C of the feature map.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class ViTEncoder(nn.Module):
         self.neck = neck(embed_dim, out_channels)
 
     def forward(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c h w"]:
-        """Return the map of a batch of padded images."""
+        """Return the feature map of a batch of padded images."""
         x = self.patch_embed["proj"](images).permute(0, 2, 3, 1) + self.pos_embed
         for block in self.blocks:
             x = block(x)
@@ -110,12 +111,12 @@ class WindowBlock(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    """Self-attention on a grid: softmax(Q K^T / sqrt(d) + R), where R is q·r_y + q·r_x for the offsets of two tokens.
+    """Self-attention on a grid: softmax(Q K^T / sqrt(d) + R), R = q·r_y + q·r_x for the offsets of query and key.
 
     Parameters
     ----------
     embed_dim, num_heads
-        D and the number of heads.
+        Embedding dimension D and number of heads.
     size
         Side of the grid, in tokens.
     """
@@ -130,7 +131,7 @@ class RelativeAttention(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b h w d"], *, window_size: int = 0) -> Float[Tensor, "b h w d"]:
-        """Attend within windows of that side, or over the whole map where it is 0."""
+        """Attend within windows of ``window_size`` tokens a side, or over the whole map if it is 0."""
         height, width = x.shape[1:3]
         qkv = self.qkv(x)
         if window_size:
@@ -139,38 +140,40 @@ class RelativeAttention(nn.Module):
                 padded = self.qkv.bias.to(qkv.dtype).expand(len(x), *padded_hw, -1).clone()
                 padded[:, :height, :width] = qkv
                 qkv = padded
-            qkv = into_windows(qkv, window_size)
+            qkv = window_partition(qkv, window_size)
         # (3, windows, heads, y, x, channels)
         q, k, v = torch.unflatten(qkv, 3, (3, self.num_heads, -1)).permute(3, 0, 4, 1, 2, 5).unbind(0)
         attended = self._attend(q, k, v).permute(0, 2, 3, 1, 4).flatten(start_dim=3)
         if window_size:
-            attended = from_windows(attended, (padded_hw[0], padded_hw[1]))[:, :height, :width]
+            attended = window_unpartition(attended, (padded_hw[0], padded_hw[1]))[:, :height, :width]
         return self.proj(attended)
 
     def _attend(
         self, q: Float[Tensor, "b n h w c"], k: Float[Tensor, "b n h w c"], v: Float[Tensor, "b n h w c"]
     ) -> Float[Tensor, "b n h w c"]:
         height, width = q.shape[2:4]
-        by_row = torch.einsum("bnyxc,ykc->bnyxk", q, offsets(self.rel_pos_h, height))
-        by_column = torch.einsum("bnyxc,xkc->bnyxk", q, offsets(self.rel_pos_w, width))
+        by_row = torch.einsum("bnyxc,ykc->bnyxk", q, relative_positions(self.rel_pos_h, height))
+        by_column = torch.einsum("bnyxc,xkc->bnyxk", q, relative_positions(self.rel_pos_w, width))
         q, keys, values = q * q.shape[-1] ** -0.5, k.flatten(2, 3), v.flatten(2, 3)
         rows = max(1, _CHUNK_WEIGHTS // (q.shape[0] * q.shape[1] * width * height * width))
-        parts = []
+        outputs = []
         for top in range(0, height, rows):
-            part = slice(top, top + rows)
-            bias = by_row[:, :, part, :, :, None] + by_column[:, :, part, :, None, :]  # (B, heads, y, x, key y, key x)
+            chunk = slice(top, top + rows)
+            bias = (
+                by_row[:, :, chunk, :, :, None] + by_column[:, :, chunk, :, None, :]
+            )  # (B, heads, y, x, key y, key x)
             logits = torch.baddbmm(
                 bias.flatten(4).flatten(2, 3).flatten(0, 1),
-                q[:, :, part].flatten(2, 3).flatten(0, 1),
+                q[:, :, chunk].flatten(2, 3).flatten(0, 1),
                 keys.flatten(0, 1).transpose(1, 2),
             )
             attended = logits.softmax(dim=-1) @ values.flatten(0, 1)
-            parts.append(attended.view_as(q[:, :, part]))
-        return torch.cat(parts, dim=2)
+            outputs.append(attended.view_as(q[:, :, chunk]))
+        return torch.cat(outputs, dim=2)
 
 
 def neck(channels: int, out_channels: int) -> nn.Sequential:
-    """Build the layers from an encoder's channels to those of the decoder."""
+    """Build the convolutions from an encoder's channels to those of the decoder."""
     return nn.Sequential(
         nn.Conv2d(channels, out_channels, 1, bias=False),
         LayerNorm2d(out_channels, eps=_EPS),
@@ -179,23 +182,23 @@ def neck(channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-def offsets(table: Float[Tensor, "l c"], size: int) -> Float[Tensor, "size size c"]:
-    """Return the entry of each pair of positions on an axis, by their offset; a table of another size is interpolated."""
+def relative_positions(table: Float[Tensor, "l c"], size: int) -> Float[Tensor, "size size c"]:
+    """Return the relative position embedding of each query and key along an axis; the table is resized to fit."""
     if len(table) != 2 * size - 1:
         table = F.interpolate(table.T[None], 2 * size - 1, mode="linear")[0].T
     positions = torch.arange(size, device=table.device)
     return table[positions[:, None] - positions + size - 1]
 
 
-def into_windows(x: Float[Tensor, "b h w d"], size: int) -> Float[Tensor, "m s s d"]:
-    """Cut maps whose sides are multiples of ``size`` into windows, those of an image after one another."""
+def window_partition(x: Float[Tensor, "b h w d"], size: int) -> Float[Tensor, "m s s d"]:
+    """Partition maps, whose sides are multiples of ``size``, into windows; those of an image are consecutive."""
     batch, height, width, channels = x.shape
     windows = x.view(batch, height // size, size, width // size, size, channels)
     return windows.transpose(2, 3).reshape(-1, size, size, channels)
 
 
-def from_windows(windows: Float[Tensor, "m s s d"], size_hw: tuple[int, int]) -> Float[Tensor, "b h w d"]:
-    """Put windows together, as :func:`into_windows` cut them."""
+def window_unpartition(windows: Float[Tensor, "m s s d"], size_hw: tuple[int, int]) -> Float[Tensor, "b h w d"]:
+    """Merge windows to maps: the inverse of :func:`window_partition`."""
     size, channels = windows.shape[1], windows.shape[3]
     rows, columns = size_hw[0] // size, size_hw[1] // size
     return windows.view(-1, rows, columns, size, size, channels).transpose(2, 3).reshape(-1, *size_hw, channels)

@@ -1,4 +1,4 @@
-"""SAM behind the interface of every promptable method: an image is embedded once, then prompts are answered.
+"""SAM as a promptable method: an image is embedded once, then masks are predicted for any number of prompts.
 
 Shape shorthand: h x w the image, M + 1 masks of a prompt, m x m their logits.
 """
@@ -19,7 +19,7 @@ from otus.errors import ShapeError, UsageError
 from otus.parts.inference_mode import inference_mode
 from otus.parts.preprocess import Preprocess
 from otus.promptable.embedding import Embedding, hash_image, hash_weights
-from otus.promptable.mask_decoder import ImageSide
+from otus.promptable.mask_decoder import ProjectedImage
 from otus.promptable.mask_upscaling import upscaled_masks
 from otus.promptable.prompt_encoder import PromptBatch
 from otus.promptable.sam import Sam, prepare_image, resized_hw
@@ -27,13 +27,13 @@ from otus.structures import MaskCandidates, Masks, Prompt
 from otus.structures.prompt import BACKGROUND
 
 MASK_LOGIT = 10.0
-"""Logit of what lies in a mask that is given as pixels."""
+"""Logit of the pixels inside a mask prompt; outside it is the negative."""
 
 
 class _ObjectPrompt(NamedTuple):
-    """What is marked for one object: which prompt it is of, its number, and parts in pixels of the padded image."""
+    """The prompt of one object, in pixels of the padded image: index of its prompt, number of the object, and parts."""
 
-    prompt: int
+    prompt_index: int
     number: int
     points: Float[np.ndarray, "n 2"]
     labels: np.ndarray
@@ -43,20 +43,20 @@ class _ObjectPrompt(NamedTuple):
 
 
 class SamMethod:
-    """A SAM that is ready for images.
+    """A promptable method that predicts masks with a SAM model.
 
     Parameters
     ----------
     sam
-        The model; it is not changed.
+        The model. It is not changed.
     preprocess
-        Whose mean and std its weights were trained with (default: ImageNet's).
+        Mean and std that its weights were trained with (default: ImageNet's).
     name
-        In answers.
+        Name of the method in messages and results.
     multimask
-        Default of :meth:`segment`'s.
+        Default of the argument of :meth:`segment`.
     bfloat16
-        Whether the image encoder computes in bfloat16.
+        Run the image encoder in bfloat16.
 
     Examples
     --------
@@ -83,16 +83,16 @@ class SamMethod:
 
     @cached_property
     def model_hash(self) -> str:
-        """SHA-256 of the weights, by which embeddings are told apart."""
+        """SHA-256 of the weights, which is stored in embeddings to recognise those of other models."""
         return hash_weights(self.sam)
 
     def embed(self, image: UInt8[np.ndarray, "h w 3"]) -> Embedding:
-        """Return the map of an RGB image.
+        """Return the embedding of an RGB image.
 
         Raises
         ------
         ShapeError
-            If it is no RGB image of at least one pixel.
+            If it is not an RGB image of at least one pixel.
         """
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
@@ -112,28 +112,28 @@ class SamMethod:
     ) -> MaskCandidates:
         """Return the masks for a prompt, the best candidate of each object first.
 
-        Of several objects, the points of the others are background for each.
+        If the points mark several objects, each object's points are background points for the others.
 
         Parameters
         ----------
         embedding
-            Of :meth:`embed`.
+            Result of :meth:`embed`.
         prompt
-            Points, a box and a mask; box and mask only for one object.
+            Points, a box and a mask; box and mask only for a single object.
         multimask
-            Return all candidates for each object, else the one mask for prompts that are not ambiguous (default: all for a
-            single point).
+            Return all candidates for each object, else the one mask for unambiguous prompts (default: all for a single
+            point without box and mask, else one).
         mask_logits
-            ``low_resolution_logits`` of one candidate of the answer before, to be refined; more than the prompt's ``mask``
-            can say.
+            ``low_resolution_logits`` of one candidate of a previous prediction, to be refined. They hold more than the
+            prompt's binary ``mask``.
 
         Raises
         ------
         UsageError
-            If nothing is marked as object, the prompt has parts that this model does not take, or the embedding is of
+            If nothing is marked as object, the prompt has parts that this model does not support, or the embedding is of
             another model.
         ShapeError
-            If something is marked outside the image, or a mask is of another size.
+            If something is marked outside the image, or a mask has another size.
         """
         return self.segment_many(embedding, [prompt], multimask=multimask, mask_logits=mask_logits)[0]
 
@@ -145,56 +145,57 @@ class SamMethod:
         multimask: bool | None = None,
         mask_logits: Float[np.ndarray, "m m"] | None = None,
     ) -> list[MaskCandidates]:
-        """Return the answer to each prompt, as :meth:`segment` gives it, in one call.
+        """Return the masks for each prompt, as :meth:`segment` does, in batches.
 
         Raises
         ------
         UsageError, ShapeError
-            As of :meth:`segment`; the message names the prompt.
+            As :meth:`segment`; the message names the prompt.
         """
         self.check(embedding)
         multimask = self.multimask if multimask is None else multimask
         objects = [
-            one
+            object_prompt
             for index, prompt in enumerate(prompts)
-            for one in self._objects_of(index, prompt, embedding.size_hw, multimask, mask_logits)
+            for object_prompt in self._object_prompts(index, prompt, embedding.size_hw, multimask, mask_logits)
         ]
-        groups = defaultdict(list)
-        for place, one in enumerate(objects):
-            groups[len(one.labels), one.box is None, one.mask is None].append(place)
-        answers: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for places in groups.values():
-            for start in range(0, len(places), self.sam.chunk):
-                part = places[start : start + self.sam.chunk]
-                answers |= zip(part, self._decode(embedding, [objects[place] for place in part]), strict=True)
-        columns: list[list[tuple[int, np.ndarray, np.ndarray]]] = [[] for _ in prompts]
-        for place, one in enumerate(objects):
-            columns[one.prompt].append((one.number, *answers[place]))
-        return [self._candidates(embedding, parts) for parts in columns]
+        groups = defaultdict(list)  # indices of objects whose prompts have the same parts, to be decoded in one batch
+        for index, object_prompt in enumerate(objects):
+            kind = len(object_prompt.labels), object_prompt.box is None, object_prompt.mask is None
+            groups[kind].append(index)
+        predictions: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for indices in groups.values():
+            for start in range(0, len(indices), self.sam.chunk_size):
+                chunk = indices[start : start + self.sam.chunk_size]
+                predictions |= zip(chunk, self._decode(embedding, [objects[index] for index in chunk]), strict=True)
+        per_prompt: list[list[tuple[int, np.ndarray, np.ndarray]]] = [[] for _ in prompts]
+        for index, object_prompt in enumerate(objects):
+            per_prompt[object_prompt.prompt_index].append((object_prompt.number, *predictions[index]))
+        return [self._candidates(embedding, per_object) for per_object in per_prompt]
 
     def check(self, embedding: Embedding) -> None:
-        """UsageError unless an embedding is of this model."""
+        """Raise UsageError unless an embedding is of this model."""
         if embedding.model != self.model_hash:
             raise UsageError(
-                f"embedding: it is of another model than {self.name} with these weights, embed the image again"
+                f"embedding: it is of another model than {self.name} with these weights; embed the image again"
             )
 
     def features(self, embedding: Embedding) -> Float[Tensor, "c h w"]:
-        """Return the map on the model's device."""
+        """Return the feature map on the model's device."""
         return torch.from_numpy(np.array(embedding.features)).to(self.sam.device)
 
-    def image_side(self, embedding: Embedding) -> ImageSide:
-        """Return what the decoder needs of an embedding without a mask prompt; kept with the embedding."""
+    def project_image(self, embedding: Embedding) -> ProjectedImage:
+        """Return the decoder's inputs for an embedding without a mask prompt; they are cached in the embedding."""
         if id(self) not in embedding._derived:
             with inference_mode(self.sam) as sam:
-                embedding._derived[id(self)] = sam.image_side(self.features(embedding))
-        side: ImageSide = embedding._derived[id(self)]
-        return side
+                embedding._derived[id(self)] = sam.project_image(self.features(embedding))
+        projected: ProjectedImage = embedding._derived[id(self)]
+        return projected
 
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.sam.device.type, torch.bfloat16, enabled=self.bfloat16)
 
-    def _objects_of(
+    def _object_prompts(
         self,
         index: int,
         prompt: Prompt,
@@ -202,11 +203,15 @@ class SamMethod:
         multimask: bool | None,
         mask_logits: Float[np.ndarray, "m m"] | None,
     ) -> Iterator[_ObjectPrompt]:
-        """Yield what a prompt marks, one object at a time."""
+        """Yield the prompt of each object that a prompt marks."""
         if prompt.text is not None:
-            raise UsageError(f"{self.name}: its weights were not trained with text; give points, a box or a mask")
+            raise UsageError(
+                f"{self.name}: its weights were not trained with text; give points, a box or a mask instead"
+            )
         if prompt.strokes or prompt.scribbles is not None:
-            raise UsageError(f"{self.name}: takes points, a box and a mask, no strokes and no scribbles")
+            raise UsageError(
+                f"{self.name}: takes points, a box and a mask, no strokes and no scribbles; give points instead"
+            )
         try:
             prompt.check_size(size_hw)
         except ShapeError as error:
@@ -217,22 +222,22 @@ class SamMethod:
             raise UsageError(
                 f"prompts[{index}]: nothing is marked as object for {self.name}; give a point on it, a box or a mask"
             )
-        only = prompt.box_xyxy is not None or prompt.mask is not None or mask_logits is not None
-        if only and len(numbers) > 1:
+        single_object = prompt.box_xyxy is not None or prompt.mask is not None or mask_logits is not None
+        if single_object and len(numbers) > 1:
             raise UsageError(
                 f"prompts[{index}]: a box or a mask marks one object, but the points mark {len(numbers)}; "
-                "give a prompt for each"
+                "give one prompt per object"
             )
         mask = self._mask_logits(prompt.mask, mask_logits, size_hw)
         scale = self._scale(size_hw)
         box = None if prompt.box_xyxy is None else np.asarray(prompt.box_xyxy) * np.tile(scale, 2)
         for number in numbers or [1]:
             ambiguous = len(labels) == 1 and box is None and mask is None
-            wanted = ambiguous if multimask is None else multimask
-            yield _ObjectPrompt(index, number, points * scale, labels == number, box, mask, wanted)
+            return_all = ambiguous if multimask is None else multimask
+            yield _ObjectPrompt(index, number, points * scale, labels == number, box, mask, return_all)
 
     def _scale(self, size_hw: tuple[int, int]) -> Float[np.ndarray, "2"]:
-        """Of x and y, from the image to the padded one."""
+        """Return the scale of x and y from the image to the padded image."""
         height, width = resized_hw(size_hw, self.sam.image_size)
         return np.array([width / size_hw[1], height / size_hw[0]])
 
@@ -242,55 +247,59 @@ class SamMethod:
         logits: Float[np.ndarray, "m m"] | None,
         size_hw: tuple[int, int],
     ) -> Float32[np.ndarray, "m m"] | None:
-        """A mask prompt as the prompt encoder takes it."""
+        """Return a mask prompt as logits at the prompt encoder's resolution."""
         side = self.sam.mask_size
         if logits is not None:
             if mask is not None:
-                raise UsageError("mask_logits: the prompt has a mask too, give one of them")
+                raise UsageError("mask_logits: the prompt has a mask too; give one of them")
             logits = np.asarray(logits, dtype=np.float32)
             if logits.shape != (side, side) or not np.isfinite(logits).all():
-                raise ShapeError(f"mask_logits: expected finite ({side}, {side}) for {self.name}, got {logits.shape}")
+                raise ShapeError(
+                    f"mask_logits: expected finite values of shape ({side}, {side}) for {self.name}, got {logits.shape}"
+                )
             return logits
         if mask is None:
             return None
         height, width = resized_hw(size_hw, self.sam.image_size)
-        scaled = np.zeros((self.sam.image_size,) * 2, np.uint8)
+        padded = np.zeros((self.sam.image_size,) * 2, np.uint8)
         pixels = Image.fromarray(mask.astype(np.uint8) * 255)
-        scaled[:height, :width] = np.asarray(pixels.resize((width, height), Image.Resampling.BILINEAR))
-        shares = np.asarray(Image.fromarray(scaled).resize((side, side), Image.Resampling.BOX), np.float32) / 255
-        return MASK_LOGIT * (2 * shares - 1)
+        padded[:height, :width] = np.asarray(pixels.resize((width, height), Image.Resampling.BILINEAR))
+        coverage = np.asarray(Image.fromarray(padded).resize((side, side), Image.Resampling.BOX), np.float32) / 255
+        return MASK_LOGIT * (2 * coverage - 1)
 
     def _decode(
         self, embedding: Embedding, objects: Sequence[_ObjectPrompt]
     ) -> list[tuple[Float32[np.ndarray, "masks m m"], Float32[np.ndarray, "masks"]]]:
-        """Logits and scores of prompts of the same parts, the best first."""
+        """Return logits and scores for prompts of the same parts, the best candidate of each first."""
         device, first = self.sam.device, objects[0]
 
-        def stacked(parts: Sequence[Any]) -> Tensor:
-            return torch.from_numpy(np.stack(parts).astype(np.float32)).to(device)
+        def stacked(arrays: Sequence[Any]) -> Tensor:
+            return torch.from_numpy(np.stack(arrays).astype(np.float32)).to(device)
 
         has_points = bool(len(first.labels))
         batch = PromptBatch(
-            points=stacked([one.points for one in objects]) if has_points else None,
-            labels=stacked([one.labels for one in objects]).long() if has_points else None,
-            boxes=None if first.box is None else stacked([one.box for one in objects]),
-            masks=None if first.mask is None else stacked([one.mask for one in objects])[:, None],
+            points=stacked([prompt.points for prompt in objects]) if has_points else None,
+            labels=stacked([prompt.labels for prompt in objects]).long() if has_points else None,
+            boxes=None if first.box is None else stacked([prompt.box for prompt in objects]),
+            masks=None if first.mask is None else stacked([prompt.mask for prompt in objects])[:, None],
         )
-        image = self.image_side(embedding) if first.mask is None else None
+        image = self.project_image(embedding) if first.mask is None else None
         with inference_mode(self.sam) as sam:
             logits, ious = sam.decode(self.features(embedding), batch, image=image)
-        answers = []
-        for one, some_logits, some_ious in zip(objects, logits.cpu().numpy(), ious.cpu().numpy(), strict=True):
-            order = 1 + np.argsort(-some_ious[1:], kind="stable") if one.multimask else np.zeros(1, np.int64)
-            answers.append((some_logits[order], some_ious[order]))
-        return answers
+        predictions = []
+        for prompt, prompt_logits, prompt_ious in zip(objects, logits.cpu().numpy(), ious.cpu().numpy(), strict=True):
+            order = 1 + np.argsort(-prompt_ious[1:], kind="stable") if prompt.multimask else np.zeros(1, np.int64)
+            predictions.append((prompt_logits[order], prompt_ious[order]))
+        return predictions
 
-    def _candidates(self, embedding: Embedding, parts: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> MaskCandidates:
-        logits = np.concatenate([logits for _, logits, _ in parts])
-        masks = [upscaled_masks(logits, self.sam.image_size, embedding.size_hw).masks for _, logits, _ in parts]
+    def _candidates(
+        self, embedding: Embedding, per_object: Sequence[tuple[int, np.ndarray, np.ndarray]]
+    ) -> MaskCandidates:
+        """Return the masks of the objects of a prompt, given their numbers, logits and scores."""
+        masks = [upscaled_masks(logits, self.sam.image_size, embedding.size_hw).masks for _, logits, _ in per_object]
         return MaskCandidates(
             Masks.concatenate(masks, embedding.size_hw),
-            np.concatenate([scores for _, _, scores in parts]),
-            np.repeat([number for number, _, _ in parts], [len(scores) for _, _, scores in parts]),
-            logits,
+            np.concatenate([scores for _, _, scores in per_object]),
+            np.repeat([number for number, _, _ in per_object], [len(scores) for _, _, scores in per_object]),
+            np.concatenate([logits for _, logits, _ in per_object]),
         )

@@ -1,9 +1,9 @@
-"""SAM by the calls of segment-anything's ``SamPredictor``, so that code written for it runs.
+"""SAM with the interface of segment-anything's ``SamPredictor``, so that code written for it runs.
 
 Shape shorthand: B prompts, N points each, C masks, m x m their logits, h x w the image.
 
-Official code: github.com/facebookresearch/segment-anything (Apache-2.0), whose names, shapes and defaults these are. In new
-code :class:`~otus.promptable.method.SamMethod` says the same with the values of :mod:`otus.structures`.
+Official code: github.com/facebookresearch/segment-anything (Apache-2.0), with the same names, shapes and defaults. New code
+should use :class:`~otus.promptable.method.SamMethod`, which works with the types of :mod:`otus.structures`.
 """
 
 from typing import Any
@@ -23,13 +23,13 @@ from otus.promptable.sam import resized_hw
 
 
 class ResizeLongestSide:
-    """From coordinates of an image to those of the padded one."""
+    """Scale coordinates of an image to those of the padded image."""
 
     def __init__(self, target_length: int) -> None:
         self.target_length = target_length
 
     def apply_coords(self, coords: Any, original_size: tuple[int, int]) -> Any:
-        """Scale x, y in the last axis of an array or tensor."""
+        """Scale the x, y coordinates in the last axis of an array or tensor."""
         height, width = resized_hw(original_size, self.target_length)
         scale = (width / original_size[1], height / original_size[0])
         if isinstance(coords, Tensor):
@@ -50,7 +50,7 @@ class SamPredictor:
     Parameters
     ----------
     method
-        The model.
+        The model, as a promptable method.
 
     Examples
     --------
@@ -72,21 +72,21 @@ class SamPredictor:
 
     @property
     def is_image_set(self) -> bool:
-        """Whether there is an image."""
+        """Whether an image is set."""
         return self._embedding is not None
 
     @property
     def original_size(self) -> tuple[int, int]:
         """Height and width of the image."""
-        return self._embedded().size_hw
+        return self._require_embedding().size_hw
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width of its part of the padded one."""
+        """Height and width of the resized image, without padding."""
         return resized_hw(self.original_size, self.model.image_size)
 
     def set_image(self, image: UInt8[np.ndarray, "h w 3"], image_format: str = "RGB") -> None:
-        """Embed an image, ``RGB`` or ``BGR``."""
+        """Embed an image, whose channels are ``RGB`` or ``BGR``."""
         if image_format not in ("RGB", "BGR"):
             raise UsageError(f"image_format: expected RGB or BGR, got {image_format!r}")
         self._embedding = None
@@ -108,8 +108,8 @@ class SamPredictor:
         self._embedding = None
 
     def get_image_embedding(self) -> Float[Tensor, "1 c h w"]:
-        """Return the map of the image."""
-        return self.method.features(self._embedded())[None]
+        """Return the feature map of the image."""
+        return self.method.features(self._require_embedding())[None]
 
     def predict(
         self,
@@ -129,41 +129,41 @@ class SamPredictor:
         box
             xyxy in pixels of the image.
         mask_input
-            Logits of an answer before.
+            Low-resolution logits of a previous prediction.
         multimask_output
-            Return three masks for an ambiguous prompt, else one.
+            Return three candidate masks, for an ambiguous prompt, else one.
         return_logits
-            Return logits of pixels in the place of masks.
+            Return the logits of the image's pixels instead of masks.
 
         Raises
         ------
         UsageError
             If there is no image, or points come without labels.
         ShapeError
-            If a part has another shape, or numbers that are not finite.
+            If an argument has another shape, or contains numbers that are not finite.
         """
         size_hw = self.original_size
         coords = boxes = labels = masks = None
         if point_coords is not None:
             if point_labels is None:
                 raise UsageError("point_labels: expected one for each point, got none")
-            points = _checked("point_coords", point_coords, (None, 2))
+            points = _validated("point_coords", point_coords, (None, 2))
             coords = self._tensor(self.transform.apply_coords(points, size_hw)[None])
-            labels = self._tensor(_checked("point_labels", point_labels, (len(points),))[None]).long()
+            labels = self._tensor(_validated("point_labels", point_labels, (len(points),))[None]).long()
         if box is not None:
-            corners = _checked("box", np.reshape(box, -1), (4,))
+            corners = _validated("box", np.reshape(box, -1), (4,))
             if (corners[2:] < corners[:2]).any():
                 raise ShapeError(f"box: expected x1 <= x2 and y1 <= y2, got {corners.tolist()}")
             boxes = self._tensor(self.transform.apply_boxes(corners, size_hw))
         if mask_input is not None:
             side = self.model.mask_size
-            masks = self._tensor(_checked("mask_input", mask_input, (1, side, side))[None])
+            masks = self._tensor(_validated("mask_input", mask_input, (1, side, side))[None])
         logits, ious = self._decode(coords, labels, boxes, masks, multimask_output)
         if return_logits:
-            answer = upscale(logits, self.model.image_size, size_hw)[0].cpu().numpy()
+            pixels = upscale(logits, self.model.image_size, size_hw)[0].cpu().numpy()
         else:
-            answer = upscaled_masks(logits[0].cpu().numpy(), self.model.image_size, size_hw).masks.dense()
-        return answer, ious[0].cpu().numpy(), logits[0].cpu().numpy()
+            pixels = upscaled_masks(logits[0].cpu().numpy(), self.model.image_size, size_hw).masks.dense()
+        return pixels, ious[0].cpu().numpy(), logits[0].cpu().numpy()
 
     def predict_torch(
         self,
@@ -174,7 +174,7 @@ class SamPredictor:
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> tuple[Bool[Tensor, "b c h w"] | Float[Tensor, "b c h w"], Float[Tensor, "b c"], Float[Tensor, "b c m m"]]:
-        """Return the same for B prompts as tensors, whose coordinates ``transform`` has scaled."""
+        """Return the same as :meth:`predict` for B prompts, as tensors; coordinates are those that ``transform`` returns."""
         logits, ious = self._decode(point_coords, point_labels, boxes, mask_input, multimask_output)
         pixels = upscale(logits, self.model.image_size, self.original_size)
         return pixels if return_logits else pixels > 0, ious, logits
@@ -187,17 +187,17 @@ class SamPredictor:
         masks: Tensor | None,
         multimask: bool,
     ) -> tuple[Float[Tensor, "b c m m"], Float[Tensor, "b c"]]:
-        embedding = self._embedded()
-        batch = PromptBatch(
+        embedding = self._require_embedding()
+        prompts = PromptBatch(
             None if points is None else points.float(), None if labels is None else labels.long(), boxes, masks
         )
-        image = self.method.image_side(embedding) if masks is None else None
+        image = self.method.project_image(embedding) if masks is None else None
         with inference_mode(self.model) as sam:
-            logits, ious = sam.decode(self.method.features(embedding), batch, image=image)
-        kinds = slice(1, None) if multimask else slice(0, 1)
-        return logits[:, kinds], ious[:, kinds]
+            logits, ious = sam.decode(self.method.features(embedding), prompts, image=image)
+        candidates = slice(1, None) if multimask else slice(0, 1)
+        return logits[:, candidates], ious[:, candidates]
 
-    def _embedded(self) -> Embedding:
+    def _require_embedding(self) -> Embedding:
         if self._embedding is None:
             raise UsageError("no image is set: call set_image(image) first")
         return self._embedding
@@ -206,11 +206,13 @@ class SamPredictor:
         return torch.as_tensor(values, dtype=torch.float32, device=self.device)
 
 
-def _checked(name: str, values: Any, shape: tuple[int | None, ...]) -> np.ndarray:
-    """An array of finite numbers of that shape, None for any length."""
+def _validated(name: str, values: Any, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Return an array of finite numbers of a shape, in which None stands for any length."""
     array = np.asarray(values)
-    fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
-    if not fits or array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-        said = ", ".join("N" if side is None else str(side) for side in shape)
-        raise ShapeError(f"{name}: expected finite numbers of shape ({said}), got {array.dtype} {array.shape}")
+    matches = array.ndim == len(shape) and all(
+        expected in (None, length) for expected, length in zip(shape, array.shape, strict=True)
+    )
+    if not matches or array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+        expected = ", ".join("N" if length is None else str(length) for length in shape)
+        raise ShapeError(f"{name}: expected finite numbers of shape ({expected}), got {array.dtype} {array.shape}")
     return array

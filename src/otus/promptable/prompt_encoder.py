@@ -1,6 +1,7 @@
-"""SAM's prompt encoder: points, boxes and text become tokens, a mask a map that is added to the image's.
+"""SAM's prompt encoder: points, boxes and text become tokens; a mask becomes a map that is added to the image's features.
 
-Shape shorthand: B prompts, P points each, T tokens, D the embedding dimension, S x S the padded image, h x w its map.
+Shape shorthand: B prompts, P points each, T tokens, D the embedding dimension, S x S the padded image, h x w its feature
+map, m = 4 h the side of masks.
 
 Paper: "Segment Anything" (Kirillov et al., ICCV 2023, arXiv:2304.02643), section 3 and appendix A. Positions are random
 Fourier features, "Fourier Features Let Networks Learn High Frequency Functions" (Tancik et al., NeurIPS 2020,
@@ -17,23 +18,23 @@ from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 
 NOT_A_POINT = -1
-"""Label of a point that is only there so that all prompts of a batch have as many."""
+"""Label of padding: points that only fill up a batch in which prompts have different numbers of points."""
 _BACKGROUND, _OBJECT, _TOP_LEFT, _BOTTOM_RIGHT = range(4)
 
 
 class PromptBatch(NamedTuple):
-    """B prompts of the same parts, in pixels of the padded image.
+    """B prompts of the same kind, in pixels of the padded image.
 
     Parameters
     ----------
     points, labels
-        (B, P, 2) x, y and (B, P): 1 for the object, 0 for background, -1 for none.
+        (B, P, 2) x, y and (B, P) labels: 1 for the object, 0 for background, -1 for padding.
     boxes
         (B, 4) xyxy.
     masks
-        (B, 1, m, m) logits of an answer before.
+        (B, 1, m, m) logits of a previous prediction.
     text
-        (B, K, E) embeddings, of a model that was trained with text.
+        (B, K, E) text embeddings, for models that were trained with text.
     """
 
     points: Float[Tensor, "b p 2"] | None = None
@@ -43,16 +44,16 @@ class PromptBatch(NamedTuple):
     text: Float[Tensor, "b k e"] | None = None
 
     def __len__(self) -> int:
-        return next((part.shape[0] for part in self if part is not None), 1)
+        return next((tensor.shape[0] for tensor in self if tensor is not None), 1)
 
     def split(self, size: int) -> list["PromptBatch"]:
-        """Return the prompts in parts of at most ``size``."""
+        """Return the prompts in batches of at most ``size``."""
         starts = range(0, len(self), size)
-        return [PromptBatch(*(None if part is None else part[i : i + size] for part in self)) for i in starts]
+        return [PromptBatch(*(None if tensor is None else tensor[i : i + size] for tensor in self)) for i in starts]
 
 
 class FourierPositions(nn.Module):
-    """Positions in [0, 1] as sines and cosines of random projections."""
+    """Positional encodings of points in [0, 1]: sines and cosines of random projections (random Fourier features)."""
 
     positional_encoding_gaussian_matrix: Tensor
 
@@ -61,26 +62,26 @@ class FourierPositions(nn.Module):
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, embed_dim // 2))
 
     def forward(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n d"]:
-        """Encode x, y as shares of the padded image."""
+        """Encode x, y, given relative to the padded image."""
         angles = 2 * math.pi * ((2 * points - 1) @ self.positional_encoding_gaussian_matrix)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 class PromptEncoder(nn.Module):
-    """Encode what is marked on an image.
+    """Encode prompts as tokens and as a map that is added to the image's feature map.
 
     Parameters
     ----------
     embed_dim
-        D, the channels of the image's map.
+        Embedding dimension D, the channels of the image's feature map.
     map_size
-        h = w, of that map. Mask prompts are 4 times as wide.
+        Side h = w of that feature map. Mask prompts have 4 times its resolution.
     image_size
-        S, in pixels of which points and boxes are given.
+        Side S of the padded image, in whose pixels points and boxes are given.
     mask_channels
-        Of the convolutions on a mask.
+        Channels of the convolutions on a mask.
     text_dim
-        Channels of text embeddings, which become tokens by a linear layer (default: no text).
+        Channels of text embeddings, which a linear layer projects to tokens (default: no text).
     """
 
     def __init__(
@@ -117,43 +118,43 @@ class PromptEncoder(nn.Module):
         masks: Float[Tensor, "b 1 m m"] | None = None,
         text: Float[Tensor, "b k e"] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b d _ _"]]:
-        """Encode a batch of prompts, all of the same parts.
+        """Encode a batch of prompts of the same kind.
 
         Parameters
         ----------
         points, labels
-            x, y in pixels of the padded image; 1 for the object, 0 for background, -1 for none.
+            x, y in pixels of the padded image, and labels: 1 for the object, 0 for background, -1 for padding.
         boxes
-            xyxy in those pixels.
+            xyxy, in the same pixels.
         masks
-            Logits of the answer before, 4 times as wide as the map.
+            Logits of the previous prediction, at 4 times the resolution of the feature map.
         text
-            Embeddings of ``text_dim`` channels.
+            Text embeddings of ``text_dim`` channels.
 
         Returns
         -------
         tokens
-            Of points and box corners; none where only a mask is given.
+            Tokens of points, box corners and text; T = 0 if only a mask is given.
         dense
-            What is added to the image's map: (B, D, h, w) of masks, (1, D, 1, 1) without.
+            Dense embedding to be added to the image's feature map: (B, D, h, w) for masks, (1, D, 1, 1) without masks.
         """
-        given = next((part for part in (points, boxes, masks, text) if part is not None), None)
+        given = next((tensor for tensor in (points, boxes, masks, text) if tensor is not None), None)
         tokens = [self.no_mask_embed.weight.new_zeros(1 if given is None else len(given), 0, self._embed_dim)]
         if points is not None and labels is not None:
             tokens.append(self._embed_points(points, labels))
             if boxes is None:
                 tokens.append(self.not_a_point_embed.weight.expand(len(points), 1, -1))
         if boxes is not None:
-            corners = torch.stack([self._kind(kind) for kind in (_TOP_LEFT, _BOTTOM_RIGHT)])
-            tokens.append(self._positions(torch.unflatten(boxes, 1, (2, 2))) + corners)
+            corners = torch.stack([self._kind_embedding(kind) for kind in (_TOP_LEFT, _BOTTOM_RIGHT)])
+            tokens.append(self._encode_positions(torch.unflatten(boxes, 1, (2, 2))) + corners)
         if text is not None and self.text_projection is not None:
             tokens.append(self.text_projection(text))
         if masks is not None:
             return torch.cat(tokens, dim=1), self.mask_downscaling(masks)
         return torch.cat(tokens, dim=1), self.no_mask_embed.weight[:, :, None, None]
 
-    def map_positions(self) -> Float[Tensor, "n d"]:
-        """Return the encodings of the map's locations, row by row."""
+    def map_encodings(self) -> Float[Tensor, "n d"]:
+        """Return the positional encodings of the feature map's locations, row by row."""
         weight = self.pe_layer.positional_encoding_gaussian_matrix
         centres = (torch.arange(self.map_size, device=weight.device, dtype=weight.dtype) + 0.5) / self.map_size
         y, x = torch.meshgrid(centres, centres, indexing="ij")
@@ -163,13 +164,13 @@ class PromptEncoder(nn.Module):
     def _embed_dim(self) -> int:
         return self.no_mask_embed.embedding_dim
 
-    def _kind(self, kind: int) -> Float[Tensor, "d"]:
+    def _kind_embedding(self, kind: int) -> Float[Tensor, "d"]:
         return self.point_embeddings[kind].weight[0]  # type: ignore[index]
 
-    def _positions(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n d"]:
-        return self.pe_layer((points + 0.5) / self.image_size)  # to the pixel's centre
+    def _encode_positions(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n d"]:
+        return self.pe_layer((points + 0.5) / self.image_size)  # + 0.5: the centre of the pixel
 
     def _embed_points(self, points: Float[Tensor, "b p 2"], labels: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
-        kinds = torch.stack([self._kind(_BACKGROUND), self._kind(_OBJECT)])
-        embedded = self._positions(points) + kinds[labels.clamp(min=0)]
+        kinds = torch.stack([self._kind_embedding(_BACKGROUND), self._kind_embedding(_OBJECT)])
+        embedded = self._encode_positions(points) + kinds[labels.clamp(min=0)]
         return torch.where((labels == NOT_A_POINT)[..., None], self.not_a_point_embed.weight[0], embedded)

@@ -1,6 +1,7 @@
-"""SAM: an image encoder that runs once, a prompt encoder and a light mask decoder that answer at once, put together.
+"""SAM: an image encoder that runs once per image, a prompt encoder and a light mask decoder that run once per prompt.
 
-Shape shorthand: B prompts, P points each, S x S the padded image, C x h x w its map, M + 1 masks, m x m their logits.
+Shape shorthand: B prompts, P points each, S x S the padded image, C x h x w its feature map, M + 1 masks, m x m their
+logits.
 
 Paper: "Segment Anything" (Kirillov et al., ICCV 2023, arXiv:2304.02643); MobileSAM: "Faster Segment Anything" (Zhang et
 al., 2023, arXiv:2306.14289). Official code: github.com/facebookresearch/segment-anything (Apache-2.0).
@@ -26,7 +27,7 @@ from otus.parts.tasks import OBJECT, PROMPTABLE, Task
 from otus.promptable.backbone_encoder import BackboneEncoder
 from otus.promptable.image_encoder import ImageEncoder, ViTEncoder
 from otus.promptable.interactive_training import SimulatedPrompts
-from otus.promptable.mask_decoder import ImageSide, MaskDecoder
+from otus.promptable.mask_decoder import MaskDecoder, ProjectedImage
 from otus.promptable.prompt_encoder import PromptBatch, PromptEncoder
 from otus.promptable.tiny_vit import TinyViT
 from otus.structures import Categories, Instances
@@ -35,25 +36,25 @@ if TYPE_CHECKING:
     from otus.promptable.method import SamMethod
 
 _CHUNK_VALUES = 1 << 21
-"""Values of the maps of the prompts that are decoded at once on a CPU: what stays in its caches is fastest."""
-_CHUNK_VALUES_ELSEWHERE = 1 << 26
+"""Feature map values, over all prompts, decoded at once on a CPU: few enough to stay in its caches."""
+_CHUNK_VALUES_GPU = 1 << 26
 
 
 class Sam(BaseSystem[Stages, Instances]):
-    """A promptable segmentation model, of parts that are built and fit together.
+    """A promptable segmentation model, composed of an image encoder, a prompt encoder and a mask decoder.
 
     Parameters
     ----------
     image_encoder
-        From padded images (B, 3, S, S) to maps (B, C, h, w).
+        Module from padded images (B, 3, S, S) to feature maps (B, C, h, w).
     prompt_encoder
-        For maps and images of that size.
+        Built for the same S, C, h and w.
     mask_decoder
-        For C channels.
+        Built for C channels.
     categories
-        One, since it does not tell objects apart by name.
+        A single category, since the model is class-agnostic.
     simulated_prompts
-        What it is asked when it learns.
+        How prompts are simulated in training.
     """
 
     def __init__(
@@ -92,32 +93,35 @@ class Sam(BaseSystem[Stages, Instances]):
     def forward(
         self, images: Float[Tensor, "b 3 s s"], sizes_hw: Int[Tensor, "b 2"] | None = None
     ) -> dict[str, Tensor]:
-        """Return the maps of padded images, under ``image_embeddings``; their sizes without the padding do not count."""
+        """Return the feature maps of padded images as ``image_embeddings``; ``sizes_hw`` is not used."""
         return {"image_embeddings": self.image_encoder(images)}
 
-    def image_side(self, features: Float[Tensor, "c h w"], masks: Float[Tensor, "b 1 m m"] | None = None) -> ImageSide:
-        """Compute what the decoder needs of a map, with mask prompts or for all prompts without."""
+    def project_image(
+        self, features: Float[Tensor, "c h w"], masks: Float[Tensor, "b 1 m m"] | None = None
+    ) -> ProjectedImage:
+        """Compute the decoder's inputs that depend on the feature map and the mask prompts only (default: no masks)."""
         _, dense = self.prompt_encoder(masks=masks)
-        return self.mask_decoder.image_side(features, dense, self.prompt_encoder.map_positions())
+        return self.mask_decoder.project_image(features, dense, self.prompt_encoder.map_encodings())
 
     def decode(
-        self, features: Float[Tensor, "c h w"], prompts: PromptBatch, *, image: ImageSide | None = None
+        self, features: Float[Tensor, "c h w"], prompts: PromptBatch, *, image: ProjectedImage | None = None
     ) -> tuple[Float[Tensor, "b masks m m"], Float[Tensor, "b masks"]]:
         """Return logits and predicted IoUs of the M + 1 masks of each prompt; the first is for unambiguous prompts.
 
         Parameters
         ----------
         features
-            The map of one image.
+            Feature map of one image.
         prompts
-            What is marked on it.
+            Prompts on this image.
         image
-            :meth:`image_side` of the map, where it was kept (default: computed).
+            Result of :meth:`project_image` without masks, if it was computed before (default: computed here).
         """
-        parts = [
-            self.mask_decoder(*self.decoder_inputs(features, part, image=image)) for part in prompts.split(self.chunk)
+        outputs = [
+            self.mask_decoder(*self.decoder_inputs(features, chunk, image=image))
+            for chunk in prompts.split(self.chunk_size)
         ]
-        return torch.cat([logits for logits, _ in parts]), torch.cat([ious for _, ious in parts])
+        return torch.cat([logits for logits, _ in outputs]), torch.cat([ious for _, ious in outputs])
 
     def decode_above(
         self,
@@ -125,48 +129,53 @@ class Sam(BaseSystem[Stages, Instances]):
         prompts: PromptBatch,
         iou_threshold: float,
         *,
-        image: ImageSide | None = None,
+        image: ProjectedImage | None = None,
     ) -> tuple[Float[Tensor, "n m m"], Float[Tensor, "n"], Int[Tensor, "n"]]:
-        """Return logits and predicted IoUs of the candidates whose predicted IoU is above a threshold, if that is above 0.
+        """Return logits, predicted IoUs and prompt indices of the candidates whose predicted IoU exceeds a threshold.
 
-        No others are upscaled. The third value is the index of each one's prompt; parameters are those of :meth:`decode`.
+        Only prompts with such a candidate are upscaled. The other parameters are those of :meth:`decode`.
+
+        Parameters
+        ----------
+        iou_threshold
+            Minimum predicted IoU; 0 or less keeps all candidates.
         """
-        logits, scores, which = [], [], []
-        for number, part in enumerate(prompts.split(self.chunk)):
-            tokens, locations = self.mask_decoder.attend(*self.decoder_inputs(features, part, image=image))
+        logits, scores, prompt_indices = [], [], []
+        for index, chunk in enumerate(prompts.split(self.chunk_size)):
+            tokens, locations = self.mask_decoder.attend(*self.decoder_inputs(features, chunk, image=image))
             ious = self.mask_decoder.predicted_ious(tokens)[:, 1:]
             keep = ious > (iou_threshold if iou_threshold > 0 else -torch.inf)
-            some = keep.any(dim=1)
-            logits.append(self.mask_decoder.logits(tokens[some], locations[some])[:, 1:][keep[some]])
+            has_any = keep.any(dim=1)
+            logits.append(self.mask_decoder.logits(tokens[has_any], locations[has_any])[:, 1:][keep[has_any]])
             scores.append(ious[keep])
-            which.append(number * self.chunk + keep.nonzero()[:, 0])
-        return torch.cat(logits), torch.cat(scores), torch.cat(which)
+            prompt_indices.append(index * self.chunk_size + keep.nonzero()[:, 0])
+        return torch.cat(logits), torch.cat(scores), torch.cat(prompt_indices)
 
     def decoder_inputs(
-        self, features: Float[Tensor, "c h w"], prompts: PromptBatch, *, image: ImageSide | None = None
-    ) -> tuple[ImageSide, Float[Tensor, "b t c"]]:
-        """Return the image's side and the prompts' tokens, which the mask decoder takes."""
+        self, features: Float[Tensor, "c h w"], prompts: PromptBatch, *, image: ProjectedImage | None = None
+    ) -> tuple[ProjectedImage, Float[Tensor, "b t c"]]:
+        """Return the mask decoder's inputs: the projected image and the tokens of the prompts."""
         tokens, _ = self.prompt_encoder(prompts.points, prompts.labels, prompts.boxes, text=prompts.text)
         if prompts.masks is not None:
-            image = self.image_side(features, prompts.masks)
-        return self.image_side(features) if image is None else image, tokens.expand(len(prompts), -1, -1)
+            image = self.project_image(features, prompts.masks)
+        return self.project_image(features) if image is None else image, tokens.expand(len(prompts), -1, -1)
 
     @property
-    def chunk(self) -> int:
-        """Prompts that are decoded at once, so that memory does not grow with their number."""
-        values = _CHUNK_VALUES if self.device.type == "cpu" else _CHUNK_VALUES_ELSEWHERE
+    def chunk_size(self) -> int:
+        """Number of prompts decoded at once, so that memory does not grow with the number of prompts."""
+        values = _CHUNK_VALUES if self.device.type == "cpu" else _CHUNK_VALUES_GPU
         return max(1, values // (self.prompt_encoder.map_size**2 * self.mask_decoder.embed_dim))
 
     def promptable_method(self, preprocess: Preprocess) -> "SamMethod":
-        """Return what answers prompts with these weights; of ``preprocess`` mean and std are used."""
+        """Return the model as a promptable method; of ``preprocess`` only mean and std are used."""
         from otus.promptable.method import SamMethod
 
         return SamMethod(self, preprocess=preprocess)
 
     def target(self, sample: TensorSample) -> Bool[Tensor, "n h w"]:
-        """Return the masks of the objects that are no crowds."""
+        """Return the masks of the objects, without crowds."""
         if "masks" not in sample:
-            raise ShapeError(f"sample {sample.get('key', '')}: expected masks to learn from, got {sorted(sample)}")
+            raise ShapeError(f"sample {sample.get('key', '')}: expected masks to train on, got {sorted(sample)}")
         masks = sample["masks"].as_subclass(Tensor)
         crowds = sample.get("is_crowd", torch.zeros(len(masks), dtype=torch.bool))
         return masks[~crowds].to(self.device)
@@ -180,16 +189,16 @@ class Sam(BaseSystem[Stages, Instances]):
         generator: torch.Generator | None,
         watch: Stopwatch,
     ) -> Stages:
-        """Encode the images, and learn from simulated prompts.
+        """Encode the images and compute the losses of simulated prompts.
 
         Raises
         ------
         UsageError
-            Without targets: without a prompt there is no answer.
+            If there are no targets: without a prompt the model predicts nothing.
         """
         if targets is None:
             raise UsageError(
-                "a promptable model answers points, boxes and masks: otus segment IMAGE --method NAME --point X,Y,1, or "
+                "a promptable model needs points, boxes or masks: otus segment IMAGE --method NAME --point X,Y,1, or "
                 "otus masks for everything in an image"
             )
         with watch.time("image encoder"):
@@ -200,7 +209,7 @@ class Sam(BaseSystem[Stages, Instances]):
 
 
 def resized_hw(size_hw: tuple[int, int], longer_side: int) -> tuple[int, int]:
-    """Return height and width of an image whose longer side gets ``longer_side`` pixels; at least one pixel each.
+    """Return height and width of an image resized so that its longer side has ``longer_side`` pixels; 1 or more each.
 
     >>> resized_hw((480, 640), 1024), resized_hw((1, 12000), 1024)
     ((768, 1024), (1, 1024))
@@ -217,11 +226,11 @@ def prepare_image(
     Parameters
     ----------
     image
-        RGB.
+        RGB image.
     image_size
-        S.
+        Side S of the padded image, in pixels.
     preprocess
-        Of which mean and std are used.
+        Its mean and std are used, nothing else.
     """
     height, width = resized_hw((image.shape[0], image.shape[1]), image_size)
     resized = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
@@ -253,14 +262,14 @@ def mobile_sam(categories: Categories = OBJECT) -> Sam:
 
 
 def sam_efficientnet_lite0(categories: Categories = OBJECT, *, freezing: Freezing = Freezing()) -> Sam:
-    """Build a small SAM over EfficientNet-Lite0: images of 512 pixels, a map and a decoder of 128 channels.
+    """Build a small SAM over EfficientNet-Lite0: images of 512 pixels, 128 channels.
 
     Parameters
     ----------
     categories
-        One.
+        A single category.
     freezing
-        Which weights of the backbone are not trained.
+        Which weights of the backbone are frozen.
     """
     backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing)
     return with_encoder(BackboneEncoder(backbone), categories, ffn_dim=512)
@@ -269,9 +278,18 @@ def sam_efficientnet_lite0(categories: Categories = OBJECT, *, freezing: Freezin
 def with_encoder(
     image_encoder: ImageEncoder, categories: Categories = OBJECT, *, map_stride: int = 16, ffn_dim: int = 2048
 ) -> Sam:
-    """Build SAM around an image encoder whose map is so many times smaller than its images.
+    """Build SAM around an image encoder.
 
-    The decoder is as wide as the map: an encoder of 128 channels gets a decoder of half the official width.
+    Parameters
+    ----------
+    image_encoder
+        Its ``out_channels`` become the embedding dimension of prompt encoder and mask decoder (official: 256).
+    categories
+        A single category.
+    map_stride
+        Stride of the encoder's feature map.
+    ffn_dim
+        Width of the MLPs in the mask decoder.
     """
     channels, image_size = image_encoder.out_channels, image_encoder.image_size
     prompt_encoder = PromptEncoder(channels, map_size=image_size // map_stride, image_size=image_size)

@@ -1,11 +1,11 @@
-"""TinyViT, the small image encoder of MobileSAM: convolutions at first, then attention in windows.
+"""TinyViT, the small image encoder of MobileSAM: a convolutional stage, then stages of windowed attention.
 
-Shape shorthand: B images, S x S pixels, h x w tokens, D the channels of a stage, C those of the map.
+Shape shorthand: B images, S x S pixels, h x w tokens, D channels of a stage, C channels of the feature map.
 
 Papers: "TinyViT: Fast Pretraining Distillation for Small Vision Transformers" (Wu et al., ECCV 2022, arXiv:2207.10666),
-section 3.2; "Faster Segment Anything" (Zhang et al., 2023, arXiv:2306.14289), whose departures these are: the last stage
-keeps the resolution of the one before, and SAM's neck is in the place of the classifier. Official code:
-github.com/ChaoningZhang/MobileSAM (Apache-2.0), whose parameter names these are but for the MLPs.
+section 3.2; "Faster Segment Anything" (Zhang et al., 2023, arXiv:2306.14289), whose changes are made here: the last stage
+keeps the resolution of the one before, and SAM's neck replaces the classifier. Official code:
+github.com/ChaoningZhang/MobileSAM (Apache-2.0), with the same parameter names except for the MLPs.
 """
 
 from collections.abc import Sequence
@@ -16,22 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from otus.parts.backbones.norms import LenientBatchNorm
-from otus.promptable.image_encoder import from_windows, into_windows, neck
-
-_PATCH = 4
+from otus.promptable.image_encoder import neck, window_partition, window_unpartition
 
 
 class TinyViT(nn.Module):
-    """Two convolutions to a quarter, a stage of inverted bottlenecks, and stages of attention in windows.
+    """A convolutional stem of stride 4, a stage of inverted bottlenecks, and stages of windowed attention.
 
     Parameters
     ----------
     embed_dims, depths, num_heads, window_sizes
-        D, the number of blocks, heads and side of the windows in tokens, of each stage. The first has no attention.
+        For each stage: channels D, number of blocks, attention heads, and side of the windows in tokens. The first stage
+        has no attention.
     image_size
-        S.
+        Side S of the padded images, in pixels.
     out_channels
-        C, of the map, which is S / 16 wide.
+        Channels C of the feature map, whose stride is 16.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class TinyViT(nn.Module):
         self.neck = neck(embed_dims[-1], out_channels)
 
     def forward(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c h w"]:
-        """Return the map of a batch of padded images."""
+        """Return the feature map of a batch of padded images."""
         x = self.patch_embed["seq"](images)
         for stage in self.layers:
             for block in stage["blocks"]:  # type: ignore[index]
@@ -76,7 +75,7 @@ class TinyViT(nn.Module):
 
 
 class InvertedBottleneck(nn.Module):
-    """MBConv: wider by 4, convolved channel by channel, narrow again, with a residual connection."""
+    """MBConv: expansion by 4, a depthwise convolution, projection, and a residual connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -92,7 +91,7 @@ class InvertedBottleneck(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """From a stage to the next: other channels, and half the resolution where ``stride`` is 2."""
+    """Transition between stages: changes the channels, and halves the resolution if ``stride`` is 2."""
 
     def __init__(self, channels: int, out_channels: int, *, stride: int) -> None:
         super().__init__()
@@ -106,7 +105,7 @@ class PatchMerging(nn.Module):
 
 
 class TinyBlock(nn.Module):
-    """Attention in windows, a convolution of each channel, and an MLP."""
+    """Windowed attention, a depthwise convolution and an MLP."""
 
     def __init__(self, channels: int, num_heads: int, window_size: int) -> None:
         super().__init__()
@@ -126,15 +125,15 @@ class TinyBlock(nn.Module):
         height, width = x.shape[2:]
         tokens = x.permute(0, 2, 3, 1)
         below, right = -height % self.window_size, -width % self.window_size
-        windows = into_windows(F.pad(tokens, (0, 0, 0, right, 0, below)).contiguous(), self.window_size)
-        attended = from_windows(self.attn(windows), (height + below, width + right))[:, :height, :width]
+        windows = window_partition(F.pad(tokens, (0, 0, 0, right, 0, below)).contiguous(), self.window_size)
+        attended = window_unpartition(self.attn(windows), (height + below, width + right))[:, :height, :width]
         x = self.local_conv((tokens + attended).permute(0, 3, 1, 2))
         inner = F.gelu(self.mlp["fc1"](self.mlp["norm"](x.permute(0, 2, 3, 1))))
         return x + self.mlp["fc2"](inner).permute(0, 3, 1, 2)
 
 
 class BiasedAttention(nn.Module):
-    """Self-attention within a window, with a learned bias for each distance of two tokens in y and x."""
+    """Self-attention within a window, with a learned bias for each absolute offset of two tokens in y and x."""
 
     attention_bias_idxs: Tensor
 
@@ -145,7 +144,7 @@ class BiasedAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
         self.attention_biases = nn.Parameter(torch.zeros(num_heads, size * size))
-        self.register_buffer("attention_bias_idxs", distances(size), persistent=False)
+        self.register_buffer("attention_bias_idxs", bias_indices(size), persistent=False)
 
     def forward(self, x: Float[Tensor, "m s s d"]) -> Float[Tensor, "m s s d"]:
         """Return windows after attention."""
@@ -156,15 +155,15 @@ class BiasedAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).flatten(start_dim=2)).view_as(x)
 
 
-def distances(size: int) -> Int[Tensor, "n n"]:
-    """Return the index of the distance of each two tokens of a window, numbered as seen from the first token."""
-    places = torch.arange(size * size)
-    y, x = places // size, places % size
+def bias_indices(size: int) -> Int[Tensor, "n n"]:
+    """Return ``size * |dy| + |dx|`` for each pair of the size x size tokens of a window: the index of their bias."""
+    tokens = torch.arange(size * size)
+    y, x = tokens // size, tokens % size
     return (y[:, None] - y).abs() * size + (x[:, None] - x).abs()
 
 
 def conv_norm(channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Build a convolution and a batch norm, which stand as ``c`` and ``bn`` in the checkpoints."""
+    """Build a convolution and a batch norm, named ``c`` and ``bn`` as in the official checkpoints."""
     layers = nn.Sequential()
     layers.add_module(
         "c", nn.Conv2d(channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
