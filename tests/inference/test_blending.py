@@ -64,7 +64,7 @@ def test_where_tiles_disagree_the_scores_go_over_from_one_to_the_other():
     assert (labels == labels[0]).all()
     assert np.flatnonzero(np.diff(labels[0])).tolist() == [34]  # of the overlap 20..39, three quarters
     whole = SemanticScores(np.stack([np.zeros((9, 9)), np.full((9, 9), 5.0)]).astype(np.float32), two)
-    assert blended(tiles, settings, (40, 60), whole=whole).labels.all()
+    assert blended(tiles, settings, (40, 60), full_image=whole).labels.all()
 
 
 def test_a_tile_model_with_context_errs_only_near_borders_and_less_with_overlap():
@@ -93,7 +93,7 @@ def test_memory_is_that_of_a_row_of_tiles():
 
 def test_the_average_of_views_is_the_mean_of_their_probabilities():
     model, image = predictor(brightness_only=False), picture(20, 30)
-    sample = model.prepared(image, "made")
+    sample = model.prepare(image, "made")
     (found,) = Averaging(flip=True).predict(model.system, [sample])
     (plain,) = model.system.predict([sample])
     (mirrored,) = model.system.predict([{"image": sample["image"].flip(-1)}])

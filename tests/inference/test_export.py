@@ -153,9 +153,9 @@ def test_what_the_file_has_left_out_cannot_be_asked_for(exported):
     loaded = otus.load(file)
     with pytest.raises(UsageError, match=r"score_threshold: .* reports scores above 0.02 only, got 0.01"):
         loaded.predict(SCENES[0], score_threshold=0.01)
-    with pytest.raises(UsageError, match=r"nms_iou: is 0.6 in .*use the model it was made of"):
+    with pytest.raises(UsageError, match=r"nms_iou: is fixed to 0.6 in .*use the model it was exported from"):
         loaded.predict(SCENES[0], nms_iou=0.3)
-    with pytest.raises(UsageError, match="does not say how it predicts"):
+    with pytest.raises(UsageError, match="does not record intermediate results"):
         loaded.system.stages([])
 
 
@@ -205,14 +205,14 @@ def test_a_file_that_predicts_something_else_is_not_written(exported, tmp_path, 
             outputs = session.run(**inputs)
             return outputs | {"boxes": outputs["boxes"] + 1}
 
-    with pytest.raises(ExportError, match=r"boxes of the exported file are up to 1 from the model's"):
+    with pytest.raises(ExportError, match=r"the boxes of the exported file differ from the model's by up to 1,"):
         export.compare_outputs(predictor, Shifted(), SCENES[:1])
 
     class Fewer(Shifted):
         def run(self, **inputs):
             return {name: x[1:] for name, x in session.run(**inputs).items()}
 
-    with pytest.raises(ExportError, match=r"finds \d+ objects and the exported file \d+ on the same image"):
+    with pytest.raises(ExportError, match=r"detects \d+ objects and the exported file \d+ on the same image"):
         export.compare_outputs(predictor, Fewer(), SCENES[:1])
 
     class Saved:
@@ -240,7 +240,7 @@ def test_files_that_cannot_be_loaded_say_why(exported, tmp_path):
         otus.load(tmp_path / "foreign.onnx")
     foreign.metadata_props.add(key="otus", value='{"name": "x"}')
     onnx.save(foreign, str(tmp_path / "odd.onnx"))
-    with pytest.raises(CheckpointError, match=r"odd.onnx: what it says of itself is damaged"):
+    with pytest.raises(CheckpointError, match=r"odd.onnx: its description is damaged"):
         otus.load(tmp_path / "odd.onnx")
     with pytest.raises(CheckpointError, match="there is no such file"):
         otus.load(tmp_path / "missing.onnx")
@@ -272,7 +272,7 @@ def test_a_model_that_cannot_be_exported_says_why(monkeypatch, tmp_path, capfd):
         original_image_search = object()
 
     predictor.system.__class__ = Searching
-    with pytest.raises(ExportError, match=r"tiny_fcos cannot be exported: it looks at proposals"):
+    with pytest.raises(ExportError, match=r"tiny_fcos cannot be exported: it needs proposals"):
         export.export_model(predictor, tmp_path / "model.onnx")
 
     class Looping(type(tiny_fcos().system)):

@@ -12,8 +12,8 @@ from PIL import Image
 
 import otus
 from otus.errors import ImageError
+from otus.inference.devices import choose_device
 from otus.inference.prediction import Prediction
-from otus.inference.predictor import choose_device
 from otus.parts.tasks import CLASSIFICATION
 from otus.structures import Categories, Classification, Instances, Masks
 
@@ -104,19 +104,19 @@ def predictor() -> otus.inference.predictor.Predictor:
 
 
 def test_a_model_that_is_called_says_to_predict(predictor):
-    with pytest.raises(TypeError, match=r"write \.predict\(image\)"):
+    with pytest.raises(TypeError, match=r"use \.predict\(image\)"):
         predictor(np.zeros((48, 64, 3), np.uint8), conf=0.3)
 
 
 @pytest.mark.parametrize(
     ("option", "remedy"),
     [
-        ("conf", "write score_threshold"),
-        ("iou", "write nms_iou"),
-        ("classes", "write categories"),
+        ("conf", "use score_threshold"),
+        ("iou", "use nms_iou"),
+        ("classes", "use categories"),
         ("imgsz", "image size is that of the weights"),
         ("score_treshold", "did you mean 'score_threshold'"),
-        ("colour", "there are averaging, batch_size, categories, max_pixels"),
+        ("colour", "options are averaging, batch_size, categories, max_pixels"),
     ],
 )
 def test_options_of_other_libraries_say_what_to_write(predictor, option, remedy):

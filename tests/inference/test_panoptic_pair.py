@@ -86,7 +86,7 @@ def test_a_pair_predicts_writes_and_is_judged(data, semantic, tmp_path):
         labels = otus.load(semantic, device="cpu").predict(photo)[0].semantic
         np.testing.assert_array_equal(merge_panoptic(alone, labels).ids, ids)
         assert set(image["milliseconds"]) == {"prepare", "network", "undo", "merge"}
-        assert "person" in found.in_words()
+        assert "person" in found.summary()
         assert (tmp_path / "out" / f"{photo.stem}.jpg").is_file()
 
     judged = run("evaluate", "--data", data, *pair, "--json")

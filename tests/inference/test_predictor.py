@@ -16,7 +16,8 @@ from otus.data.video import VideoWriter
 from otus.detection.region_based.fast_rcnn import fast_rcnn
 from otus.errors import CheckpointError, ImageError, UsageError
 from otus.evaluation.on_dataset import predict_dataset
-from otus.inference.predictor import Predictor, choose_device
+from otus.inference.devices import choose_device
+from otus.inference.predictor import Predictor
 from otus.inference.tiling import Tiles
 from otus.parts.backbones import LayeredBackbone
 from otus.parts.postprocess import Postprocess
@@ -131,7 +132,7 @@ def test_thresholds_and_categories(predictor):
     own = predictor.system.postprocess
     assert len(predictor.predict(image, score_threshold=1.0)[0].instances) == 0
     assert predictor.system.postprocess == own
-    with pytest.raises(UsageError, match="green not known to colours: red, blue"):
+    with pytest.raises(UsageError, match="colours does not know green; it knows red, blue"):
         predictor.predict(image, categories=["green"])
     with pytest.raises(UsageError, match="score_threshold"):
         predictor.predict(image, score_threshold=1.5)
@@ -233,7 +234,7 @@ def test_weights_beside_a_file_are_refused(checkpoint):
 
 @pytest.mark.parametrize("name", ["cpu:3x", "tpu", "cpu:"])
 def test_devices_that_are_not_there(name):
-    with pytest.raises(UsageError, match=rf"device: expected auto or one of .*, got '{name}'"):
+    with pytest.raises(UsageError, match=rf"device: expected auto or a device of this machine .*, got '{name}'"):
         choose_device(name)
 
 

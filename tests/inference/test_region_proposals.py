@@ -38,5 +38,5 @@ def test_a_model_that_proposes_nothing_says_so():
     class Other(BaseSystem):
         categories = Categories(("owl",))
 
-    with pytest.raises(UsageError, match="mine learns no proposals"):
+    with pytest.raises(UsageError, match="mine has no region proposal network"):
         RPNProposals(Predictor(Other(), preprocess=PREPROCESS, name="mine", device="cpu"))

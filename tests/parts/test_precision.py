@@ -14,7 +14,7 @@ import otus
 from otus.cli import app
 from otus.errors import UsageError
 from otus.experiments.compare import compare
-from otus.inference.predictor import choose_precision
+from otus.inference.devices import choose_precision
 from otus.parts.fast.fusion import FusedConvolution
 from otus.parts.precision import multiplies_bfloat16, runs_bfloat16
 from otus.training.devices import fastest_precision, start_fabric

@@ -109,7 +109,7 @@ def test_what_is_wrong_is_named(photos: Path, tmp_path: Path) -> None:
     assert "skipped: " in run(photos, code=1)
     assert len(list((photos / "otus-automatic-masks").glob("*.png.json"))) == 4
     refused = run(photos, "--box-nms-thresh", "0.5", code=2)
-    assert "holds masks of box_nms_thresh None, not 0.5; choose another folder" in refused
+    assert "contains masks generated with box_nms_thresh None, got 0.5; choose another folder" in refused
     assert "expected sa1b or coco, got 'png'" in run(photos, "--format", "png", code=2)
     assert "expected a folder" in run(photos, "--out", photos / "0.png", code=2)
     result = CliRunner().invoke(app, ["masks", str(photos), "--model", "fcos_efficientnet_lite0_fpn"])

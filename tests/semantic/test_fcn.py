@@ -141,7 +141,7 @@ def test_twenty_images_through_every_verb(shared_data: Path, tmp_path: Path, mon
     for name, mask in zip(image["semantic"], masks, strict=True):
         assert np.array_equal(mask, found.semantic.mask_of(name))
     assert len(found.instances) == 0
-    assert "%" in found.in_words()
+    assert "%" in found.summary()
     assert repr(found).startswith("Prediction(")
     assert "\n" not in repr(found)
     with Image.open(tmp_path / "out" / f"{photo.stem}.jpg") as overlay:

@@ -44,7 +44,14 @@ def export(
         out = (out or Path()) / f"{predictor.name}{suffix}"
     written = export_model(predictor, out, images=_read(image or []), **given_options(format=format))
     if as_json:
-        emit_json({"model": predictor.name, "file": written.file, "apart": written.apart, "objects": written.objects})
+        emit_json(
+            {
+                "model": predictor.name,
+                "file": written.file,
+                "apart": written.max_differences,
+                "objects": written.num_detections,
+            }
+        )
     else:
         typer.echo(str(written))
 

@@ -63,7 +63,7 @@ def masks(
     """Find masks of everything in images, by a grid of points; a run that was stopped goes on where it was."""
     from otus.data.image_files import list_images
     from otus.errors import DataError, UsageError
-    from otus.inference.mask_folders import FORMATS, MasksOfImage, write_masks
+    from otus.inference.mask_folders import FORMATS, WrittenMasks, write_masks
     from otus.inference.promptable import load_sam
     from otus.promptable.automatic import SamAutomaticMaskGenerator
 
@@ -93,18 +93,20 @@ def masks(
         errors.append(error)
         typer.echo(f"otus: skipped: {error}", err=True)
 
-    done: list[MasksOfImage] = []
+    done: list[WrittenMasks] = []
     images = {path.name: path for path in files}
     found = write_masks(images, generator, out, format=form, settings=settings, report=skip)
     for one in track(found, "masks", total=len(images)):
         done.append(one)
         if not as_json:
-            typer.echo(f"{one.name}: {one.count} masks" + (" (from before)" if one.kept else ""))
+            typer.echo(f"{one.name}: {one.count} masks" + (" (from before)" if one.existed else ""))
     if as_json:
-        records = [{"file": one.name, "masks": one.count, "kept": one.kept, "written": str(one.file)} for one in done]
+        records = [
+            {"file": one.name, "masks": one.count, "kept": one.existed, "written": str(one.file)} for one in done
+        ]
         emit_json({"model": method.name, "format": form, "out": str(out), "images": records})
     else:
-        total, before = sum(one.count for one in done), sum(one.kept for one in done)
+        total, before = sum(one.count for one in done), sum(one.existed for one in done)
         kept = f", {before} of them from before" if before else ""
         typer.echo(f"{total:,} masks of {len(done)} images in {out}{kept}")
     if errors:

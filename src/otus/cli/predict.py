@@ -93,7 +93,7 @@ def predict(
     from otus.errors import DataError, UsageError
     from otus.evaluation.thresholds import read_thresholds
     from otus.inference.loading import load
-    from otus.inference.prediction import postprocess_facts
+    from otus.inference.prediction import postprocess_settings
     from otus.inference.tiling import Tiles
     from otus.reports.predictions import PredictionFolder
     from otus.training.interrupts import Interrupts
@@ -135,7 +135,7 @@ def predict(
             out,
             categories=predictor.categories,
             page=page,
-            cuts=predictor.cuts(minimum_score),
+            cuts=predictor.category_thresholds(minimum_score),
             report=errors.append,
             **given_options(stride=stride),
         )
@@ -155,7 +155,7 @@ def predict(
         with folder or nullcontext(), Interrupts() as interrupts:
             if as_json:
                 postprocess = predictor.postprocess(minimum_score, nms_iou, names)
-                facts = postprocess_facts(postprocess, predictor.categories, tiling, averaging)
+                facts = postprocess_settings(postprocess, predictor.categories, tiling, averaging)
                 emit_json_stream(
                     {"model": predictor.name, **facts}, "images", (prediction.to_dict() for prediction in given())
                 )
@@ -192,4 +192,4 @@ def _line(prediction: "Prediction") -> str:
     frame = "" if prediction.frame is None else f" frame {prediction.frame}"
     height, width = prediction.size_hw
     parts = ", ".join(f"{name} {value:.0f}" for name, value in prediction.milliseconds.items())
-    return f"{prediction.name}{frame} {width}x{height}: {prediction.in_words()} ({parts} ms)"
+    return f"{prediction.name}{frame} {width}x{height}: {prediction.summary()} ({parts} ms)"

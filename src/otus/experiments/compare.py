@@ -29,8 +29,9 @@ from otus.data.splitting import fingerprint
 from otus.errors import MissingExtraError, UsageError
 from otus.evaluation.on_dataset import predict_dataset
 from otus.evaluation.protocols import Options, protocol_of
+from otus.inference.devices import choose_device, choose_precision
 from otus.inference.loading import load
-from otus.inference.predictor import SCORE_THRESHOLD, Predictor, choose_device, choose_precision
+from otus.inference.predictor import SCORE_THRESHOLD, Predictor
 from otus.parts.tasks import Task
 from otus.reports.comparison import Comparison, Row, distinct_labels, file_stem, jsonable, read_row
 from otus.structures import Objects

@@ -27,7 +27,8 @@ from otus._files import staged_file
 from otus.data.sample import Sample
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import UsageError
-from otus.inference.predictor import Predictor, choose_precision
+from otus.inference.devices import choose_precision
+from otus.inference.predictor import Predictor
 from otus.parts.regions.crops import WarpedCrops
 from otus.proposals.interface import ResizedProposer
 from otus.proposals.selective_search import SelectiveSearch

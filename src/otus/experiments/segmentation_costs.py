@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from otus.data.sample import Sample
 from otus.experiments.compare import peak_memory
-from otus.inference.predictor import Predictor, choose_precision
+from otus.inference.devices import choose_precision
+from otus.inference.predictor import Predictor
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
 from otus.parts.upsampling import interpolate

@@ -1,21 +1,26 @@
-"""From an image in any form to results in its own pixels.
+"""Inference: from images in any form to results in their pixels.
 
-A trained network answers for images prepared as in its training: resized, normalised, padded into a batch. What people have
-are files, folders, videos and arrays, and what they want are boxes and masks in the pixels of what they gave. Everything
-between the two stands here, and stands here once: whoever predicts (a person, an evaluation, the validation of a training, a
-comparison, an explanation) takes the same path, so that all of them speak of the same results.
+A network is run on images that are preprocessed as in its training: resized, normalised, padded to a batch. Users have
+files, folders, videos and arrays, and want boxes and masks in the pixels of these. Everything between the two is implemented
+here, once: prediction, evaluation, validation in training, comparisons and explanations share one pipeline, so their results
+agree.
 
 Read in this order:
 
-1. :mod:`~otus.inference.pipeline`: the path itself. Prepare a sample (with proposals where the system looks at some), run
-   the system in its precision, undo the geometry.
-2. :mod:`~otus.inference.predictor`: a system with its preprocessing, thresholds and device; any source in, predictions out
-   one by one.
-3. :mod:`~otus.inference.prediction`: what was found on one image; drawn, told and written down as its task says.
-4. :mod:`~otus.inference.tiling`: small objects on large images, by overlapping tiles whose detections are merged.
-5. :mod:`~otus.inference.loading`: ``otus.load``, a predictor from a name, a checkpoint or the folder of a run.
-6. :mod:`~otus.inference.region_proposals`: what a region proposal network proposes, before anything is classified.
-7. :mod:`~otus.inference.export`: a system's ``forward`` as a file of ONNX or OpenVINO, checked against the system;
-   :mod:`~otus.inference.exported` predicts with it, :mod:`~otus.inference.runtimes` runs it, and
-   :mod:`~otus.inference.acceleration` runs the heavy parts of a system so.
+1. :mod:`~otus.inference.pipeline`: preprocess samples (with external proposals if the system needs them), run the system in
+   its precision, and map results back to the image.
+2. :mod:`~otus.inference.predictor`: a system with its preprocessing, thresholds and device; it yields predictions for any
+   source. :mod:`~otus.inference.image_prediction` predicts a batch of images, or one image in tiles;
+   :mod:`~otus.inference.devices` chooses device and precision.
+3. :mod:`~otus.inference.prediction`: the prediction for one image, with drawing, summary and export.
+4. :mod:`~otus.inference.tiling`: small objects on large images, by overlapping tiles whose detections are merged;
+   :mod:`~otus.inference.blending`: the same for semantic segmentation; :mod:`~otus.inference.averaging`: test-time
+   augmentation; :mod:`~otus.inference.panoptic_pair`: panoptic segmentation by an instance model and a semantic model.
+5. :mod:`~otus.inference.loading`: ``otus.load``, a predictor from a name, a checkpoint or the folder of a run;
+   :mod:`~otus.inference.promptable`: the same for promptable methods; :mod:`~otus.inference.mask_folders`: automatic mask
+   generation for many images.
+6. :mod:`~otus.inference.region_proposals`: the proposals of a region proposal network.
+7. :mod:`~otus.inference.export`: export a system to ONNX or OpenVINO, checked against the system;
+   :mod:`~otus.inference.exported` predicts with the file, :mod:`~otus.inference.runtimes` runs it, and
+   :mod:`~otus.inference.acceleration` runs only the heavy parts of a system in another runtime.
 """

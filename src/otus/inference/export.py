@@ -1,7 +1,7 @@
-"""Models as files of ONNX or OpenVINO: written, checked against the model, and loaded for prediction.
+"""Export models to ONNX and OpenVINO files, and check the files against the model.
 
-What is written is the system's own ``forward``: a batch of prepared images of one size in, detections or logits by name
-out, NMS inside. ``torch.export`` traces it with sizes left open. The file says what it is
+The exported program is the system's ``forward``: its inputs are a batch of preprocessed images of one size, its outputs are
+detections, after NMS, or logits, by name. ``torch.export`` traces it with dynamic sizes. The file contains its description
 (:class:`~otus.inference.exported.ExportedModel`), so that :func:`otus.load` needs nothing else.
 """
 
@@ -23,15 +23,15 @@ from otus.data.scenes.generator import Scenes
 from otus.errors import ExportError, UsageError
 from otus.inference.exported import ExportedModel
 from otus.inference.predictor import Predictor
-from otus.inference.runtimes import METADATA, Session, first_line_of, installed, onnx_program, open_session
+from otus.inference.runtimes import METADATA, Session, onnx_program, open_session, require_package, root_message
 from otus.parts.backbones.norms import fuse_frozen_norms
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
-"""The formats, and the suffix of each one's file."""
+"""File suffix by format."""
 TOLERANCE = 1e-4
-"""How far an output may be from the model's, as a share of its largest value, or of 1 if that is more."""
+"""Maximum difference of an output from the model's, relative to its largest value or 1, whichever is larger."""
 MASK_TOLERANCE = 1e-3
-"""The same of masks, which are read at boxes that already differ."""
+"""The same for masks, which are cropped at boxes that already differ slightly."""
 _TRACED_HW = (300, 340)
 _CHECKED_HW = ((240, 320), (320, 240))
 
@@ -43,43 +43,43 @@ class Export:
     Parameters
     ----------
     file
-        The file; OpenVINO's weights lie beside it, in ``….bin``.
-    apart
-        By output, the largest difference from the model's.
-    objects
-        Detections that were compared; None of models that detect none.
+        The file; OpenVINO's weights are in ``….bin`` beside it.
+    max_differences
+        Largest difference of each output from the model's.
+    num_detections
+        Number of detections that were compared; None for models that do not detect objects.
     """
 
     file: Path
-    apart: Mapping[str, float]
-    objects: int | None
+    max_differences: Mapping[str, float]
+    num_detections: int | None
 
     def __str__(self) -> str:
-        what = "" if self.objects is None else f" over {self.objects} detections"
-        apart = ", ".join(f"{name} {value:.1e}" for name, value in self.apart.items())
-        return f"{self.file}: {_size(self.file) / 1e6:.1f} MB; largest difference from the model{what}: {apart}"
+        over = "" if self.num_detections is None else f" over {self.num_detections} detections"
+        differences = ", ".join(f"{name} {value:.1e}" for name, value in self.max_differences.items())
+        return f"{self.file}: {_size(self.file) / 1e6:.1f} MB; largest difference from the model{over}: {differences}"
 
 
 def export_model(
     predictor: Predictor, file: str | Path, *, format: str = "onnx", images: Sequence[np.ndarray] = ()
 ) -> Export:
-    """Write a model as a file that runs without Otus, and check that it predicts the same.
+    """Export a model to a file that runs without Otus, and check that it predicts the same.
 
     Parameters
     ----------
     predictor
         The model, in precision ``exact``.
     file
-        Where to write; nothing is left there if the check fails.
+        File to write. It is not written if the check fails.
     format
         ``onnx``, or ``openvino``: an ``….xml`` and its ``….bin``.
     images
-        uint8 (H, W, 3) images to check with (default: synthetic scenes).
+        uint8 (H, W, 3) RGB images for the check (default: synthetic scenes).
 
     Raises
     ------
     ExportError
-        If the model cannot be exported, or the file predicts something else.
+        If the model cannot be exported, or the file's predictions differ.
     UsageError
         If there is no such format.
     MissingExtraError
@@ -88,7 +88,7 @@ def export_model(
     if format not in SUFFIXES:
         raise UsageError(f"format: expected one of {', '.join(SUFFIXES)}, got {format!r}")
     for package in ("onnx", "onnxscript", "onnxruntime" if format == "onnx" else "openvino"):
-        installed(package)
+        require_package(package)
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as folder:
@@ -99,67 +99,67 @@ def export_model(
         if format == "openvino":
             _as_openvino(onnx_file, staged)
         session = open_session(staged)
-        shown = images or [Scenes(1, size_hw=size_hw, seed=i).scene(0).image for i, size_hw in enumerate(_CHECKED_HW)]
-        apart, objects = compare_outputs(predictor, session, shown)
+        checked = images or [Scenes(1, size_hw=size_hw, seed=i).scene(0).image for i, size_hw in enumerate(_CHECKED_HW)]
+        max_differences, num_detections = compare_outputs(predictor, session, checked)
         del session  # Windows does not rename an open file
         for written in Path(folder).iterdir():
             written.replace(file.parent / written.name)
-    return Export(file.with_suffix(SUFFIXES[format]), apart, objects)
+    return Export(file.with_suffix(SUFFIXES[format]), max_differences, num_detections)
 
 
 def compare_outputs(
     predictor: Predictor, session: Session, images: Sequence[np.ndarray]
 ) -> tuple[dict[str, float], int | None]:
-    """Return by output how far a session is from the model, and how many detections were compared.
+    """Return the largest difference of each output of a session from the model's, and the number of detections compared.
 
     Raises
     ------
     ExportError
         If they differ by more than the tolerance.
     """
-    apart: dict[str, float] = {}
-    objects = None
+    max_differences: dict[str, float] = {}
+    num_detections = None
     samples = [predictor.pipeline.prepare(Sample(image, "checked")) for image in images]
-    for together in ([samples[0]], samples):
-        record = predictor.system.stages(together, postprocess=predictor.system.postprocess)
+    for batch_samples in ([samples[0]], samples):
+        record = predictor.system.stages(batch_samples, postprocess=predictor.system.postprocess)
         expected = {name: x.numpy(force=True) for name, x in predictor.system.tensors(record).items()}
         batch = record.batch
         try:
-            found = session.run(
+            outputs = session.run(
                 images=batch.images.numpy(force=True), sizes_hw=np.array(batch.sizes_hw, dtype=np.int64)
             )
-        except Exception as error:  # each runtime has its own
+        except Exception as error:  # each runtime has its own errors
             raise ExportError(
-                f"export: the exported file fails on a batch of {len(together)}, so this model cannot be exported: "
-                f"{first_line_of(error)}; nothing was written"
+                f"export: the exported file fails on a batch of {len(batch_samples)}, so this model cannot be exported: "
+                f"{root_message(error)}; nothing was written"
             ) from error
         if "boxes" in expected:
-            if len(expected["boxes"]) != len(found["boxes"]):
+            if len(expected["boxes"]) != len(outputs["boxes"]):
                 raise ExportError(
-                    f"export: the model finds {len(expected['boxes'])} objects and the exported file "
-                    f"{len(found['boxes'])} on the same images; nothing was written"
+                    f"export: the model detects {len(expected['boxes'])} objects and the exported file "
+                    f"{len(outputs['boxes'])} on the same images; nothing was written"
                 )
-            objects = (objects or 0) + len(found["boxes"])
-            order = _same_order(expected, found)
-            found = {name: x[order] for name, x in found.items()}
+            num_detections = (num_detections or 0) + len(outputs["boxes"])
+            order = _match_detections(expected, outputs)
+            outputs = {name: x[order] for name, x in outputs.items()}
         for name, reference in expected.items():
-            difference = float(np.abs(found[name].astype(np.float64) - reference).max(initial=0))
+            difference = float(np.abs(outputs[name].astype(np.float64) - reference).max(initial=0))
             allowed = MASK_TOLERANCE if name == "masks" else TOLERANCE
             if difference > allowed * max(1.0, float(np.abs(reference).max(initial=0))):
                 raise ExportError(
-                    f"export: {name} of the exported file are up to {difference:.2g} from the model's, at most "
-                    f"{allowed:g} of the largest value is expected; nothing was written"
+                    f"export: the {name} of the exported file differ from the model's by up to {difference:.2g}, expected "
+                    f"at most {allowed:g} of the largest value; nothing was written"
                 )
             if name not in ("image_index", "labels"):
-                apart[name] = max(apart.get(name, 0.0), difference)
-    return apart, objects
+                max_differences[name] = max(max_differences.get(name, 0.0), difference)
+    return max_differences, num_detections
 
 
-def _same_order(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Pair the detections of both: nearly equal scores may change places."""
-    cost = np.abs(expected["boxes"][:, None] - found["boxes"]).max(axis=2, initial=0)
+def _match_detections(expected: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the output for each expected detection; those of nearly equal scores may come in another order."""
+    cost = np.abs(expected["boxes"][:, None] - outputs["boxes"]).max(axis=2, initial=0)
     for name in ("image_index", "labels"):
-        cost = cost + 1e6 * (expected[name][:, None] != found[name])
+        cost = cost + 1e6 * (expected[name][:, None] != outputs[name])
     return linear_sum_assignment(cost)[1]
 
 
@@ -167,10 +167,10 @@ def _onnx_program(predictor: Predictor) -> Any:
     system = predictor.system
     if system.original_image_search is not None:
         raise ExportError(
-            f"{predictor.name} cannot be exported: it looks at proposals that are searched on the original image, which is "
-            "no network; export a model that proposes by itself, such as Faster R-CNN"
+            f"{predictor.name} cannot be exported: it needs proposals that are computed on the original image by a method "
+            "that is not a network; export a model with a region proposal network, such as Faster R-CNN"
         )
-    facts = ExportedModel(
+    description = ExportedModel(
         predictor.name,
         predictor.task.name,
         predictor.categories,
@@ -184,52 +184,54 @@ def _onnx_program(predictor: Predictor) -> Any:
     sides = [-(-side // divisor) for side in predictor.preprocess.fixed_hw or _TRACED_HW]
     images = torch.zeros(2, 3, *(side * divisor for side in sides))
     sizes_hw = torch.tensor([images.shape[2:]] * 2)
-    left_open: dict[int, Any] = {0: torch.export.Dim.AUTO}
+    dynamic_axes: dict[int, Any] = {0: torch.export.Dim.AUTO}
     if predictor.preprocess.fixed_hw is None:
         for axis, name in ((2, "rows"), (3, "columns")):
-            left_open[axis] = divisor * torch.export.Dim(name) if divisor > 1 else torch.export.Dim.AUTO
+            dynamic_axes[axis] = divisor * torch.export.Dim(name) if divisor > 1 else torch.export.Dim.AUTO
     inputs = {"images": images, "sizes_hw": sizes_hw}
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter's own parts
+        warnings.simplefilter("ignore")  # the exporter warns about its own code
         try:
             module = fuse_frozen_norms(system).to(memory_format=torch.contiguous_format)
-            dynamic_shapes = {"images": left_open, "sizes_hw": {0: left_open[0]}}
+            dynamic_shapes = {"images": dynamic_axes, "sizes_hw": {0: dynamic_axes[0]}}
             program = torch.export.export(module, (), kwargs=inputs, dynamic_shapes=dynamic_shapes, strict=False)
-            _check_open(program, left_open)
+            _check_dynamic(program, dynamic_axes)
             spec = program.call_spec.out_spec
-            place = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+            position = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)  # of each output, by name
             return onnx_program(
                 program,
                 (),
                 input_names=list(inputs),
-                output_names=sorted(place, key=place.__getitem__),
-                metadata=msgspec.json.encode(facts).decode(),
+                output_names=sorted(position, key=position.__getitem__),
+                metadata=msgspec.json.encode(description).decode(),
             )
         except ExportError:
             raise
         except Exception as error:  # the exporter's errors have no common base
             raise ExportError(
-                f"{predictor.name} cannot be exported: {first_line_of(error)} (otus export --help names the kinds of models "
+                f"{predictor.name} cannot be exported: {root_message(error)} (otus export --help names the kinds of models "
                 "that can)"
             ) from error
 
 
-def _check_open(program: Any, left_open: Mapping[int, Any]) -> None:
-    traced = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name == "images")
-    fixed = [axis for axis in left_open if isinstance(traced.meta["val"].shape[axis], int)]
+def _check_dynamic(program: Any, dynamic_axes: Mapping[int, Any]) -> None:
+    """Raise ExportError if tracing has fixed an axis of the images that should be dynamic."""
+    images = next(node for node in program.graph.nodes if node.op == "placeholder" and node.name == "images")
+    fixed = [axis for axis in dynamic_axes if isinstance(images.meta["val"].shape[axis], int)]
     if fixed:
-        named = " and ".join({0: "number", 2: "height", 3: "width"}[axis] for axis in fixed)
-        raise ExportError(f"this model cannot be exported: the {named} of the images would be fixed in the program")
+        names = " and ".join({0: "number", 2: "height", 3: "width"}[axis] for axis in fixed)
+        raise ExportError(f"this model cannot be exported: the {names} of the images would be fixed in the program")
 
 
 def _as_openvino(onnx_file: Path, file: Path) -> None:
-    openvino = installed("openvino")
+    openvino = require_package("openvino")
     model = openvino.Core().read_model(str(onnx_file))
-    stored = installed("onnx").load(str(onnx_file), load_external_data=False).metadata_props
+    stored = require_package("onnx").load(str(onnx_file), load_external_data=False).metadata_props
     model.set_rt_info(next(entry.value for entry in stored if entry.key == METADATA), [METADATA])
     openvino.save_model(model, str(file), compress_to_fp16=False)
     onnx_file.unlink()
 
 
 def _size(file: Path) -> int:
+    """Return the size of an exported model in bytes."""
     return sum(part.stat().st_size for part in (file, file.with_suffix(".bin")) if part.is_file())

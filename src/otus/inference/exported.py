@@ -1,4 +1,4 @@
-"""Exported files for prediction: what they say of themselves, and the system that runs them."""
+"""Exported files for prediction: their description, and the system that runs them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,20 +22,20 @@ from otus.structures import Categories, Classification, SemanticScores
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What an exported file says of itself.
+    """The description of a model that is stored in its exported file.
 
     Parameters
     ----------
     name, task
         Names of the model and of its task.
     categories, preprocess, postprocess
-        As of the model; ``postprocess`` is None where there is nothing to choose.
+        Those of the model; ``postprocess`` is None for models that do not detect objects.
     score_thresholds
         Score thresholds by category name.
     size_divisor, min_size
-        Sides of a batch are multiples of the first, and at least the second.
+        Height and width of a batch are multiples of ``size_divisor``, and at least ``min_size``.
     version
-        Of this description.
+        Version of this description.
     """
 
     name: str
@@ -50,43 +50,44 @@ class ExportedModel:
 
 
 class ExportedSystem(BaseSystem[Stages, Any]):
-    """The predicting half of a system, from an exported file.
+    """A system that predicts by an exported file, and cannot be trained.
 
     Parameters
     ----------
     session
-        Runs the file.
-    facts
-        What it says of itself.
+        Session that runs the file.
+    description
+        Description of the model, from the file.
     file
-        For errors.
+        The file, for messages.
     """
 
-    def __init__(self, session: Session, facts: ExportedModel, *, file: Path) -> None:
+    def __init__(self, session: Session, description: ExportedModel, *, file: Path) -> None:
         super().__init__()
         self.session, self.file = session, file
-        self.categories = facts.categories
-        self.postprocess = None if facts.postprocess is None else msgspec.convert(facts.postprocess, Postprocess)
-        self.size_divisor, self._min_size = facts.size_divisor, facts.min_size
-        self._task = next(task for task in TASKS if task.name == facts.task)
+        self.categories = description.categories
+        postprocess = description.postprocess
+        self.postprocess = None if postprocess is None else msgspec.convert(postprocess, Postprocess)
+        self.size_divisor, self._min_size = description.size_divisor, description.min_size
+        self._task = next(task for task in TASKS if task.name == description.task)
 
     @property
     def task(self) -> Task:
-        """As of the model."""
+        """Task of the model."""
         return self._task
 
     @property
     def min_size(self) -> int:
-        """As of the model."""
+        """Minimum height and width of a batch, in pixels."""
         return self._min_size
 
     def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Any]:
-        """Return the result of each prepared image.
+        """Return the result of each preprocessed image.
 
         Raises
         ------
         UsageError
-            If the file has already left out what ``postprocess`` asks for.
+            If ``postprocess`` asks for detections that the file's own postprocessing has removed.
         """
         self._check(postprocess)
         batch = make_batch(samples, size_divisor=self.size_divisor, min_size=self.min_size)
@@ -94,59 +95,65 @@ class ExportedSystem(BaseSystem[Stages, Any]):
         return [self._result(outputs, i, size_hw, postprocess) for i, size_hw in enumerate(batch.sizes_hw)]
 
     def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> Stages:
-        """Raise UsageError: an exported file shows nothing of what happens inside."""
-        raise UsageError(f"{self.file}: an exported file does not say how it predicts; use the model it was made of")
+        """Raise UsageError: an exported file has no access to intermediate results."""
+        raise UsageError(
+            f"{self.file}: an exported file does not record intermediate results; use the model it was exported from"
+        )
 
     def _check(self, postprocess: Postprocess | None) -> None:
-        own = self.postprocess
-        if postprocess is None or own is None:
+        fixed = self.postprocess
+        if postprocess is None or fixed is None:
             return
-        if postprocess.nms_iou != own.nms_iou:
-            raise UsageError(f"nms_iou: is {own.nms_iou:g} in {self.file}; use the model it was made of for another")
-        if postprocess.score_threshold < own.score_threshold:
+        if postprocess.nms_iou != fixed.nms_iou:
             raise UsageError(
-                f"score_threshold: {self.file} reports scores above {own.score_threshold:g} only, got "
+                f"nms_iou: is fixed to {fixed.nms_iou:g} in {self.file}, got {postprocess.nms_iou:g}; use the model it was "
+                "exported from"
+            )
+        if postprocess.score_threshold < fixed.score_threshold:
+            raise UsageError(
+                f"score_threshold: {self.file} reports scores above {fixed.score_threshold:g} only, got "
                 f"{postprocess.score_threshold:g}"
             )
 
     def _result(
-        self, outputs: Mapping[str, np.ndarray], place: int, size_hw: tuple[int, int], postprocess: Postprocess | None
+        self, outputs: Mapping[str, np.ndarray], index: int, size_hw: tuple[int, int], postprocess: Postprocess | None
     ) -> Any:
+        """Return the result of the image at ``index`` of the batch."""
         if "logits" in outputs:
-            return SemanticScores(outputs["logits"][place, :, : size_hw[0], : size_hw[1]], self.categories)
+            return SemanticScores(outputs["logits"][index, :, : size_hw[0], : size_hw[1]], self.categories)
         if "boxes" not in outputs:
-            return Classification(outputs["scores"][place], self.categories)
-        of_image = {
-            name: torch.from_numpy(x[outputs["image_index"] == place])
+            return Classification(outputs["scores"][index], self.categories)
+        columns = {
+            name: torch.from_numpy(x[outputs["image_index"] == index])
             for name, x in outputs.items()
             if name != "image_index"
         }
         if postprocess is not None:
-            kept = of_image["scores"] > postprocess.thresholds(torch.arange(len(self.categories)))[of_image["labels"]]
-            of_image = {name: x[kept][: postprocess.max_detections] for name, x in of_image.items()}
-        found = Detections(*(of_image[name] for name in ("boxes", "scores", "labels", "labels")))
-        further = {name: [of_image[name]] for name in ("masks", "keypoints") if name in of_image}
-        return as_instances([found], [size_hw], self.categories, **further)[0]
+            keep = columns["scores"] > postprocess.thresholds(torch.arange(len(self.categories)))[columns["labels"]]
+            columns = {name: x[keep][: postprocess.max_detections] for name, x in columns.items()}
+        detections = Detections(*(columns[name] for name in ("boxes", "scores", "labels", "labels")))
+        optional = {name: [columns[name]] for name in ("masks", "keypoints") if name in columns}
+        return as_instances([detections], [size_hw], self.categories, **optional)[0]
 
 
 def load_exported(file: Path, *, runtime: str | None = None) -> tuple[ExportedSystem, ExportedModel]:
-    """Return the system of an exported file, and what the file says of itself.
+    """Return the system of an exported file and the description in the file.
 
     Raises
     ------
     CheckpointError
         If the file is damaged, or was not exported by Otus.
     UsageError, MissingExtraError
-        As of :func:`~otus.inference.runtimes.open_session`.
+        See :func:`~otus.inference.runtimes.open_session`.
     """
     session = open_session(file, runtime=runtime)
     if session.metadata is None:
         raise CheckpointError(
-            f"{file}: was not exported by Otus: it does not say its categories nor how images are prepared; "
-            "export the model with otus export"
+            f"{file}: was not exported by Otus, and does not say its categories and preprocessing; export the model with "
+            "otus export"
         )
     try:
-        facts = msgspec.json.decode(session.metadata, type=ExportedModel)
+        description = msgspec.json.decode(session.metadata, type=ExportedModel)
     except msgspec.MsgspecError as error:
-        raise CheckpointError(f"{file}: what it says of itself is damaged, or newer than this Otus: {error}") from None
-    return ExportedSystem(session, facts, file=file), facts
+        raise CheckpointError(f"{file}: its description is damaged, or of a newer version of Otus: {error}") from None
+    return ExportedSystem(session, description, file=file), description

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from otus.errors import CheckpointError, UsageError
+from otus.inference.devices import choose_device, choose_precision
 from otus.inference.exported import load_exported
-from otus.inference.predictor import Predictor, choose_device, choose_precision
+from otus.inference.predictor import Predictor
 from otus.inference.runtimes import NATIVE_RUNTIMES
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
@@ -53,15 +54,14 @@ def load(
         See :class:`~otus.inference.predictor.Predictor`. The default reproduces the reference implementation;
         ``precision="auto"`` is faster.
     runtime
-        What computes: ``torch``, ``onnxruntime``, ``openvino``, or ``auto``, the fastest on this machine; see
-        :class:`~otus.inference.predictor.Predictor`. An exported file is run by the runtime of its suffix unless another is
-        named.
+        Library that runs the network: ``torch``, ``onnxruntime``, ``openvino``, or ``auto``, the fastest on this machine;
+        see :class:`~otus.inference.predictor.Predictor` (default of an exported file: the runtime of its suffix).
 
     Raises
     ------
     UsageError
         If the name, file, device or precision does not exist, the model has no trained weights, ``weights`` are given
-        together with a file, or ``semantic_model`` is no semantic model or the other has no masks.
+        together with a file, or ``semantic_model`` is not a semantic model or the other model predicts no masks.
     CheckpointError, FetchError
         If the weights are damaged, belong to another model, or cannot be fetched. Weights are never loaded in part.
 
@@ -70,46 +70,46 @@ def load(
     >>> predictor = otus.load("mask_rcnn_resnet50_fpn", weights="maskrcnn.pth")  # doctest: +SKIP
     >>> predictor.predict("street.jpg")[0].instances  # doctest: +SKIP
     """
-    chosen_precision = choose_precision(precision, choose_device(device))  # fail before anything is read
+    chosen_precision = choose_precision(precision, choose_device(device))  # fail before files are read
     if name_or_file is None:
         packaged = packaged_names()
         if not packaged:
-            raise UsageError("no model comes in the package yet: name one (otus models), or a file of weights")
+            raise UsageError("this package contains no model: name one (otus models lists them), or a file of weights")
         name_or_file = packaged[0]
-    own = weights_file(name_or_file)
-    if own is not None:
+    file = weights_file(name_or_file)
+    if file is not None:
         if weights is not None:
-            raise UsageError(f"weights: {own} is a file of weights itself; leave out {weights}, or name the model")
-        if own.suffix in NATIVE_RUNTIMES:
+            raise UsageError(f"weights: {file} is a file of weights itself; leave out {weights}, or name the model")
+        if file.suffix in NATIVE_RUNTIMES:
             if precision == "bfloat16" and chosen_precision == precision:
-                raise UsageError(f"precision: {own} computes in float32; leave bfloat16 out")
+                raise UsageError(f"precision: {file} computes in float32; leave bfloat16 out")
             semantic = None if semantic_model is None else load(semantic_model, device=device, precision=precision)
-            return _load_exported(own, device=device, runtime=runtime, semantic=semantic)
-        found = read_weights_file(own)
-        name = str(found.builder or own.stem)
+            return _load_exported(file, device=device, runtime=runtime, semantic=semantic)
+        loaded = read_weights_file(file)
+        name = str(loaded.builder or file.stem)
     elif str(name_or_file).endswith((".safetensors", ".pth", ".pt", ".bin", *NATIVE_RUNTIMES)):
         raise CheckpointError(f"{name_or_file}: there is no such file of weights")
     else:
         name = str(name_or_file)
         model_entry(name)
-        found = read_weights(weights, model=name)
+        loaded = read_weights(weights, model=name)
     if system is None:
-        if found.builder is None:
+        if loaded.builder is None:
             raise CheckpointError(
-                f"{found.source}: does not say of which model it is: name the model and give the file as weights, "
+                f"{loaded.source}: does not say of which model it is: name the model and give the file as weights, "
                 "or pass the model as system=…"
             )
-        categories = categories or found.categories or _numbered(found.arguments.get("class_indices"))
+        categories = categories or loaded.categories or _numbered(loaded.arguments.get("class_indices"))
         if categories is None:
-            _refuse_another_model(found)
-            raise UsageError(f"{found.source}: does not say its categories; pass categories=…")
-        system = build_model(found.builder, categories, found.arguments)
-    prefixes = find_prefixes(found.state, system.state_dict())
-    state = sub_state(found.state, next(iter(prefixes), ""))
-    load_into(system, state, source=found.source, model=name)
-    preprocess = preprocess or found.preprocess or (model_entry(found.builder).preprocess if found.builder else None)
+            _check_tensor_names(loaded)
+            raise UsageError(f"{loaded.source}: does not say its categories; pass categories=…")
+        system = build_model(loaded.builder, categories, loaded.arguments)
+    prefixes = find_prefixes(loaded.state, system.state_dict())
+    state = sub_state(loaded.state, next(iter(prefixes), ""))
+    load_into(system, state, source=loaded.source, model=name)
+    preprocess = preprocess or loaded.preprocess or (model_entry(loaded.builder).preprocess if loaded.builder else None)
     if preprocess is None:
-        raise UsageError(f"{found.source}: does not say how images are prepared; pass preprocess=…")
+        raise UsageError(f"{loaded.source}: does not say how images are preprocessed; pass preprocess=…")
     return Predictor(
         system,
         preprocess=preprocess,
@@ -117,8 +117,8 @@ def load(
         device=device,
         precision=precision,
         runtime=runtime,
-        score_thresholds=found.score_thresholds,
-        training=found.training,
+        score_thresholds=loaded.score_thresholds,
+        training=loaded.training,
         semantic=None if semantic_model is None else load(semantic_model, device=device, precision=precision),
     )
 
@@ -128,24 +128,24 @@ def _load_exported(
 ) -> Predictor:
     if str(device) not in ("auto", "cpu"):
         raise UsageError(f"device: {file} runs on the CPU, got {device}; leave the device out")
-    system, facts = load_exported(file, runtime=None if runtime in ("torch", "auto") else runtime)
+    system, description = load_exported(file, runtime=None if runtime in ("torch", "auto") else runtime)
     return Predictor(
         system,
-        preprocess=Preprocess.from_dict(facts.preprocess),
-        name=facts.name,
+        preprocess=Preprocess.from_dict(description.preprocess),
+        name=description.name,
         device="cpu",
-        score_thresholds=facts.score_thresholds,
+        score_thresholds=description.score_thresholds,
         semantic=semantic,
     )
 
 
-def _refuse_another_model(found: LoadedWeights) -> None:
+def _check_tensor_names(loaded: LoadedWeights) -> None:
     """Raise CheckpointError if the tensor names do not match the model, whatever the number of categories."""
-    builder = str(found.builder)
+    builder = str(loaded.builder)
     published = next(iter(model_entry(builder).weights.values()), None)
-    usual = build_model(builder, COCO if published is None else published.categories, found.arguments)
-    if found.state.keys() - usual.state_dict().keys():
-        load_into(usual, found.state, source=found.source, model=builder)
+    model = build_model(builder, COCO if published is None else published.categories, loaded.arguments)
+    if loaded.state.keys() - model.state_dict().keys():
+        load_into(model, loaded.state, source=loaded.source, model=builder)
 
 
 def _numbered(class_indices: Sequence[int] | None) -> Categories | None:

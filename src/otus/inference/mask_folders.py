@@ -1,4 +1,4 @@
-"""Masks of everything in many images, as SA-1B's files or one COCO file: a run that was stopped goes on where it was."""
+"""Automatic mask generation for many images, written as SA-1B or COCO files; an interrupted run can be resumed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,27 +16,29 @@ from otus.promptable.automatic import SamAutomaticMaskGenerator
 FORMATS = ("sa1b", "coco")
 _SETTINGS = ".otus-masks.json"
 _PARTS = ".parts"
-_MASKS_PER_IMAGE = 1 << 20  # ids of the masks of an image follow one another from its id times this
+_MASK_IDS_PER_IMAGE = 1 << 20  # mask ids are image id * this + index of the mask
 
 
 @dataclass(frozen=True)
-class MasksOfImage:
-    """What was written for an image.
+class WrittenMasks:
+    """The masks that were written for an image.
 
     Parameters
     ----------
-    name, file
-        Of the image, and the JSON file of its masks.
+    name
+        Name of the image.
+    file
+        JSON file of its masks.
     count
-        Masks.
-    kept
-        Whether the file was there from an earlier run.
+        Number of masks.
+    existed
+        Whether the file was written by an earlier run.
     """
 
     name: str
     file: Path
     count: int
-    kept: bool
+    existed: bool
 
 
 def write_masks(
@@ -47,45 +49,48 @@ def write_masks(
     format: str = "sa1b",
     settings: Mapping[str, Any] | None = None,
     report: Report = stop_at_first,
-) -> Iterator[MasksOfImage]:
-    """Find the masks of images one by one, and write each image's when they are complete.
+) -> Iterator[WrittenMasks]:
+    """Generate the masks of images one by one, and write a file for each image.
+
+    Images whose file exists are not processed again.
 
     Parameters
     ----------
     images
-        Files by name.
+        Image files by name.
     generator
-        Finds the masks.
+        Mask generator.
     out
-        Folder: of ``sa1b`` for ``NAME.json`` of each image, of ``coco`` for ``annotations.json`` when all are done.
+        Output folder. Format ``sa1b`` writes ``NAME.json`` for each image, ``coco`` writes ``annotations.json`` at the end.
     format
         ``sa1b`` or ``coco``.
     settings
-        JSON values that say how masks are found; a folder takes those of one kind only (default: not checked).
+        Settings of the generator, as JSON values; they are stored in the folder, and an existing folder must have the same
+        (default: not checked).
     report
-        Called with the error of each image that cannot be read, which is left out (default: raise the first).
+        Called with the error of each image that cannot be read, which is skipped (default: raise the first).
 
     Yields
     ------
-    MasksOfImage
-        In the order of ``images``, each once.
+    WrittenMasks
+        For each image, in the order of ``images``.
 
     Raises
     ------
     UsageError
-        If the format is unknown, or the folder holds masks that were found otherwise.
+        If the format is unknown, or the folder contains masks that were generated with other settings.
     """
     if format not in FORMATS:
         raise UsageError(f"format: expected {' or '.join(FORMATS)}, got {format!r}")
     _check_settings(out, dict(settings or {}), format)
     parts = out if format == "sa1b" else out / _PARTS
     files = {name: parts / f"{name}.json" for name in images}
-    kept = {name: _document(file) for name, file in files.items()}
-    ids = {name: document["image"]["image_id"] for name, document in kept.items() if document is not None}
-    counts = {name: len(document["annotations"]) for name, document in kept.items() if document is not None}
-    del kept
-    free = max(ids.values(), default=0) + 1
-    done: list[Path] = []
+    existing = {name: _document(file) for name, file in files.items()}
+    ids = {name: document["image"]["image_id"] for name, document in existing.items() if document is not None}
+    counts = {name: len(document["annotations"]) for name, document in existing.items() if document is not None}
+    del existing  # frees the masks' memory
+    next_id = max(ids.values(), default=0) + 1
+    written: list[Path] = []
     for name, path in images.items():
         if name not in ids:
             try:
@@ -94,39 +99,40 @@ def write_masks(
                 report(error)
                 continue
             masks = generator.masks(image)
-            head = {"image_id": free, "width": image.shape[1], "height": image.shape[0], "file_name": name}
-            first = free * _MASKS_PER_IMAGE
-            annotations = [{"id": first + index, **record} for index, record in enumerate(masks.records())]
+            record = {"image_id": next_id, "width": image.shape[1], "height": image.shape[0], "file_name": name}
+            first = next_id * _MASK_IDS_PER_IMAGE
+            annotations = [{"id": first + index, **annotation} for index, annotation in enumerate(masks.records())]
             with staged_file(files[name]) as stage:
-                stage.write_bytes(msgspec.json.encode({"image": head, "annotations": annotations}))
+                stage.write_bytes(msgspec.json.encode({"image": record, "annotations": annotations}))
             counts[name] = len(masks)
-            free += 1
-        done.append(files[name])
-        yield MasksOfImage(name, files[name], counts[name], kept=name in ids)
+            next_id += 1
+        written.append(files[name])
+        yield WrittenMasks(name, files[name], counts[name], existed=name in ids)
     if format == "coco":
-        _write_coco(done, out / "annotations.json")
+        _write_coco(written, out / "annotations.json")
 
 
 def _check_settings(out: Path, settings: dict[str, Any], format: str) -> None:
-    """Note how masks are found, or compare with what was noted before."""
+    """Store the settings in the folder, or raise UsageError if it stores other ones."""
     if not settings:
         return
     settings = {"format": format, **settings}
     file = out / _SETTINGS
-    before = _json(file)
-    if before is None:
+    stored = _json(file)
+    if stored is None:
         with staged_file(file) as stage:
             stage.write_bytes(msgspec.json.encode(settings))
         return
-    other = next((name for name in {**before, **settings} if before.get(name) != settings.get(name)), None)
-    if other is not None:
+    changed = next((name for name in {**stored, **settings} if stored.get(name) != settings.get(name)), None)
+    if changed is not None:
         raise UsageError(
-            f"{out}: holds masks of {other} {before.get(other)!r}, not {settings.get(other)!r}; choose another folder"
+            f"{out}: contains masks generated with {changed} {stored.get(changed)!r}, got {settings.get(changed)!r}; "
+            "choose another folder"
         )
 
 
 def _document(file: Path) -> dict[str, Any] | None:
-    """What an earlier run wrote for an image, None where it did not."""
+    """Return the document that an earlier run wrote for an image, None if there is none."""
     document = _json(file)
     return document if document is not None and {"image", "annotations"} <= set(document) else None
 
@@ -151,7 +157,7 @@ def _write_coco(parts: Sequence[Path], path: Path) -> None:
         for part in parts:
             document = msgspec.json.decode(part.read_bytes())
             for record in document["annotations"]:
-                x, y, width, height = record["bbox"]  # SA-1B's goes to the last pixel, COCO's to what is after it
+                x, y, width, height = record["bbox"]  # SA-1B's width and height are those between pixel centres
                 bbox = [x, y, width + 1, height + 1] if record["area"] else record["bbox"]
                 ids = {"image_id": document["image"]["image_id"], "category_id": 1, "iscrowd": 0}
                 yield {**record, **ids, "bbox": bbox}

@@ -1,7 +1,7 @@
-"""Panoptic prediction by two models: one that finds objects with masks, and one that labels pixels.
+"""Panoptic segmentation by two models: an instance model and a semantic model.
 
-Both see each image as their own weights want it prepared; their results are merged in the frame of the original image by
-:func:`otus.instance.panoptic.merge_panoptic`. ``otus.load(…, semantic_model=…)`` makes such a pair of a predictor.
+Each preprocesses images as its own weights require; their results are merged at the size of the original image by
+:func:`otus.instance.panoptic.merge_panoptic`. ``otus.load(…, semantic_model=…)`` returns a predictor of such a pair.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,18 +22,21 @@ if TYPE_CHECKING:
     from otus.data.images import TargetSize
 
 SCORE_THRESHOLD = 0.5
-"""Of the instances that are merged, unless a call says otherwise."""
+"""Default score threshold of the instances that are merged."""
 _SEMANTIC_SAMPLE = "semantic_sample"
 
 
 @dataclass(frozen=True)
 class PanopticPipeline(Pipeline):
-    """The pipeline of an instance model, its fields, and that of a semantic model, merged; ``averaging`` is of the latter.
+    """The pipelines of an instance model and a semantic model, whose results are merged.
+
+    The fields of :class:`~otus.inference.pipeline.Pipeline` are those of the instance model, except ``averaging``, which
+    applies to the semantic model.
 
     Parameters
     ----------
     semantic
-        The pipeline of the semantic model.
+        Pipeline of the semantic model.
     score_thresholds
         Minimum score of the instances that are merged, by category name (default: :data:`SCORE_THRESHOLD`).
     """
@@ -47,11 +50,11 @@ class PanopticPipeline(Pipeline):
             (self, INSTANCE, "a model with masks, e.g. mask_rcnn_efficientnet_lite0_fpn"),
             (self.semantic, SEMANTIC, "a semantic model, e.g. semantic_fpn_efficientnet_lite0"),
         ):
-            own = pipeline.system.task
-            if own is not task:
+            got = pipeline.system.task
+            if got is not task:
                 raise UsageError(
-                    f"a panoptic pair is an instance model and a semantic model: expected one of the task {task.name}, "
-                    f"got one of the task {own.name}; name {remedy} (otus models lists all)"
+                    "semantic_model: a panoptic pair is an instance model and a semantic model: expected one of the task "
+                    f"{task.name}, got one of the task {got.name}; use {remedy} (otus models lists all)"
                 )
 
     @property
@@ -61,19 +64,21 @@ class PanopticPipeline(Pipeline):
 
     @property
     def categories(self) -> Categories:
-        """What instances can be, then the stuff of the semantic model."""
+        """Categories of the instance model (things), then the remaining ones of the semantic model (stuff)."""
         return panoptic_categories(self.system.categories, self.semantic.system.categories)
 
     @property
     def postprocess(self) -> Postprocess | None:
-        """The instance model's, with score thresholds for what is to be believed, in evaluation too."""
-        own = self.system.postprocess
-        values = tuple(self.score_thresholds.get(name, SCORE_THRESHOLD) for name in self.categories)
-        return None if own is None else replace(own, score_threshold=min(values), score_thresholds=values)
+        """The instance model's postprocessing with ``score_thresholds``, which apply in evaluation too."""
+        postprocess = self.system.postprocess
+        thresholds = tuple(self.score_thresholds.get(name, SCORE_THRESHOLD) for name in self.categories)
+        if postprocess is None:
+            return None
+        return replace(postprocess, score_threshold=min(thresholds), score_thresholds=thresholds)
 
     @property
     def target_size(self) -> "TargetSize | None":
-        """The larger of the two sizes."""
+        """The larger of the two models' input sizes."""
         first, second = super().target_size, self.semantic.target_size
         if first is None or second is None:
             return None
@@ -86,7 +91,7 @@ class PanopticPipeline(Pipeline):
         return larger
 
     def prepare(self, sample: Sample) -> TensorSample:
-        """Return a sample as the instance model wants it, and under one more key as the semantic model does."""
+        """Return a sample preprocessed for the instance model, with the semantic model's sample under a key of its own."""
         return super().prepare(sample) | {_SEMANTIC_SAMPLE: self.semantic.prepare(sample)}
 
     def predict(
@@ -97,16 +102,16 @@ class PanopticPipeline(Pipeline):
         postprocess: Postprocess | None = None,
         watch: Stopwatch | None = None,
     ) -> list[Any]:
-        """Return a panoptic map of each image; ``watch`` measures ``merge`` too. See :meth:`Pipeline.predict`."""
+        """Return the panoptic map of each image, see :meth:`Pipeline.predict`; ``watch`` measures ``merge`` too."""
         watch = watch or Stopwatch(self.system.device)
         postprocess = postprocess or self.postprocess
-        answers = self.answers(samples, sizes_hw, postprocess=postprocess, watch=watch)
+        pairs = self.predict_separately(samples, sizes_hw, postprocess=postprocess, watch=watch)
         with watch.time("merge"):
-            merged = [merge_panoptic(*pair) for pair in answers]
+            merged = [merge_panoptic(*pair) for pair in pairs]
             labels = None if postprocess is None else postprocess.labels
             return merged if labels is None else [panoptic.select(labels) for panoptic in merged]
 
-    def answers(
+    def predict_separately(
         self,
         samples: Sequence[TensorSample],
         sizes_hw: Sequence[tuple[int, int]],
@@ -114,10 +119,11 @@ class PanopticPipeline(Pipeline):
         postprocess: Postprocess | None = None,
         watch: Stopwatch | None = None,
     ) -> list[tuple[Instances, SemanticMap]]:
-        """Return what :meth:`predict` merges: the instances and the semantic map of each image."""
-        of_things = None if postprocess is None else postprocess.for_labels(range(len(self.system.categories)))
-        things = Pipeline(self.system, self.preprocess, self.precision)
-        instances = things.predict(samples, sizes_hw, postprocess=of_things, watch=watch)
-        stuff = replace(self.semantic, averaging=self.averaging)
-        semantic = stuff.predict([sample[_SEMANTIC_SAMPLE] for sample in samples], sizes_hw, watch=watch)
+        """Return the instances and the semantic map of each image, which :meth:`predict` merges."""
+        thing_postprocess = None if postprocess is None else postprocess.for_labels(range(len(self.system.categories)))
+        instance_pipeline = Pipeline(self.system, self.preprocess, self.precision)
+        instances = instance_pipeline.predict(samples, sizes_hw, postprocess=thing_postprocess, watch=watch)
+        semantic_pipeline = replace(self.semantic, averaging=self.averaging)
+        semantic_samples = [sample[_SEMANTIC_SAMPLE] for sample in samples]
+        semantic = semantic_pipeline.predict(semantic_samples, sizes_hw, watch=watch)
         return list(zip(instances, semantic, strict=True))

@@ -1,7 +1,8 @@
-"""From samples to results in the images' own frames: the one path that every prediction takes.
+"""From samples to results in the coordinates of the original images.
 
-Preparing (with proposals where the system looks at some), the precision, the pass, and undoing the geometry stand here once;
-:class:`~otus.inference.predictor.Predictor`, evaluation, validation, comparing and explaining go through it.
+Preprocessing (with external proposals if the system needs them), precision, forward pass, and the mapping of results back to
+the image are implemented here, once: :class:`~otus.inference.predictor.Predictor`, evaluation, validation, comparisons and
+explanations all use this pipeline.
 """
 
 from collections.abc import Sequence
@@ -28,18 +29,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A system with what its weights need around it.
+    """A system with the preprocessing and precision of its weights.
 
     Parameters
     ----------
     system
-        On whatever device it is.
+        A system, on any device.
     preprocess
-        How its weights want images prepared.
+        Preprocessing that its weights were trained with.
     precision
-        ``bfloat16`` for autocast; else the system runs as it is.
+        ``bfloat16`` runs the system under autocast; any other value runs it as it is.
     averaging
-        Views of each image whose scores are averaged, of a semantic segmenter (default: the image alone).
+        Test-time augmentation of a semantic model (default: none).
     """
 
     system: BaseSystem[Any, Any]
@@ -49,9 +50,9 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         if self.averaging is not None and self.system.task is not SEMANTIC:
-            what = f"a model that predicts {self.system.task.predicts}"
             raise UsageError(
-                f"averaging: flips and scales are for semantic segmentation, not for {what}; leave them out"
+                "averaging: flips and scales are for semantic segmentation, not for a model that predicts "
+                f"{self.system.task.predicts}; leave them out"
             )
 
     @property
@@ -66,12 +67,12 @@ class Pipeline:
 
     @property
     def postprocess(self) -> Postprocess | None:
-        """Which detections are reported unless a call says otherwise; None where there is nothing to choose."""
+        """Default postprocessing of detections; None for models that do not detect objects."""
         return self.system.postprocess
 
     @property
     def target_size(self) -> "TargetSize | None":
-        """The size that an image need not exceed much when it is read: None where proposals are searched on all of it."""
+        """Size of the network's input, to decode large files at lower resolution; None if proposals need the original."""
         return None if self.system.original_image_search is not None else self.preprocess.size_of
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -79,15 +80,15 @@ class Pipeline:
         return torch.autocast(self.system.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def prepare(self, sample: Sample) -> TensorSample:
-        """Return a sample as the system wants it.
+        """Return a sample preprocessed for the system.
 
-        Proposals that the system looks at are found here if the sample has none: those of the image as it came, for of the
-        prepared one they would be others.
+        If the system needs external proposals and the sample has none, they are computed here, on the original image: on
+        the resized one they would differ.
         """
         search = self.system.original_image_search
         if search is not None and "proposals_xyxy" not in sample.columns:
-            found = search.search(sample.image).best(search.count).boxes_xyxy
-            sample = replace(sample, columns={**sample.columns, "proposals_xyxy": found})
+            proposals = search.search(sample.image).best(search.count).boxes_xyxy
+            sample = replace(sample, columns={**sample.columns, "proposals_xyxy": proposals})
         return self.preprocess.prepare(sample)
 
     def predict(
@@ -98,34 +99,34 @@ class Pipeline:
         postprocess: Postprocess | None = None,
         watch: Stopwatch | None = None,
     ) -> list[Any]:
-        """Return the results of prepared samples, of the task's type, in the frames of images of ``sizes_hw``.
+        """Return the results of prepared samples, of the task's type, in pixels of the original images.
 
         Parameters
         ----------
         samples
-            As :meth:`prepare` returned them.
+            Results of :meth:`prepare`.
         sizes_hw
-            Heights and widths of the images that they were made of.
+            Heights and widths of the original images.
         postprocess
             Which detections are reported (default: the system's own).
         watch
-            Measures ``network`` and ``undo``.
+            Stopwatch that measures ``network`` and ``undo`` (default: a new one).
         """
         watch = watch or Stopwatch(self.system.device)
         results = self.results(samples, postprocess=postprocess, watch=watch)
         with watch.time("undo"):
-            return [self.preprocess.undo(one, size_hw) for one, size_hw in zip(results, sizes_hw, strict=True)]
+            return [self.preprocess.undo(result, size_hw) for result, size_hw in zip(results, sizes_hw, strict=True)]
 
     def results(
         self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None, watch: Stopwatch
     ) -> list[Any]:
-        """Return what the system predicts of prepared samples, in their own frames; parameters as of :meth:`predict`."""
+        """Return the results of prepared samples in their own pixels; the parameters are those of :meth:`predict`."""
         with watch.time("network"), self.autocast():
             if self.averaging is not None:
                 return self.averaging.predict(self.system, samples)
             return self.system.predict(samples, postprocess=postprocess)
 
     def stages(self, sample: TensorSample, *, postprocess: Postprocess | None = None) -> Stages:
-        """Return the record of a pass over one prepared sample."""
+        """Return the record of a forward pass over one prepared sample."""
         with self.autocast():
             return self.system.stages([sample], postprocess=postprocess)

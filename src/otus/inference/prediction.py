@@ -1,4 +1,4 @@
-"""Predictions for an image: drawing, summaries and export, by task."""
+"""The prediction for an image: drawing, summary and export, by task."""
 
 import io
 import json
@@ -32,22 +32,22 @@ class Prediction:
     Parameters
     ----------
     name
-        As of :class:`~otus.data.sources.SourceImage`, like ``frame``, ``time_s`` and ``notes``.
+        See :class:`~otus.data.sources.SourceImage`, also for ``frame``, ``time_s`` and ``notes``.
     image
-        uint8 (H, W, 3). A file of more than 25 megapixels, far larger than the network's input, is decoded at a half, a
-        quarter or an eighth of its size; the ``result`` is in pixels of the file, whose size is ``size_hw``.
+        uint8 (H, W, 3) RGB. A file of more than 25 megapixels that is far larger than the network's input is decoded at a
+        half, a quarter or an eighth of its resolution; the ``result`` is in pixels of the file, whose size is ``size_hw``.
     result
         Result of the task's type: :class:`~otus.structures.Instances`, ``Classification``, ``SemanticMap`` or
         ``PanopticMap``; ``instances``, ``classification``, ``semantic`` and ``panoptic`` return it by type.
     milliseconds
-        Time of each part, this image's share of its batch: ``prepare`` (including external proposals, if the system
-        needs them), ``network``, ``undo`` (mapping results back to the image).
+        Time of each step, divided by the number of images in the batch: ``prepare`` (including external proposals, if the
+        system needs them), ``network``, ``undo`` (mapping results back to the image).
     task
         Task of the model.
     size_hw
         Height and width of the file (default: those of ``image``).
     ids_file
-        Where the segment ids of a panoptic result were written, if they were.
+        File to which the segment ids of a panoptic result were written (default: none).
     """
 
     name: str
@@ -70,8 +70,8 @@ class Prediction:
         return f"Prediction({self.name!r}{frame}, {self.result!r})"
 
     def __getattr__(self, name: str) -> Any:
-        if name in _ELSEWHERE:
-            raise AttributeError(f"a Prediction has no {name!r}: write .{_ELSEWHERE[name]}")
+        if name in _OTHER_LIBRARIES_NAMES:
+            raise AttributeError(f"a Prediction has no {name!r}: use .{_OTHER_LIBRARIES_NAMES[name]}")
         raise AttributeError(f"'Prediction' object has no attribute {name!r}")
 
     @property
@@ -104,16 +104,16 @@ class Prediction:
 
     def plot(self) -> UInt8[np.ndarray, "h w 3"]:
         """Return a copy of the image, uint8 (H, W, 3) RGB, with the predictions drawn on it."""
-        return self.task.display.draw(self.image, self._seen())
+        return self.task.display.draw(self.image, self._result_at_image_size())
 
     def overlay(self, *, factor: int = 1) -> Page:
-        """Return the overlay of ``otus predict``, reduced by ``factor``, with a legend if needed."""
+        """Return the overlay of ``otus predict``, downscaled by ``factor``, with a legend if needed."""
         if factor == 1:
-            return self.task.display.overlay(self.image, self._seen())
+            return self.task.display.overlay(self.image, self._result_at_image_size())
         image = np.asarray(Image.fromarray(self.image).reduce(factor))
         return self.task.display.overlay(image, self.result.resized((image.shape[0], image.shape[1])))
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """Return a short summary: ``3 person, 1 dog``, or ``dog 0.93, cat 0.05``."""
         return self.task.display.summary(self.result, self.categories)
 
@@ -194,18 +194,18 @@ class Prediction:
             import pandas
         except ImportError:
             raise MissingExtraError("pandas", "pandas", "a table of predictions") from None
-        place: dict[str, Any] = {"image": self.name} | ({} if self.frame is None else {"frame": self.frame})
+        source: dict[str, Any] = {"image": self.name} | ({} if self.frame is None else {"frame": self.frame})
         columns = self.task.display.columns(self.result, self.categories)
-        count = len(columns["category"])
-        return pandas.DataFrame({**{name: [value] * count for name, value in place.items()}, **columns})
+        num_rows = len(columns["category"])
+        return pandas.DataFrame({**{name: [value] * num_rows for name, value in source.items()}, **columns})
 
-    def _seen(self) -> Instances | Classification | SemanticMap | PanopticMap:
-        """The result in pixels of ``image``."""
+    def _result_at_image_size(self) -> Instances | Classification | SemanticMap | PanopticMap:
+        """Return the result in pixels of ``image``, which may have a lower resolution than the file."""
         return self.result.resized((self.image.shape[0], self.image.shape[1]))
 
 
 # Attribute names of other libraries, and their equivalents here.
-_ELSEWHERE = {
+_OTHER_LIBRARIES_NAMES = {
     "boxes": "instances.boxes_xyxy",
     "xyxy": "instances.boxes_xyxy",
     "labels": "instances.labels",
@@ -222,30 +222,33 @@ _ELSEWHERE = {
     "orig_img": "image",
     "orig_shape": "instances.size_hw",
     "speed": "milliseconds",
-    "summary": "to_dict()",
+    "verbose": "summary()",
 }
 
 
-def threshold_facts(postprocess: Postprocess, categories: Categories) -> dict[str, Any]:
-    """Return the applied score threshold, by category if thresholds differ."""
-    of_labels = dict(zip(categories, postprocess.score_thresholds, strict=False))
-    return {"score_threshold": postprocess.score_threshold, **({"score_thresholds": of_labels} if of_labels else {})}
+def threshold_settings(postprocess: Postprocess, categories: Categories) -> dict[str, Any]:
+    """Return the applied score threshold, and those of the categories if they differ."""
+    by_category = dict(zip(categories, postprocess.score_thresholds, strict=False))
+    return {
+        "score_threshold": postprocess.score_threshold,
+        **({"score_thresholds": by_category} if by_category else {}),
+    }
 
 
-def postprocess_facts(
+def postprocess_settings(
     postprocess: Postprocess | None, categories: Categories, tiles: Tiles | None, averaging: Averaging | None = None
 ) -> dict[str, Any]:
-    """Return the member ``postprocess`` of ``otus predict --json``: by which settings results were selected or joined."""
-    facts: dict[str, Any] = {}
+    """Return the member ``postprocess`` of ``otus predict --json``: the settings by which results were filtered."""
+    document: dict[str, Any] = {}
     if postprocess is not None:
-        facts = {
-            **threshold_facts(postprocess, categories),
+        document = {
+            **threshold_settings(postprocess, categories),
             "nms_iou": postprocess.nms_iou,
             "max_detections": postprocess.max_detections,
         }
         if postprocess.labels is not None:
-            facts["categories"] = [categories[label] for label in postprocess.labels]
+            document["categories"] = [categories[label] for label in postprocess.labels]
     for name, settings in (("tiles", tiles), ("averaging", averaging)):
         if settings is not None:
-            facts[name] = asdict(settings)
-    return {"postprocess": facts} if facts else {}
+            document[name] = asdict(settings)
+    return {"postprocess": document} if document else {}

@@ -5,7 +5,6 @@ with, and maps results back to the coordinates of the original image.
 """
 
 import inspect
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,50 +17,48 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from otus.data.images import MAX_PIXELS, reduce_image
+from otus.data.images import MAX_PIXELS
 from otus.data.sample import Sample
-from otus.data.sources import Source, SourceImage, read_source
+from otus.data.sources import Source, read_source
 from otus.data.tensors import TensorSample
 from otus.errors import DataError, UsageError, did_you_mean
 from otus.inference.averaging import Averaging
-from otus.inference.blending import blended
+from otus.inference.devices import choose_device, choose_precision
+from otus.inference.image_prediction import predict_batch, predict_blended, predict_tiled
 from otus.inference.panoptic_pair import PanopticPipeline
 from otus.inference.pipeline import Pipeline
 from otus.inference.prediction import Prediction
-from otus.inference.tiling import Tiles, Window, merged, moved
+from otus.inference.tiling import Tiles
 from otus.parts.fast.fusion import fused_for_inference
-from otus.parts.inference_mode import Stopwatch
 from otus.parts.postprocess import Postprocess
-from otus.parts.precision import check_bfloat16, multiplies_bfloat16
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
 from otus.parts.tasks import SEMANTIC, Task
-from otus.structures import Categories, Instances, SemanticScores
+from otus.structures import Categories, Instances
 
-PRECISIONS = ("exact", "float32", "bfloat16")
 SCORE_THRESHOLD = 0.5
-"""Default score threshold of displayed predictions, if none were chosen for the model and its own is not higher.
-Evaluation ignores it and uses all detections of the system."""
+"""Default score threshold of predictions, for models without score thresholds of their own, unless the system's minimum
+score is higher. Evaluation does not apply it: it uses all detections of the system."""
 
 
 # Options of other libraries, and their equivalents here.
-_OPTIONS_ELSEWHERE = {
-    **dict.fromkeys(("conf", "confidence", "threshold", "score_thr"), "write score_threshold"),
-    **dict.fromkeys(("iou", "iou_threshold", "nms", "nms_thr"), "write nms_iou"),
-    **dict.fromkeys(("classes", "labels"), "write categories, by their names"),
+_OTHER_LIBRARIES_OPTIONS = {
+    **dict.fromkeys(("conf", "confidence", "threshold", "score_thr"), "use score_threshold"),
+    **dict.fromkeys(("iou", "iou_threshold", "nms", "nms_thr"), "use nms_iou"),
+    **dict.fromkeys(("classes", "labels"), "use categories, with their names"),
     **dict.fromkeys(
         ("imgsz", "image_size", "size"),
-        "the image size is that of the weights (predictor.preprocess); tiles find small objects on large images",
+        "the image size is that of the weights (predictor.preprocess); use tiles for small objects on large images",
     ),
-    **dict.fromkeys(("device", "precision", "half"), "say it when loading: otus.load(…, device=…, precision=…)"),
-    **dict.fromkeys(("vid_stride", "frame_stride"), "write stride"),
-    **dict.fromkeys(("batch", "bs"), "write batch_size"),
+    **dict.fromkeys(("device", "precision", "half"), "set it when loading: otus.load(…, device=…, precision=…)"),
+    **dict.fromkeys(("vid_stride", "frame_stride"), "use stride"),
+    **dict.fromkeys(("batch", "bs"), "use batch_size"),
     **dict.fromkeys(("save", "show"), "each prediction has .save(path) and .show()"),
 }
 
 
 class Predictor:
-    """A trained system, ready for images.
+    """Predict on images, folders and videos with a trained system.
 
     Parameters
     ----------
@@ -80,20 +77,21 @@ class Predictor:
         bfloat16 (boxes and scores stay float32); and ``auto``: bfloat16 if the CPU has instructions for it, else
         float32.
     runtime
-        What runs backbone, pyramid and dense heads on a CPU: ``torch``, ``onnxruntime``, ``openvino``, or ``auto``, the
-        fastest on this machine. Another than ``torch`` means precision ``float32``.
+        Library that runs backbone, pyramid and dense heads on a CPU: ``torch``, ``onnxruntime``, ``openvino``, or
+        ``auto``, the fastest on this machine. All but ``torch`` imply precision ``float32``.
     score_thresholds
-        Score thresholds by category name (default: :data:`SCORE_THRESHOLD` for every category that is not listed).
+        Score thresholds by category name (default of a category: :data:`SCORE_THRESHOLD`).
     training
         Training record of the weights, from their file.
     semantic
-        Predictor of a semantic model whose maps are merged with the instances of ``system``, so that this one predicts
-        panoptic maps; see :mod:`otus.inference.panoptic_pair`.
+        Predictor of a semantic model whose maps are merged with the instances of ``system`` into panoptic maps; see
+        :mod:`otus.inference.panoptic_pair` (default: none, the results are those of ``system``).
 
     Raises
     ------
     UsageError
-        If the device or precision does not exist, or the two are no instance model and semantic model.
+        If the device or precision does not exist, or ``semantic`` is given and the two models are not an instance model
+        and a semantic model.
     """
 
     def __init__(
@@ -114,7 +112,7 @@ class Predictor:
         system = system.to(self.device).eval()
         self.runtime = runtime
         if runtime != "torch":
-            from otus.inference.acceleration import accelerated, choose_runtime  # few need it
+            from otus.inference.acceleration import accelerated, choose_runtime  # rarely needed, slow to import
 
             self._check_runtime(precision)
             self.runtime = choose_runtime(runtime, system, preprocess)
@@ -123,21 +121,22 @@ class Predictor:
             system = accelerated(system, self.runtime)
         elif self.device.type == "cpu" and self.precision != "exact":
             system = fused_for_inference(system, precision=self.precision)
-        self.system: Any = system  # any kind of system; each explanation expects its own kind
+        self.system: Any = system  # Any: each explanation in otus.reports expects its own kind of system
         self.preprocess = preprocess
         self.name = name
         self.training = training or {}
         self.semantic = semantic
         if semantic is not None:
             self.name = f"{name} + {semantic.name}"
-        chosen = (score_thresholds or {}).items()
-        self.score_thresholds = {name: value for name, value in chosen if name in system.categories}
+        self.score_thresholds = {
+            category: value for category, value in (score_thresholds or {}).items() if category in system.categories
+        }
 
     def _check_runtime(self, precision: str) -> None:
         if self.device.type != "cpu" or precision == "bfloat16":
-            what = f"device {self.device}" if self.device.type != "cpu" else "precision bfloat16"
+            option = f"device {self.device}" if self.device.type != "cpu" else "precision bfloat16"
             raise UsageError(
-                f"runtime: {self.runtime} computes on the CPU in float32, got {what}; leave one of them out"
+                f"runtime: {self.runtime} computes on the CPU in float32, got {option}; leave one of them out"
             )
 
     def __repr__(self) -> str:
@@ -151,10 +150,10 @@ class Predictor:
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
         """Raise an error that points to :meth:`predict`: in other libraries a model is called."""
-        raise TypeError("a Predictor is not called: write .predict(image)")
+        raise TypeError("a Predictor is not callable: use .predict(image)")
 
     def predict(self, source: Source, **options: Any) -> list[Prediction]:
-        """Return the predictions of all images of a source; the options are those of :meth:`stream`."""
+        """Return the predictions for all images of a source; the options are those of :meth:`stream`."""
         return list(self.stream(source, **options))
 
     def stream(
@@ -188,9 +187,10 @@ class Predictor:
             Name or names of the categories to report (default: all). The limit on detections counts only these.
         tiles
             Predict on overlapping tiles of large images and merge the detections, or blend the scores of a semantic
-            segmenter; a number is the tile side in pixels (default: no tiles).
+            model; a number is the tile side in pixels (default: no tiles).
         averaging
-            Flips and scales whose probabilities are averaged, of a semantic segmenter (default: the image alone).
+            Test-time augmentation of a semantic model: flips and scales whose probabilities are averaged (default:
+            none).
         batch_size
             Images, or tiles of an image, per batch.
         stride
@@ -205,37 +205,38 @@ class Predictor:
         ImageError
             If a file is missing or not an image.
         UsageError
-            If an option is out of range, the model does not know a category, or an option is not for models of its task:
-            thresholds and categories are of detectors, averaging is of semantic segmenters, tiles of both.
+            If an option is out of range, the model does not know a category, or an option is not for models of this
+            task: thresholds and categories are for detectors, averaging is for semantic models, tiles are for both.
         TypeError
             If an option is unknown; for options of other libraries the message names the equivalent.
         """
         for name in unknown:
             options = inspect.signature(self.stream).parameters.keys() - {"source", "unknown"}
-            remedy = (
-                f": {_OPTIONS_ELSEWHERE[name]}" if name in _OPTIONS_ELSEWHERE else did_you_mean(name, sorted(options))
-            )
-            raise TypeError(f"predict: there is no option {name!r}{remedy}; there are {', '.join(sorted(options))}")
+            hint = _OTHER_LIBRARIES_OPTIONS.get(name)
+            remedy = did_you_mean(name, sorted(options)) if hint is None else f": {hint}"
+            raise TypeError(f"predict: there is no option {name!r}{remedy}; options are {', '.join(sorted(options))}")
         postprocess = self.postprocess(score_threshold, nms_iou, categories)
         tiles = Tiles(tiles) if isinstance(tiles, int) else tiles
         pipeline = replace(self.pipeline, averaging=averaging)
         if tiles is not None and self.task.result_type is not Instances and self.task is not SEMANTIC:
-            raise self._finds_no_objects("tiles")
-        for name, number in (("batch_size", batch_size), ("stride", stride), ("max_pixels", max_pixels)):
-            if number < 1:
-                raise UsageError(f"{name}: expected 1 or more, got {number}")
-        target_size = None if tiles is not None else pipeline.target_size  # tiles are cut from the whole image
+            raise self._not_a_detector("tiles")
+        for name, value in (("batch_size", batch_size), ("stride", stride), ("max_pixels", max_pixels)):
+            if value < 1:
+                raise UsageError(f"{name}: expected 1 or more, got {value}")
+        target_size = None if tiles is not None else pipeline.target_size  # tiles are cut at full resolution
         report = report or partial(_stop_at_first, source)
         images = read_source(source, stride=stride, report=report, target_size=target_size, max_pixels=max_pixels)
 
         def predictions() -> Iterator[Prediction]:
             while batch := list(islice(images, batch_size)):
                 if tiles is None:
-                    yield from self._whole(batch, pipeline, postprocess)
-                elif self.task is SEMANTIC:
-                    yield from (self._blended(one, tiles, pipeline, batch_size=batch_size) for one in batch)
-                else:
-                    yield from (self._tiled(one, tiles, pipeline, postprocess, batch_size=batch_size) for one in batch)
+                    yield from predict_batch(batch, pipeline, postprocess=postprocess)
+                    continue
+                for image in batch:
+                    if self.task is SEMANTIC:
+                        yield predict_blended(image, pipeline, tiles, batch_size=batch_size)
+                    else:
+                        yield predict_tiled(image, pipeline, tiles, postprocess=postprocess, batch_size=batch_size)
 
         return predictions()
 
@@ -248,7 +249,7 @@ class Predictor:
         unknown = [name for name in names if name not in self.categories]
         if unknown:
             known = f"{', '.join(self.categories)}{did_you_mean(unknown[0], self.categories)}"
-            raise UsageError(f"categories: {', '.join(unknown)} not known to {self.name}: {known}")
+            raise UsageError(f"categories: {self.name} does not know {', '.join(unknown)}; it knows {known}")
         return [self.categories.index(name) for name in names]
 
     def thresholds(self, score_threshold: float | Mapping[str, float] | None = None) -> Float[np.ndarray, "k"]:
@@ -262,14 +263,15 @@ class Predictor:
         thresholds = self.score_thresholds if score_threshold is None else score_threshold
         if isinstance(thresholds, Mapping):
             self._labels(list(thresholds))
-            own = self.pipeline.postprocess
-            usual = SCORE_THRESHOLD if own is None else max(SCORE_THRESHOLD, own.score_threshold)
-            values = np.array([thresholds.get(name, usual) for name in self.categories], dtype=np.float64)
+            default_postprocess = self.pipeline.postprocess
+            minimum = 0.0 if default_postprocess is None else default_postprocess.score_threshold
+            default = max(SCORE_THRESHOLD, minimum)
+            values = np.array([thresholds.get(name, default) for name in self.categories], dtype=np.float64)
         else:
             values = np.full(len(self.categories), thresholds, dtype=np.float64)
-        wrong = values[~((values >= 0) & (values <= 1))]
-        if len(wrong):
-            raise UsageError(f"score_threshold: expected 0 to 1, got {wrong[0]:g}")
+        invalid = values[~((values >= 0) & (values <= 1))]
+        if len(invalid):
+            raise UsageError(f"score_threshold: expected 0 to 1, got {invalid[0]:g}")
         return values
 
     def postprocess(
@@ -278,180 +280,73 @@ class Predictor:
         nms_iou: float | None = None,
         categories: str | Sequence[str] | None = None,
     ) -> Postprocess | None:
-        """Return the system's own postprocess with these options of :meth:`stream`; None for a model of whole images.
+        """Return the system's postprocess, changed by these options of :meth:`stream`; None for models without objects.
 
         Raises
         ------
         UsageError
-            As of :meth:`stream`.
+            As :meth:`stream`.
         """
-        own = self.pipeline.postprocess
-        if own is None:
+        default = self.pipeline.postprocess
+        if default is None:
             options = {"score_threshold": score_threshold, "nms_iou": nms_iou, "categories": categories}
-            if typed := [name for name, value in options.items() if value is not None]:
-                raise self._finds_no_objects(*typed)
+            if given := [name for name, value in options.items() if value is not None]:
+                raise self._not_a_detector(*given)
             return None
         if not 0 <= (nms_iou or 0.0) <= 1:
             raise UsageError(f"nms_iou: expected 0 to 1, got {nms_iou:g}")
-        values = self.thresholds(score_threshold)
-        least = float(values.min(initial=1))
+        thresholds = self.thresholds(score_threshold)
+        minimum = float(thresholds.min(initial=1))
         return replace(
-            own,
-            score_threshold=least,
-            score_thresholds=tuple(values.tolist()) if (values > least).any() else (),
-            nms_iou=own.nms_iou if nms_iou is None else nms_iou,
+            default,
+            score_threshold=minimum,
+            score_thresholds=tuple(thresholds.tolist()) if (thresholds > minimum).any() else (),
+            nms_iou=default.nms_iou if nms_iou is None else nms_iou,
             labels=None if categories is None else tuple(self._labels(categories)),
         )
 
-    def cuts(self, score_threshold: float | Mapping[str, float] | None = None) -> dict[str, float]:
-        """Return the score thresholds of the categories whose threshold is above the system's own minimum score."""
-        own = self.pipeline.postprocess
-        if own is None:
+    def category_thresholds(self, score_threshold: float | Mapping[str, float] | None = None) -> dict[str, float]:
+        """Return the score thresholds by category name, without those that are not above the system's minimum score."""
+        postprocess = self.pipeline.postprocess
+        if postprocess is None:
             return {}
-        named = zip(self.categories, self.thresholds(score_threshold).tolist(), strict=True)
-        return {name: value for name, value in named if value > own.score_threshold}
+        thresholds = zip(self.categories, self.thresholds(score_threshold).tolist(), strict=True)
+        return {name: value for name, value in thresholds if value > postprocess.score_threshold}
 
-    def _finds_no_objects(self, *options: str) -> UsageError:
-        what = f"predicts {self.task.predicts}, not objects"
-        return UsageError(f"{', '.join(options)}: {self.name} {what}; leave them out")
+    def _not_a_detector(self, *options: str) -> UsageError:
+        names = ", ".join(options)
+        return UsageError(f"{names}: {self.name} predicts {self.task.predicts}, not objects; leave {names} out")
 
     @property
     def task(self) -> Task:
-        """Task of the system, or of the pair."""
+        """Task of the results: the system's, or panoptic segmentation with a semantic model."""
         return self.pipeline.task
 
     @property
     def pipeline(self) -> Pipeline:
-        """Pipeline from samples to results."""
+        """The pipeline from samples to results."""
         if self.semantic is None:
             return Pipeline(self.system, self.preprocess, self.precision)
-        own = (self.system, self.preprocess, self.precision)
-        return PanopticPipeline(*own, semantic=self.semantic.pipeline, score_thresholds=self.score_thresholds)
-
-    def prepared(self, image: UInt8[np.ndarray, "h w 3"], key: str) -> TensorSample:
-        """Return an image preprocessed for the system, see :meth:`~otus.inference.pipeline.Pipeline.prepare`."""
-        return self.pipeline.prepare(Sample(image, key))
-
-    def _whole(self, batch: list[SourceImage], pipeline: Pipeline, postprocess: Postprocess | None) -> list[Prediction]:
-        watch = Stopwatch(self.device)
-        with watch.time("prepare"):
-            samples = [self.prepared(one.image, one.name) for one in batch]
-        sizes_hw = [image.size_hw for image in batch]
-        results = pipeline.predict(samples, sizes_hw, postprocess=postprocess, watch=watch)
-        share = {name: milliseconds / len(batch) for name, milliseconds in watch.milliseconds.items()}
-        return [self._prediction(*pair, share) for pair in zip(batch, results, strict=True)]
-
-    def _prediction(self, source: SourceImage, result: Any, milliseconds: dict[str, float]) -> Prediction:
-        return Prediction(
-            source.name,
-            source.image,
-            result,
-            milliseconds,
-            source.frame,
-            source.time_s,
-            source.notes,
-            self.task,
-            source.size_hw,
+        return PanopticPipeline(
+            self.system,
+            self.preprocess,
+            self.precision,
+            semantic=self.semantic.pipeline,
+            score_thresholds=self.score_thresholds,
         )
 
-    def _tiled(
-        self,
-        image: SourceImage,
-        tiles: Tiles,
-        pipeline: Pipeline,
-        postprocess: Postprocess | None,
-        *,
-        batch_size: int,
-    ) -> Prediction:
-        size_hw = (image.image.shape[0], image.image.shape[1])
-        windows, instances = list(tiles.windows(size_hw)), []
-        if len(windows) == 1:
-            return self._whole([image], pipeline, postprocess)[0]
-        total: Counter[str] = Counter()
-        for first in range(0, len(windows), batch_size):
-            here = windows[first : first + batch_size]
-            parts = [self._part(image, window) for window in here]
-            for (rows, columns), part in zip(here, self._whole(parts, pipeline, postprocess), strict=True):
-                instances.append(moved(part.instances, top=rows.start, left=columns.start, size_hw=size_hw))
-                total.update(part.milliseconds)
-        found = merged(instances, windows, threshold=tiles.merge_threshold)
-        return self._prediction(replace(image, size_hw=size_hw), found, dict(total))
-
-    def _blended(self, image: SourceImage, tiles: Tiles, pipeline: Pipeline, *, batch_size: int) -> Prediction:
-        size_hw = (image.image.shape[0], image.image.shape[1])
-        windows, watch = list(tiles.windows(size_hw)), Stopwatch(self.device)
-        if len(windows) == 1:
-            return self._whole([image], pipeline, None)[0]
-
-        def scores(here: Sequence[Window]) -> list[SemanticScores]:
-            with watch.time("prepare"):
-                samples = [self.prepared(self._part(image, window).image, image.name) for window in here]
-            return pipeline.results(samples, watch=watch)
-
-        whole = scores([windows.pop()])[0] if tiles.whole_image else None
-        batches = (windows[first : first + batch_size] for first in range(0, len(windows), batch_size))
-        of_tiles = (pair for here in batches for pair in zip(here, scores(here), strict=True))
-        semantic = blended(of_tiles, tiles, size_hw, whole=whole)
-        return self._prediction(replace(image, size_hw=size_hw), semantic, watch.milliseconds)
-
-    def _part(self, source_image: SourceImage, window: Window) -> SourceImage:
-        """Return a window of an image, at reduced size if it is huge, as the whole image beside its tiles may be."""
-        image = np.ascontiguousarray(source_image.image[window])
-        size_hw = (image.shape[0], image.shape[1])
-        if (target_size := self.pipeline.target_size) is not None:
-            image = reduce_image(image, target_size)
-        return replace(source_image, image=image, size_hw=size_hw)
+    def prepare(self, image: UInt8[np.ndarray, "h w 3"], key: str) -> TensorSample:
+        """Return an image preprocessed for the system, see :meth:`~otus.inference.pipeline.Pipeline.prepare`."""
+        return self.pipeline.prepare(Sample(image, key))
 
 
 def _stop_at_first(source: Source, error: DataError) -> NoReturn:
     """Raise the error of a file, with advice on skipping it if there are several files.
 
-    Files are not skipped by default, because a returned list could not show that an image is missing.
+    Files are not skipped by default, because the returned list would not show that an image is missing.
     """
     if error.file is None or (isinstance(source, str | Path) and Path(source) == error.file):
         raise error
-    way = "report=errors.append, with errors = [], goes on without such files"
-    remedy = f"{error.remedy}; {way}" if error.remedy else way
+    how_to_skip = "pass report=errors.append, with errors = [], to skip such files"
+    remedy = f"{error.remedy}; {how_to_skip}" if error.remedy else how_to_skip
     raise type(error)(error.problem, file=error.file, where=error.where, remedy=remedy, kind=error.kind) from None
-
-
-def choose_device(name: str | int | torch.device) -> torch.device:
-    """Return the torch device of a name; ``auto`` is the fastest available, a number is a CUDA device.
-
-    Raises
-    ------
-    UsageError
-        If this machine has no such device.
-    """
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    name = f"cuda:{name}" if isinstance(name, int) else str(name)
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    try:
-        if available.get(name.split(":")[0], False):
-            return torch.device(name)
-    except RuntimeError:  # the part after the colon is not a number
-        pass
-    here = ", ".join(kind for kind, there in available.items() if there)
-    raise UsageError(f"device: expected auto or one of those that are here ({here}), got {name!r}")
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """Return ``exact``, ``float32`` or ``bfloat16``; ``auto`` is bfloat16 on a CPU that supports it, else float32.
-
-    Raises
-    ------
-    UsageError
-        If the name is unknown, or the device does not support bfloat16.
-    """
-    if name == "auto":
-        return "bfloat16" if multiplies_bfloat16(device) else "float32"
-    if name not in PRECISIONS:
-        raise UsageError(f"precision: expected auto, {', '.join(PRECISIONS)}, got {name!r}")
-    if name == "bfloat16":
-        check_bfloat16(device, asked_for=name, instead="float32, or auto, the fastest here")
-    return name

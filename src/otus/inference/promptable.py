@@ -1,4 +1,4 @@
-"""Promptable methods by name: those that need no weights, and the promptable models of the zoo."""
+"""Load promptable methods by name: interactive methods without weights, and promptable models of the zoo."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from otus.errors import UsageError, did_you_mean
+from otus.inference.devices import choose_precision
 from otus.inference.loading import load
-from otus.inference.predictor import choose_precision
 from otus.interactive.methods import METHODS, make_method
 from otus.parts.tasks import PROMPTABLE
 from otus.promptable.method import SamMethod
@@ -17,7 +17,7 @@ from otus.zoo.weights import weights_file
 
 
 def promptable_names() -> list[str]:
-    """Return the names that :func:`load_method` takes, besides files of weights."""
+    """Return the names that :func:`load_method` accepts, besides files of weights."""
     return [*METHODS, *(name for name, entry in MODELS.items() if entry.task is PROMPTABLE)]
 
 
@@ -34,21 +34,21 @@ def load_method(
     Parameters
     ----------
     name_or_file, weights, device, precision
-        As of :func:`otus.load`; in ``bfloat16`` only the image encoder computes.
+        See :func:`otus.load`; ``bfloat16`` applies to the image encoder only.
     multimask
-        As of :class:`~otus.promptable.method.SamMethod`.
+        See :class:`~otus.promptable.method.SamMethod`.
 
     Raises
     ------
     UsageError
         If there is no such method, or the model is not promptable.
     CheckpointError, FetchError
-        As of :func:`otus.load`.
+        See :func:`otus.load`.
     """
     name = str(name_or_file)
     if name in METHODS:
         if weights is not None:
-            raise UsageError(f"weights: {name} has none; leave out {weights}")
+            raise UsageError(f"weights: {name} has no weights; leave out {weights}")
         return make_method(name)
     return load_sam(name_or_file, weights=weights, device=device, precision=precision, multimask=multimask)
 
@@ -61,7 +61,7 @@ def load_sam(
     precision: str = "exact",
     multimask: bool | None = None,
 ) -> SamMethod:
-    """Load a promptable model; parameters and errors as of :func:`load_method`."""
+    """Load a promptable model; parameters and errors are those of :func:`load_method`."""
     name = str(name_or_file)
     known = name in MODELS or weights_file(name_or_file) is not None or "." in name
     if not known or (name in MODELS and MODELS[name].task is not PROMPTABLE):
@@ -71,7 +71,7 @@ def load_sam(
         )
     predictor = load(name_or_file, weights=weights, device=device)
     if predictor.task is not PROMPTABLE:
-        raise UsageError(f"{name}: is a model of the task {predictor.task.name}, expected a promptable one")
+        raise UsageError(f"{name}: expected a promptable model, got one of the task {predictor.task.name}")
     return SamMethod(
         predictor.system,
         preprocess=predictor.preprocess,

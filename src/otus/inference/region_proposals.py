@@ -1,4 +1,4 @@
-"""The proposals of a trained detector, before they are classified."""
+"""The proposals of a trained detector's region proposal network."""
 
 from typing import Any
 
@@ -14,31 +14,31 @@ from otus.structures.boxes import clip
 
 
 class RPNProposals:
-    """Finds what the region proposal network of a detector proposes.
+    """Compute proposals by the region proposal network of a detector.
 
     Parameters
     ----------
     predictor
-        Of a detector that has one, e.g. Faster R-CNN.
+        Predictor of a detector with a region proposal network, e.g. Faster R-CNN.
 
     Raises
     ------
     UsageError
-        If the detector has none.
+        If the detector has no region proposal network.
     """
 
     def __init__(self, predictor: Predictor) -> None:
         if not predictor.system.learns_proposals:
-            raise UsageError(f"{predictor.name} learns no proposals; Faster, Mask and Keypoint R-CNN do")
+            raise UsageError(f"{predictor.name} has no region proposal network; use Faster, Mask or Keypoint R-CNN")
         self.predictor = predictor
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
-        """The proposals of an image, in its frame."""
+        """Return the proposals of an image in its pixels, highest score first."""
         pipeline = self.predictor.pipeline
         record: Any = pipeline.stages(pipeline.prepare(Sample(image, "image")))
         scores = record.proposals.scores[0].float().cpu().numpy()
         boxes = record.proposals.boxes[0].float().cpu().numpy()
         order = np.argsort(-scores, kind="stable")
-        found = Instances(boxes[order], np.zeros(len(boxes), np.int64), record.batch.sizes_hw[0])
+        instances = Instances(boxes[order], np.zeros(len(boxes), np.int64), record.batch.sizes_hw[0])
         size_hw = (image.shape[0], image.shape[1])
-        return Proposals(clip(self.predictor.preprocess.undo(found, size_hw).boxes_xyxy, size_hw), scores[order])
+        return Proposals(clip(self.predictor.preprocess.undo(instances, size_hw).boxes_xyxy, size_hw), scores[order])

@@ -1,4 +1,4 @@
-"""Runtimes beside PyTorch, ONNX Runtime and OpenVINO: sessions that run a file on the CPU."""
+"""ONNX Runtime and OpenVINO: sessions that run a model file on the CPU."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -11,11 +11,11 @@ import torch
 from otus.errors import CheckpointError, MissingExtraError, UsageError, did_you_mean
 
 METADATA = "otus"
-"""Name under which a file keeps what Otus says of it."""
+"""Key of the metadata that Otus stores in a file."""
 
 
 class Session(Protocol):
-    """A file that is loaded: arrays in, arrays out by name; ``metadata`` is what Otus wrote into it, None if nothing."""
+    """A loaded model file, with inputs and outputs by name; ``metadata`` is what Otus stored in it, None if nothing."""
 
     metadata: str | None
 
@@ -26,7 +26,7 @@ class OnnxRuntimeSession:
     """An ONNX file run by ONNX Runtime."""
 
     def __init__(self, file: Path) -> None:
-        runtime = installed("onnxruntime")
+        runtime = require_package("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
@@ -36,15 +36,15 @@ class OnnxRuntimeSession:
 
     def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Return the outputs by name."""
-        known = {x.name: inputs[x.name] for x in self._session.get_inputs()}
-        return dict(zip(self._names, self._session.run(None, known), strict=True))
+        used = {x.name: inputs[x.name] for x in self._session.get_inputs()}  # the exporter drops unused inputs
+        return dict(zip(self._names, self._session.run(None, used), strict=True))
 
 
 class OpenVINOSession:
-    """An ONNX file, or OpenVINO's own, run by OpenVINO."""
+    """An ONNX or OpenVINO file run by OpenVINO."""
 
     def __init__(self, file: Path) -> None:
-        core = installed("openvino").Core()
+        core = require_package("openvino").Core()
         model = core.read_model(str(file))
         settings = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -58,7 +58,7 @@ class OpenVINOSession:
     @staticmethod
     def _metadata(model: Any, file: Path) -> str | None:
         if file.suffix == ".onnx":
-            stored = installed("onnx").load(str(file), load_external_data=False).metadata_props
+            stored = require_package("onnx").load(str(file), load_external_data=False).metadata_props
             return next((entry.value for entry in stored if entry.key == METADATA), None)
         return str(model.get_rt_info([METADATA]).value) if model.has_rt_info([METADATA]) else None
 
@@ -69,13 +69,13 @@ class OpenVINOSession:
 
 
 SESSIONS: Mapping[str, Callable[[Path], Session]] = {"onnxruntime": OnnxRuntimeSession, "openvino": OpenVINOSession}
-"""What opens a file, by runtime."""
+"""Session class by runtime."""
 NATIVE_RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino"}
-"""The runtime that opens a file unless another is asked for, by suffix."""
+"""Default runtime of a file, by its suffix."""
 
 
-def installed(package: str) -> Any:
-    """Return an optional package of the extra ``export``.
+def require_package(package: str) -> Any:
+    """Import a package of the optional extra ``export`` and return it.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def installed(package: str) -> Any:
 def onnx_program(
     program: Any, inputs: tuple[Any, ...], *, input_names: list[str], output_names: list[str], metadata: str
 ) -> Any:
-    """Return a program of ``torch.export`` as ONNX, to be saved, with what Otus says of it."""
+    """Convert a program of ``torch.export`` to ONNX, with Otus' metadata."""
     exported = torch.onnx.export(
         program, inputs, dynamo=True, verbose=False, input_names=input_names, output_names=output_names
     )
@@ -103,21 +103,21 @@ def onnx_program(
 
 
 def open_session(file: Path, *, runtime: str | None = None) -> Session:
-    """Load a file into a runtime.
+    """Load a model file into a runtime.
 
     Parameters
     ----------
     file
         ``….onnx``, or OpenVINO's ``….xml`` beside its ``….bin``.
     runtime
-        A name in :data:`SESSIONS` (default: by the suffix).
+        A name in :data:`SESSIONS` (default: that of the suffix in :data:`NATIVE_RUNTIMES`).
 
     Raises
     ------
     UsageError
         If there is no such runtime, or it does not read this kind of file.
     MissingExtraError
-        If it is not installed.
+        If the runtime is not installed.
     CheckpointError
         If the file is damaged.
     """
@@ -127,20 +127,20 @@ def open_session(file: Path, *, runtime: str | None = None) -> Session:
             f"runtime: expected one of {', '.join(SESSIONS)} for {file}, got {runtime!r}{did_you_mean(runtime, SESSIONS)}"
         )
     if runtime == "onnxruntime" and file.suffix != ".onnx":
-        raise UsageError(f"runtime: onnxruntime reads ….onnx, got {file}; leave the runtime out, or export to onnx")
+        raise UsageError(f"runtime: onnxruntime reads ….onnx, got {file}; leave out the runtime, or export to ONNX")
     try:
         return SESSIONS[runtime](file)
     except MissingExtraError:
         raise
-    except Exception as error:  # each runtime has its own, of which none is public
+    except Exception as error:  # each runtime has its own errors, none of them public
         raise CheckpointError(
-            f"{file}: {runtime} cannot load it, it is damaged or uses what this version does not know: "
-            f"{first_line_of(error)}"
+            f"{file}: {runtime} cannot load it, it is damaged or uses operators unknown to this version: "
+            f"{root_message(error)}"
         ) from None
 
 
-def first_line_of(error: BaseException) -> str:
-    """Return the first line of the error at the bottom, without the many that exporters and runtimes add."""
+def root_message(error: BaseException) -> str:
+    """Return the first line of the original error, without those that exporters and runtimes wrap around it."""
     while error.__cause__ is not None:
         error = error.__cause__
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -55,7 +55,7 @@ class PredictionFolder:
     page
         Whether to write ``index.html``.
     cuts
-        Score threshold by category; see :meth:`~otus.inference.predictor.Predictor.cuts`.
+        Score threshold by category; see :meth:`~otus.inference.predictor.Predictor.category_thresholds`.
     report
         Called with the error of each overlay that cannot be written (default: raise the first).
 

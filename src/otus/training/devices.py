@@ -8,7 +8,7 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed, nn
 
-from otus.inference.predictor import choose_device
+from otus.inference.devices import choose_device
 from otus.parts.precision import check_bfloat16, multiplies_bfloat16
 from otus.training.settings import TrainSettings
 

@@ -15,7 +15,7 @@ from otus.data.splitting import fingerprint
 from otus.data.transforms.augmentation import ColorJitter, Compose, HorizontalFlip, Transform
 from otus.errors import DataError
 from otus.evaluation.runs import IMAGES
-from otus.inference.predictor import choose_device
+from otus.inference.devices import choose_device
 from otus.parts.backbones import freeze_norms
 from otus.parts.precision import check_bfloat16
 from otus.parts.preprocess import Preprocess

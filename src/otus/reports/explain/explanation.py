@@ -13,7 +13,7 @@ from otus.data.dataset import Dataset
 from otus.data.image_lookup import find_image_index
 from otus.data.sample import Sample
 from otus.errors import UsageError
-from otus.inference.prediction import threshold_facts
+from otus.inference.prediction import threshold_settings
 from otus.inference.predictor import Predictor
 from otus.parts.detections import Detections, as_instances
 from otus.parts.postprocess import Postprocess
@@ -111,7 +111,7 @@ class Explanation(PassExplanation):
     def facts(self) -> dict[str, Any]:
         """Return the members that the document of every detector's explanation starts with."""
         return super().facts() | {
-            **threshold_facts(self.postprocess, self.system.categories),
+            **threshold_settings(self.postprocess, self.system.categories),
             "nms_iou": self.postprocess.nms_iou,
             "max_detections": self.postprocess.max_detections,
         }
@@ -122,7 +122,7 @@ def pass_fields(
 ) -> dict[str, Any]:
     """Run a system on one image and return the fields of a :class:`PassExplanation`."""
     start = time.perf_counter()
-    prepared = predictor.prepared(image, name)  # with the proposals, if the system does not find its own
+    prepared = predictor.prepare(image, name)  # with the proposals, if the system does not find its own
     prepare_ms = (time.perf_counter() - start) * 1e3
     record: Any = predictor.pipeline.stages(prepared, postprocess=postprocess)
     record.milliseconds = {"prepare": prepare_ms, **record.milliseconds}

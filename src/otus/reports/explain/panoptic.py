@@ -172,10 +172,10 @@ def explain_panoptic(
             f"{predictor.name}: does not merge instances and a semantic map; give --semantic-model beside a model with "
             "masks, or name panoptic_fpn_efficientnet_lite0 with weights"
         )
-    prepared, postprocess = predictor.prepared(image, name), predictor.postprocess(score_threshold)
+    prepared, postprocess = predictor.prepare(image, name), predictor.postprocess(score_threshold)
     assert postprocess is not None
     if isinstance(pipeline, PanopticPipeline):
-        ((instances, semantic),) = pipeline.answers([prepared], [size_hw], postprocess=postprocess)
+        ((instances, semantic),) = pipeline.predict_separately([prepared], [size_hw], postprocess=postprocess)
     else:
         record: Any = pipeline.stages(prepared, postprocess=postprocess)
         ((instances, semantic),) = (answers.at(size_hw) for answers in system.results(record))
