@@ -290,7 +290,7 @@ def test_json_is_whole_whatever_is_not_there(good, photo, tmp_path):
     options = ("--model", NAME, "--weights", good, "--json")
     done = run(tmp_path / "nomatch*.jpg", *options)
     assert (done.exit_code, json.loads(done.stdout)) == (1, NOTHING)
-    assert "nomatch*.jpg: no file fits this pattern" in done.stderr
+    assert "nomatch*.jpg: no file matches this pattern" in done.stderr
     done = run(photo, tmp_path / "empty", photo, *options)
     assert done.exit_code == 1
     assert [one["file"] for one in json.loads(done.stdout)["images"]] == [str(photo)] * 2

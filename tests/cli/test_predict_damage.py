@@ -114,8 +114,8 @@ def test_files_and_folders_that_may_not_be_read(photos, tmp_path, monkeypatch):
     done = run(photos, "--out", tmp_path / "out", "--json")
     assert done.exit_code == 1
     assert names(done) == ["0.jpg", "2.jpg", "3.jpg", "4.jpg"]
-    assert re.search(r"skipped: .*1\.jpg: may not be read", done.stderr)
-    assert re.search(r"skipped: .*locked: may not be read", done.stderr)
+    assert re.search(r"skipped: .*1\.jpg: cannot be read", done.stderr)
+    assert re.search(r"skipped: .*locked: cannot be read", done.stderr)
 
 
 def test_an_overlay_that_would_be_too_large_for_a_jpeg_is_drawn_smaller(photos, tmp_path):

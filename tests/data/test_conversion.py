@@ -67,7 +67,7 @@ def test_two_formats_of_one_set_agree(shared_data: Path) -> None:
 
 
 def test_a_place_without_labels_says_what_is_understood(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="understood are COCO JSON"):
+    with pytest.raises(DataError, match="known formats: COCO JSON"):
         open_dataset(tmp_path)
 
 

@@ -106,7 +106,7 @@ def test_further_pages_and_dark_images(tmp_path):
 def test_boxes(tmp_path):
     dataset = change(well(tmp_path), segmentations=None)
     for box, kind, says in (
-        ([10, 10, W + 5, 40], "box_outside", "reaches 5.0 pixels out of the image of 80 x 60"),
+        ([10, 10, W + 5, 40], "box_outside", "reaches 5.0 pixels outside the image of 80 x 60"),
         ([-3.5, 10, 20, 40], "box_outside", "reaches 3.5 pixels"),
         ([200, 200, 220, 220], "box_outside", "reaches 160.0 pixels"),
         ([10, 10, 10, 40], "box_without_area", "[10, 10, 10, 40] has no area"),

@@ -34,9 +34,9 @@ def test_by_path(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_several_and_none(dataset: Dataset) -> None:
-    with pytest.raises(UsageError, match=r"2 images of .* are called so: a/owl.jpg, b/owl.jpg \(give the path\)"):
+    with pytest.raises(UsageError, match=r"2 images of .* match: a/owl.jpg, b/owl.jpg \(give the path\)"):
         find_image_index(dataset, "owl.jpg")
-    with pytest.raises(UsageError, match=r"doge.jpg: not one of the 4 images of .*; near are: dog.jpg"):
+    with pytest.raises(UsageError, match=r"doge.jpg: not one of the 4 images of .*; similar names: dog.jpg"):
         find_image_index(dataset, "doge.jpg")
     with pytest.raises(UsageError, match=r"there are: owl.jpg, owl.jpg, cat.png, dog.jpg"):
         find_image_index(dataset, "zzzzzzz")

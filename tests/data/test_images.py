@@ -270,7 +270,7 @@ def test_notes_of_a_huge_image_do_not_decode_it(tmp_path, monkeypatch, rgb):
 def test_another_size_than_the_labels_say(tmp_path, rgb):
     path = save(tmp_path / "a.png", rgb)
     assert read_image(path, expected_size_hw=(H, W)).shape == (H, W, 3)
-    with pytest.raises(ImageError, match="expected 32 x 21 pixels as its labels say, got 32 x 20") as caught:
+    with pytest.raises(ImageError, match="expected 32 x 21 pixels as its labels state, got 32 x 20") as caught:
         read_image(path, expected_size_hw=(21, W))
     assert caught.value.kind == "mis_sized_image"
     with pytest.raises(ImageError, match="EXIF"):

@@ -68,7 +68,7 @@ def test_images_that_share_their_labels_are_still_found(tmp_path: Path) -> None:
     noise(tmp_path / "images/cat/1.jpg", 7)
     (finding,) = check_path(tmp_path).findings
     assert (finding.kind, finding.where) == ("duplicate_image_id", "images/cat/1")
-    assert "2 images differ in nothing but their suffix" in finding.message
+    assert "2 images differ only in their suffix" in finding.message
 
 
 def test_labels_of_a_name_that_another_folder_has_are_still_without_a_image(tmp_path: Path) -> None:

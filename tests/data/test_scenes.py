@@ -131,6 +131,8 @@ def test_any_size_makes_a_valid_scene(seed: int, height: int, width: int, most: 
 
 
 def test_a_pose_turns_clockwise_on_the_screen() -> None:
-    np.testing.assert_allclose(Pose(10, 20, 8, 4, np.pi / 2).place(np.array([[1.0, 0], [0, 1.0]])), [[10, 24], [8, 20]])
-    right, down = Pose(1.5, 0.5, 4, 4, np.pi / 2).own_frame(0, 0, (2, 3))
+    np.testing.assert_allclose(
+        Pose(10, 20, 8, 4, np.pi / 2).to_image(np.array([[1.0, 0], [0, 1.0]])), [[10, 24], [8, 20]]
+    )
+    right, down = Pose(1.5, 0.5, 4, 4, np.pi / 2).to_local(0, 0, (2, 3))
     np.testing.assert_allclose([right[1, 1], down[1, 1]], [0.5, 0], atol=1e-7)

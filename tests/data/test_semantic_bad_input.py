@@ -62,7 +62,7 @@ def test_values_without_a_category_are_ignored_and_the_doctor_says_so(tmp_path):
     assert dataset.semantic_map(1).labels[0, ::6].tolist() == [IGNORE, 1]
     (finding,) = [one for one in check_datasets([dataset]).findings if one.kind == "unknown_value"]
     assert finding.file.endswith("masks/0.png")
-    assert "48 pixels have values without a category, which are ignored: [7]" in finding.message
+    assert "48 pixels have values without a category and are ignored: [7]" in finding.message
 
 
 def test_maps_that_are_all_ignored_teach_nothing_and_have_no_figures(tmp_path):
@@ -100,7 +100,7 @@ def test_a_colour_that_is_no_category_is_named(tmp_path):
     (finding,) = [one for one in check_datasets([otus.open_dataset(root)]).findings if one.kind == "unknown_colour"]
     assert finding.file.endswith("masks/0.png")
     values = folder(tmp_path / "values", [pixels], "sky\ntree\n")
-    with pytest.raises(ImageError, match=r"expected one label of 8 bits a pixel .* got mode RGB"):
+    with pytest.raises(ImageError, match=r"expected one label of 8 bits per pixel .* got mode RGB"):
         otus.open_dataset(values).semantic_map(0)
 
 

@@ -36,7 +36,7 @@ def test_what_is_not_there(folder):
     (folder / "empty").mkdir()
     with pytest.raises(ImageError, match="holds no image or video"):
         source_files(folder / "empty")
-    with pytest.raises(ImageError, match="no file fits this pattern"):
+    with pytest.raises(ImageError, match="no file matches this pattern"):
         source_files(f"{folder}/*.webp")
     with pytest.raises(ImageError, match="no such file"):
         list(read_source(folder / "x.png"))
@@ -84,5 +84,7 @@ def test_folders_and_patterns_without_a_image_are_reported_and_left_out(folder):
 
 def test_a_file_of_annotations_is_called_one(tmp_path):
     (tmp_path / "annotations.json").write_text("{}")
-    with pytest.raises(ImageError, match=r"annotations\.json: is no image; .*one of annotations.*otus predict FOLDER"):
+    with pytest.raises(
+        ImageError, match=r"annotations\.json: is not an image but seems to be a label file.*otus predict FOLDER"
+    ):
         source_files(tmp_path / "annotations.json")

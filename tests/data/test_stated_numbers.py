@@ -78,7 +78,7 @@ def only(examination: DataReport, kind: str, where: str, *says: str) -> None:
 def test_an_area_of_coco(tmp_path: Path, outline: Any, area: float) -> None:
     fields = {} if outline is None else {"segmentation": outline}
     assert check_path(coco(tmp_path / "well", **fields)).findings == ()
-    says = f"area is {area:.6g}, but the {'box' if outline is None else 'outline'} allows"
+    says = f"area is {area:.6g}, but the {'box' if outline is None else 'segmentation'} implies"
     where = "annotation 5 (a.png)"
     only(check_path(coco(tmp_path / "wrong", area=area, **fields)), "area_disagrees", where, says)
 
@@ -91,7 +91,7 @@ def test_an_area_of_sa1b(tmp_path: Path) -> None:
     assert check_path(sa1b(tmp_path / "well")).findings == ()
     (finding,) = check_path(sa1b(tmp_path / "wrong", area=1)).findings
     assert finding.kind == "area_disagrees"
-    assert "area is 1, but the outline allows" in finding.message
+    assert "area is 1, but the segmentation implies" in finding.message
 
 
 def test_what_evaluate_does_with_a_wrong_area(tmp_path: Path) -> None:

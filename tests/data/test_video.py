@@ -131,7 +131,7 @@ def test_sound_alone_is_no_video(tmp_path):
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
         sound.sample_rate = 8000
         container.mux([*stream.encode(sound), *stream.encode()])
-    with pytest.raises(ImageError, match="only sound"):
+    with pytest.raises(ImageError, match="only audio"):
         Video(tmp_path / "a.mp4")
 
 

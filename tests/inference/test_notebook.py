@@ -82,7 +82,7 @@ def test_sources_and_devices_as_people_write_them(tmp_path):
     for source in (encoded.getvalue(), [encoded.getvalue()], tmp_path, tmp_path / "scan.jfif"):
         (found,) = predictor.predict(source, tiles=320, categories="person")
         assert found.instances.size_hw == (48, 64)
-    with pytest.raises(ImageError, match=r"web address.*download it"):
+    with pytest.raises(ImageError, match=r"is a URL.*download it"):
         predictor.predict("https://example.org/a.jpg")
     if not torch.cuda.is_available():
         with pytest.raises(otus.OtusError, match="got 'cuda:0'"):

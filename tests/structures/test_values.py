@@ -176,6 +176,6 @@ def test_oks_equals_pycocotools(seed):
     evaluation._dts[1, 1] = [{"keypoints": k.ravel().tolist(), "score": 1 - i / 9} for i, k in enumerate(found)]
     boxes[:, 2:] += boxes[:, :2]
     ours = pairwise_oks(
-        found, truth, truth_areas=areas, truth_boxes_xyxy=boxes, sigmas=evaluation.params.kpt_oks_sigmas
+        found, truth, ground_truth_areas=areas, ground_truth_boxes_xyxy=boxes, sigmas=evaluation.params.kpt_oks_sigmas
     )
     np.testing.assert_allclose(ours, evaluation.computeOks(1, 1), atol=1e-12)

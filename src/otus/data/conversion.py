@@ -17,8 +17,8 @@ from otus.errors import DataError, ImageError, UsageError, did_you_mean
 
 WRITERS = {format_name(module): module for module in (coco, voc, yolo, sa1b, labelme, coco_panoptic)}
 
-_ENDS = (b"\xff\xd9", b"IEND\xaeB`\x82")
-_TAIL = 16
+_END_MARKERS = (b"\xff\xd9", b"IEND\xaeB`\x82")
+_TAIL_BYTES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +28,11 @@ class ConversionResult:
     Parameters
     ----------
     datasets
-        What was written: one data set, or its splits.
+        The data sets written, one per split.
     losses
         What the target format cannot hold, object by object.
     problems
-        What was left out because the source is faulty.
+        Faulty records and unreadable images of the source, which were left out.
     """
 
     datasets: Sequence[Dataset]
@@ -52,8 +52,8 @@ def convert(
 ) -> ConversionResult:
     """Write a data set in another format, with all of its splits unless one is chosen.
 
-    Faulty records and unreadable images are left out and returned as ``problems``. Losses, where there are
-    some, are also written beside the new folder (:func:`losses_path`): inside, readers of one JSON an image would stumble.
+    Faulty records and unreadable images are left out and returned as ``problems``. Losses are also written beside the
+    new folder (:func:`losses_path`), not into it, where readers of one JSON per image would take them for labels.
 
     Parameters
     ----------
@@ -64,14 +64,14 @@ def convert(
     to
         ``coco``, ``voc``, ``yolo``, ``sa1b``, ``labelme`` or ``coco_panoptic``.
     images
-        Copy the images, link to them, or leave them where they are.
+        ``copy`` the images, ``link`` to them, or write ``none`` (default: copy).
 
     Raises
     ------
     UsageError
         If the target format is unknown, or the source holds several data sets that are not splits of one.
     DataError
-        If nothing can be read, or the target exists or cannot be written. Nothing is left at the target then.
+        If nothing can be read, or the target exists or cannot be written; nothing is left at the target then.
     """
     if to not in WRITERS:
         raise UsageError(f"unknown target format {to!r}; there are: {', '.join(WRITERS)}{did_you_mean(to, WRITERS)}")
@@ -79,19 +79,19 @@ def convert(
     datasets = open_splits(source, format=format, split=split, report=problems.append, allow_outside=allow_outside)
     if problems and not any(map(len, datasets)):
         raise problems[0]
-    datasets, losses = _without_unions(datasets)
-    datasets, more = _with_common_categories(datasets)
-    losses += more
-    _refuse_maps_alone(datasets, to)
+    datasets, losses = _drop_union_splits(datasets)
+    datasets, category_losses = _unify_categories(datasets)
+    losses += category_losses
+    _check_labels_fit(datasets, to)
     if images != "none":
         for index, dataset in enumerate(datasets):
-            readable, unreadable = _readable(dataset)
+            readable, unreadable = _readable_images(dataset)
             problems += unreadable
             datasets[index] = dataset if not unreadable else dataset.select(readable)
     losses += WRITERS[to].write(datasets, Path(target), images=images)
-    # Losses of the data set as a whole are found once per split.
-    of_set = dict.fromkeys(loss for loss in losses if not loss.image)
-    losses = [*of_set, *(loss for loss in losses if loss.image)]
+    # Losses that concern the whole data set were reported once per split.
+    without_image = dict.fromkeys(loss for loss in losses if not loss.image)
+    losses = [*without_image, *(loss for loss in losses if loss.image)]
     if losses:
         with staged_file(losses_path(target)) as stage:
             stage.write_bytes(msgspec.json.format(msgspec.json.encode([asdict(loss) for loss in losses])))
@@ -104,52 +104,52 @@ def losses_path(target: str | Path) -> Path:
     return target.with_name(f"{target.name}.conversion_losses.json")
 
 
-def _refuse_maps_alone(datasets: list[Dataset], to: str) -> None:
-    """Raise if the target format could hold none of the labels."""
+def _check_labels_fit(datasets: list[Dataset], to: str) -> None:
+    """Raise if the target format can hold none of the labels."""
     for dataset in datasets:
         can_hold = (to == "coco_panoptic" and dataset.panoptic is not None) or (
             to == "voc" and voc.has_voc_semantic(dataset)
         )
         if dataset.objects is None and not can_hold:
-            known = {
+            maps = {
                 "semantic maps": dataset.semantic,
                 "panoptic maps": dataset.panoptic,
                 "images' labels": dataset.image_labels,
             }
-            has = " and ".join(name for name, value in known.items() if value is not None)
+            present = " and ".join(name for name, value in maps.items() if value is not None)
             remedy = "choose another target" if dataset.panoptic is None else "coco_panoptic can"
             raise DataError(
-                f"has only {has}, which {to} cannot hold", file=dataset.source, remedy=remedy, kind="no_objects"
+                f"has only {present}, which {to} cannot hold", file=dataset.source, remedy=remedy, kind="no_objects"
             )
 
 
-def _without_unions(datasets: list[Dataset]) -> tuple[list[Dataset], list[ConversionLoss]]:
+def _drop_union_splits(datasets: list[Dataset]) -> tuple[list[Dataset], list[ConversionLoss]]:
     """Drop splits that are the union of others, such as VOC's trainval."""
     images = [{dataset.images.path(i) for i in range(len(dataset))} for dataset in datasets]
     kept: list[Dataset] = []
     losses: list[ConversionLoss] = []
-    for dataset, here in zip(datasets, images, strict=True):
-        parts = [other for other in images if other < here]
-        if len(parts) > 1 and set().union(*parts) == here:
-            what = f"the split {dataset.split!r}: it is others of the splits put together"
-            losses.append(ConversionLoss("split", "", None, what))
+    for dataset, own in zip(datasets, images, strict=True):
+        parts = [other for other in images if other < own]
+        if len(parts) > 1 and set().union(*parts) == own:
+            description = f"the split {dataset.split!r}: it is the union of other splits"
+            losses.append(ConversionLoss("split", "", None, description))
         else:
             kept.append(dataset)
     return kept, losses
 
 
-def _with_common_categories(datasets: list[Dataset]) -> tuple[list[Dataset], list[ConversionLoss]]:
+def _unify_categories(datasets: list[Dataset]) -> tuple[list[Dataset], list[ConversionLoss]]:
     """Give all splits the same categories, and report new ids where their lists differed."""
     if all(dataset.categories == datasets[0].categories for dataset in datasets):
         return datasets, []
     common = merge_categories([dataset.categories for dataset in datasets])
-    joined = [replace(remap_categories(dataset, common), categories=common) for dataset in datasets]
-    return joined, [
-        ConversionLoss("category_ids", "", None, "the ids of categories: the splits' lists differ and were joined")
+    unified = [replace(remap_categories(dataset, common), categories=common) for dataset in datasets]
+    return unified, [
+        ConversionLoss("category_ids", "", None, "the ids of categories: the splits' lists differ and were merged")
     ]
 
 
-def _readable(dataset: Dataset) -> tuple[list[int], list[ImageError]]:
+def _readable_images(dataset: Dataset) -> tuple[list[int], list[ImageError]]:
     """Return the indices of images that can be read and have the labelled size, and the problems of the others."""
     readable: list[int] = []
     problems: list[ImageError] = []
@@ -157,22 +157,22 @@ def _readable(dataset: Dataset) -> tuple[list[int], list[ImageError]]:
         path, expected = dataset.images.path(index), dataset.images.size_hw(index)
         try:
             size_hw = image_size_hw(path)
-            if not _has_end(path):
-                read_image(path)  # says whether it is cut off
+            if not _is_complete(path):
+                read_image(path)  # raises if the file is truncated
         except ImageError as problem:
             problems.append(problem)
             continue
         if size_hw != expected:
-            sizes = f"expected height and width {expected} as the labels say, got {size_hw}"
-            problems.append(ImageError(sizes, file=path, kind="image_size"))
+            message = f"expected height and width {expected} as in the labels, got {size_hw}"
+            problems.append(ImageError(message, file=path, kind="image_size"))
             continue
         readable.append(index)
     return readable, problems
 
 
-def _has_end(path: Path) -> bool:
-    """Return whether a file ends as a complete JPEG or PNG does: much faster than decoding it."""
+def _is_complete(path: Path) -> bool:
+    """Return whether a file ends like a complete JPEG or PNG, which is much faster to check than decoding it."""
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL))
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         tail = file.read()
-    return any(end in tail for end in _ENDS)
+    return any(end in tail for end in _END_MARKERS)

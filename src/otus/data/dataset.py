@@ -1,8 +1,8 @@
-"""A data set in memory: images, categories and labels, independent of the format that they were read from.
+"""A data set in memory: images, categories and labels, whatever format they were read from.
 
 Shape shorthand: M images, N objects in all of them. Objects are columns over the whole set, ordered by image, so a
-million of them are a handful of arrays; :meth:`Dataset.instances` cuts out one image's. Nothing here decodes an image
-until it is asked for.
+million of them are a handful of arrays; :meth:`Dataset.instances` returns those of one image. Images are decoded only
+on access.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,11 +41,11 @@ class Images:
     root
         The folder that ``files`` are relative to.
     files
-        M paths with forward slashes; they are the images' keys too.
+        M paths with forward slashes; also the keys of the images.
     sizes_hw
-        (M, 2) height and width as shown, i.e. after EXIF orientation.
+        (M, 2) height and width after EXIF orientation is applied.
     ids
-        What the source file calls each: COCO's numbers, else the file's stem.
+        M ids of the source: COCO's image ids, else the file's stem.
     """
 
     root: Path
@@ -78,15 +78,15 @@ class SemanticFiles:
     Parameters
     ----------
     files
-        M paths, None for an image without one.
+        M paths, None for an image without label image.
     categories
-        What the labels mean (background is a category here, where the source has it).
+        The categories that the labels index (including background, if the source has it).
     lookup
-        (256,) the label of each value of the file, 255 for pixels to be ignored.
+        (256,) the label of each pixel value of the files, 255 for values that are ignored.
     void_values
-        The values that the source says are of no category; others that ``lookup`` ignores are unknown to it.
+        The values that the source declares as void; further values that ``lookup`` ignores are undeclared.
     colours
-        The colour of each value, where the label images are of colours (default: they are of values).
+        The RGB colour of each value, if the label images are RGB (default: they hold the values).
     """
 
     files: tuple[Path | None, ...]
@@ -117,7 +117,7 @@ class SemanticFiles:
 class PanopticFiles:
     """COCO panoptic PNGs: a pixel's segment id is R + 256 G + 256^2 B.
 
-    ``files`` and ``segments`` have one entry an image, None and () for an image without.
+    ``files`` and ``segments`` have one entry per image: None and () for an image without map.
     """
 
     files: tuple[Path | None, ...]
@@ -129,7 +129,7 @@ class PanopticFiles:
 class UnreadField:
     """A field of the source that no column holds, e.g. ``annotations[].caption``.
 
-    ``count`` is how many values it has there, ``example`` the first of them as text.
+    ``count`` is the number of its values in the source, ``example`` the first of them as text.
     """
 
     field: str
@@ -139,22 +139,22 @@ class UnreadField:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images, categories and labels. ``dataset[i]`` is a :class:`Sample`; nothing is decoded before.
+    """Images, categories and labels. ``dataset[i]`` is a :class:`Sample`, decoded on access.
 
     Parameters
     ----------
     source
         The file or folder that it was read from.
     format, split
-        The format's name, and the part (``train``, ``val`` …) where the source has parts.
+        Name of the format; name of the split (``train``, ``val`` …), None if the source has no splits.
     images, categories, objects
-        See there. ``objects`` is None for a set without boxes (classification, semantic segmentation alone).
+        The images, categories and objects; ``objects`` is None without boxes (classification, semantic segmentation).
     semantic, panoptic
-        Maps of pixels, where the source has them.
+        Semantic and panoptic maps, if the source has them.
     image_labels
-        (M,) the category of each image, for classification.
+        (M,) class index of each image, for classification.
     unread
-        What else the source says.
+        Fields of the source that no column holds.
     """
 
     source: Path
@@ -186,7 +186,7 @@ class Dataset:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return one sample: the decoded image with all of its labels."""
+        """Return one sample: the decoded image with all its labels."""
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
@@ -203,7 +203,7 @@ class Dataset:
         return (self[i] for i in range(len(self)))
 
     def image(self, index: int, *, target_size: "TargetSize | None" = None) -> np.ndarray:
-        """Read an image as uint8 (H, W, 3) RGB, checked against the size that its labels were made for.
+        """Read an image as uint8 (H, W, 3) RGB; raise if its size is not the one that the labels state.
 
         ``target_size`` as in :func:`~otus.data.images.read_reduced_image`.
         """
@@ -213,11 +213,11 @@ class Dataset:
         return read_reduced_image(path, target_size, expected_size_hw=size_hw)[0]
 
     def input(self, index: int, *, target_size: "TargetSize | None" = None) -> Sample:
-        """Return one image with what a system may look at, and no labels; ``target_size`` as of :meth:`image`."""
+        """Return the sample of one image without labels, for prediction; ``target_size`` as in :meth:`image`."""
         return Sample(self.image(index, target_size=target_size), self.images.files[index])
 
     @cached_property
-    def _boundaries(self) -> Int[np.ndarray, "m_plus_1"]:
+    def _first_rows(self) -> Int[np.ndarray, "m_plus_1"]:
         assert self.objects is not None
         return np.searchsorted(self.objects.image_index, np.arange(len(self) + 1))
 
@@ -227,41 +227,40 @@ class Dataset:
         objects = self.objects
         if objects is None:
             return Instances.empty(size_hw, self.categories)
-        here = slice(int(self._boundaries[index]), int(self._boundaries[index + 1]))
-        rows = range(here.start, here.stop)
+        rows = slice(int(self._first_rows[index]), int(self._first_rows[index + 1]))
 
         def cut(column: np.ndarray | None) -> np.ndarray | None:
-            return None if column is None else column[here]
+            return None if column is None else column[rows]
 
-        def cut_masks(outlines: Segmentations | None) -> Any:
-            return None if outlines is None else outlines.masks(rows, size_hw)
+        def cut_masks(segmentations: Segmentations | None) -> Any:
+            return None if segmentations is None else segmentations.masks(range(rows.start, rows.stop), size_hw)
 
-        corners = cut(objects.corners_xy)
-        named = {name: column[here] for name, column in objects.columns.items()}
+        corners = slice_column(objects.corners_xy)
+        named = {name: column[rows] for name, column in objects.columns.items()}
         return Instances(
-            boxes_xyxy=objects.boxes_xyxy[here],
-            labels=objects.labels[here],
+            boxes_xyxy=objects.boxes_xyxy[rows],
+            labels=objects.labels[rows],
             size_hw=size_hw,
             categories=self.categories,
-            scores=cut(objects.scores),
-            masks=cut_masks(objects.segmentations),
-            keypoints=cut(objects.keypoints),
+            scores=slice_column(objects.scores),
+            masks=slice_masks(objects.segmentations),
+            keypoints=slice_column(objects.keypoints),
             oriented_boxes_xywhr=None if corners is None else oriented_boxes.from_corners(corners),
-            cuboids=cut(objects.cuboids),
-            amodal_boxes_xyxy=cut(objects.amodal_boxes_xyxy),
-            amodal_masks=cut_masks(objects.amodal_segmentations),
+            cuboids=slice_column(objects.cuboids),
+            amodal_boxes_xyxy=slice_column(objects.amodal_boxes_xyxy),
+            amodal_masks=slice_masks(objects.amodal_segmentations),
             columns={
                 **named,
-                "ids": objects.ids[here],
-                "areas": objects.areas[here],
-                "is_crowd": objects.is_crowd[here],
+                "ids": objects.ids[rows],
+                "areas": objects.areas[rows],
+                "is_crowd": objects.is_crowd[rows],
             },
         )
 
     def image_numbers(self) -> Int[np.ndarray, "m"]:
-        """The ids of the images where they are numbers, else their indices: file names may be the same in two folders."""
-        numbered = all(isinstance(one, int) for one in self.images.ids)
-        return np.array(self.images.ids if numbered else range(len(self)), dtype=np.int64)
+        """Return the image ids if all are integers, else the indices of the images (file stems need not be unique)."""
+        are_integers = all(isinstance(image_id, int) for image_id in self.images.ids)
+        return np.array(self.images.ids if are_integers else range(len(self)), dtype=np.int64)
 
     def semantic_map(self, index: int) -> SemanticMap | None:
         """Return the semantic map of one image, None if there is none."""
@@ -283,29 +282,29 @@ class Dataset:
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
         """Return the subset of the given images, in that order."""
-        chosen = np.arange(len(self))[np.asarray(indices) if len(indices) else []].tolist()
+        indices = np.arange(len(self))[np.asarray(indices) if len(indices) else []].tolist()
         images = Images(
             root=self.images.root,
-            files=tuple(self.images.files[i] for i in chosen),
-            sizes_hw=self.images.sizes_hw[chosen],
-            ids=tuple(self.images.ids[i] for i in chosen),
+            files=tuple(self.images.files[i] for i in indices),
+            sizes_hw=self.images.sizes_hw[indices],
+            ids=tuple(self.images.ids[i] for i in indices),
         )
         objects = self.objects
         if objects is not None:
-            spans = [np.arange(self._boundaries[i], self._boundaries[i + 1]) for i in chosen]
+            spans = [np.arange(self._first_rows[i], self._first_rows[i + 1]) for i in indices]
             rows = np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
-            place = np.repeat(np.arange(len(chosen)), [len(span) for span in spans])
+            image_index = np.repeat(np.arange(len(indices)), [len(span) for span in spans])
             objects = replace(
-                replace(objects, image_index=np.zeros(len(objects), np.int64)).take(rows), image_index=place
+                replace(objects, image_index=np.zeros(len(objects), np.int64)).take(rows), image_index=image_index
             )
         semantic, panoptic = self.semantic, self.panoptic
         if semantic is not None:
-            semantic = replace(semantic, files=tuple(semantic.files[i] for i in chosen))
+            semantic = replace(semantic, files=tuple(semantic.files[i] for i in indices))
         if panoptic is not None:
             panoptic = replace(
                 panoptic,
-                files=tuple(panoptic.files[i] for i in chosen),
-                segments=tuple(panoptic.segments[i] for i in chosen),
+                files=tuple(panoptic.files[i] for i in indices),
+                segments=tuple(panoptic.segments[i] for i in indices),
             )
-        labels = None if self.image_labels is None else self.image_labels[chosen]
+        labels = None if self.image_labels is None else self.image_labels[indices]
         return replace(self, images=images, objects=objects, semantic=semantic, panoptic=panoptic, image_labels=labels)

@@ -1,4 +1,4 @@
-"""Recognise categories that are ignore regions, in which nothing is judged or learnt, by their names."""
+"""Recognise ignore regions, areas that training and metrics skip, by the names of their categories."""
 
 import re
 from dataclasses import replace
@@ -8,7 +8,7 @@ import numpy as np
 from otus.data.dataset import Dataset
 from otus.metrics.detection.ignore_regions import COLUMN
 
-# KITTI, VisDrone, UAVDT, LabelMe's __ignore__; spaces, case and signs do not count.
+# Of KITTI, VisDrone, UAVDT, LabelMe's __ignore__; compared as lower-case letters only.
 _NAMES = frozenset(
     ("dontcare", "ignore", "ignored", "ignoreregion", "ignoreregions", "ignoredregion", "ignoredregions")
 )

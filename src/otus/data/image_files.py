@@ -25,17 +25,17 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 
-# Output folders that commands create in the working directory, which may be the folder of the data: the images in them
-# are not data. A folder of such a name may be the user's own, so it must also contain a file that the command writes;
-# "runs" is a common name, so there that file must be the configuration of an Otus run.
+# Output folders that commands create in the working directory, which may be the data folder; the images in them are not
+# data. A user's own folder may have the same name, so it must also contain a file that the command writes; "runs" is a
+# common name, so there the file must be the configuration of an Otus run.
 _OWN_OUTPUT = {
     "otus-predictions": "predictions.json",
     "otus-compare": "rows/*.json",
     "otus-lineage": "*.json",
     "runs": "*/*/config.json",
 }
-_OF_A_RUN = b'"data_digest"'
-_LEFT_BY_SYSTEMS = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"))
+_RUN_CONFIG_MARKER = b'"data_digest"'
+_SYSTEM_NAMES = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"))
 
 
 def list_images(
@@ -68,21 +68,21 @@ def list_images(
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError("expected a folder of images", file=folder, remedy="check the path")
-    found: list[Path] = []
+    images: list[Path] = []
 
     def locked(error: OSError) -> None:
-        problem = f"may not be read: {error.strerror}"
+        problem = f"cannot be read: {error.strerror}"
         report(ImageError(problem, file=error.filename, remedy="change its permissions", kind="unreadable_image"))
 
-    for parent, folders, names in os.walk(folder, onerror=locked):
+    for parent, folders, names in os.walk(folder, onerror=report_unreadable):
         folders[:] = [name for name in folders if not is_system_file(name)] if recursive else []
         folders[:] = [name for name in folders if not is_own_output(Path(parent, name))]
-        found += [
+        images += [
             Path(parent, name)
             for name in names
             if not is_system_file(name) and os.path.splitext(name)[1].lower() in suffixes
         ]
-    return sorted(found)
+    return sorted(images)
 
 
 def is_system_file(name: str) -> bool:
@@ -91,11 +91,11 @@ def is_system_file(name: str) -> bool:
     Hidden names start with a dot (``._a.xml``, ``.DS_Store``, ``.ipynb_checkpoints``); further names are those of
     macOS, Windows and Synology, such as ``Thumbs.db``.
     """
-    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _LEFT_BY_SYSTEMS
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _SYSTEM_NAMES
 
 
 def is_own_output(folder: Path) -> bool:
     """Return whether a folder is the default output folder of an Otus command."""
     pattern = _OWN_OUTPUT.get(folder.name)
     files = () if pattern is None else (file for file in folder.glob(pattern) if file.is_file())
-    return any(folder.name != "runs" or _OF_A_RUN in file.read_bytes() for file in files)
+    return any(folder.name != "runs" or _RUN_CONFIG_MARKER in file.read_bytes() for file in files)

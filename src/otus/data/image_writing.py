@@ -1,4 +1,4 @@
-"""Write images and label images; a file appears under its name when it is complete."""
+"""Write images and label images atomically: a file appears under its name only when it is complete."""
 
 from pathlib import Path
 
@@ -12,38 +12,40 @@ from otus.errors import ImageError, ShapeError
 
 
 def write_image(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Write uint8 (H, W, 3) RGB in the format of the path's suffix (JPEG at quality 95). Nothing half-written is left.
+    """Write uint8 (H, W, 3) RGB in the format of the path's suffix (JPEG at quality 95).
 
     Raises
     ------
     ImageError
-        If the suffix is of no format, or the format cannot hold so many pixels: a JPEG has at most 65,500 a side.
+        If the suffix is of no known format, or the image is too large for it (a JPEG has at most 65,500 pixels a side).
     DataError
-        If there is no room or no right to write it.
+        If the disk is full or the file may not be written.
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ShapeError(f"image {path}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
     target = Path(path)
-    form = Image.registered_extensions().get(target.suffix.lower())
-    if form is None or target.suffix.lower() not in IMAGE_SUFFIXES:
+    pillow_format = Image.registered_extensions().get(target.suffix.lower())
+    if pillow_format is None or target.suffix.lower() not in IMAGE_SUFFIXES:
         raise ImageError(
             f"cannot write an image with the suffix {target.suffix!r}", file=target, remedy="name it .jpg or .png"
         )
     with staged_file(target) as stage:
         try:
-            Image.fromarray(image).save(stage, format=form, quality=95)
+            Image.fromarray(image).save(stage, format=pillow_format, quality=95)
         except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) is not None:  # of the disk
+            if getattr(error, "errno", None) is not None:  # an error of the disk
                 raise
-            what = f"{image.shape[1]} x {image.shape[0]} pixels cannot be written as {form}: {error}"
-            raise ImageError(what, file=target, remedy="name it .png, or scale it down", kind="unwritable") from None
+            message = f"{image.shape[1]} x {image.shape[0]} pixels cannot be written as {pillow_format}: {error}"
+            raise ImageError(
+                message, file=target, remedy="write a .png, or scale the image down", kind="unwritable"
+            ) from None
 
 
 def write_label_image(
     path: str | Path, values: Int[np.ndarray, "h w"], *, palette: UInt8[np.ndarray, "colours 3"] | None = None
 ) -> None:
-    """Write integer labels 0..255 as a PNG, palette-coloured if a palette of up to 256 colours is given, else grey."""
+    """Write integer labels 0..255 as a PNG, with a palette of up to 256 colours or in grey (default)."""
     values = np.asarray(values)
     if (
         values.ndim != 2

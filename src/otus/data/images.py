@@ -1,7 +1,7 @@
 """Read images: whatever the file holds becomes uint8 (H, W, 3) RGB, upright, as a viewer would show it.
 
-Decoding is Pillow's. Added here: orientation, transparency, deep and float images, our own limit of size, and errors
-that name the file. Only formats of pixels are opened, never those that Pillow hands to another program (EPS, WMF).
+Pillow decodes. Added here: orientation, transparency, 16-bit and float images, a limit of the size, and errors that name
+the file. Only raster formats are opened, never those that Pillow hands to another program (EPS, WMF).
 """
 
 import os
@@ -20,22 +20,22 @@ from otus.data.git_lfs import LFS_PROBLEM, LFS_REMEDY, is_lfs_pointer
 from otus.errors import ImageError, ShapeError
 
 MAX_PIXELS = 180_000_000
-"""Largest image that is decoded unless asked: 540 MB as RGB. A few bytes of file can claim to be any size."""
+"""Default limit of an image's pixels: 540 MB as RGB. A file of a few bytes can claim any size."""
 
 REDUCED_FROM = 25_000_000
-"""Images of more pixels, larger than most cameras make, may be decoded at a fraction of their size."""
+"""Images of more pixels than most cameras take may be decoded at a fraction of their size."""
 
 TargetSize = Callable[[tuple[int, int]], tuple[int, int]]
 """A function from an image's height and width to the height and width that it will be resized to."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "AVIF", "JPEG2000")
-_STRIP = 512  # rows
+_STRIP_ROWS = 512
 _COLOUR_WEIGHTS = np.array([1, 256, 256**2])  # of red, green and blue in one number
 _UNREADABLE = "unreadable_image"
 _NO_COLOUR = 255
-_TWELVE_BITS = 4095
+_MAX_12_BITS = 4095
 _ORIENTATION = 0x0112
-_TURNS = {
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -44,8 +44,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_EXCHANGES_SIDES = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
-_held = threading.Lock()
+_SWAP_AXES = frozenset(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
+_pillow_lock = threading.Lock()
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray
 
@@ -55,10 +55,10 @@ def read_image(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Read an image as uint8 (H, W, 3) RGB, upright.
 
-    EXIF orientation is applied, also to a PIL image. Transparency is laid on white, as a browser shows it. 16 bits
-    are scaled to 8 (65535 becomes 255). Floats are taken to be in [0, 1], or in [0, 255] if they exceed 1, and are
-    stretched from their smallest to their largest value if they are in neither; so are 32-bit integers beyond 16 bits.
-    Of several pages or frames, the first; :func:`image_notes` tells of the others.
+    EXIF orientation is applied, also to a PIL image. Transparent pixels are blended with white, as in a browser. 16 bits
+    are scaled to 8 (65535 becomes 255). Floats are scaled from [0, 1], or from [0, 255] if any exceeds 1, or else from
+    their minimum and maximum; so are 32-bit integers above 65535. Of several pages or frames the first is read;
+    :func:`image_notes` reports the others.
 
     Parameters
     ----------
@@ -66,9 +66,9 @@ def read_image(
         A path, an encoded image (bytes), a PIL image, or uint8 of shape (H, W), (H, W, 1), (H, W, 3) RGB or
         (H, W, 4) RGBA.
     expected_size_hw
-        Height and width that the labels were made for; the image must match (default: any).
+        Height and width that the labels state; raise if the image has others (default: any).
     max_pixels
-        Larger images are rejected before they are decoded.
+        Maximum number of pixels; larger images are rejected before they are decoded (default: 180 million).
 
     Raises
     ------
@@ -89,13 +89,13 @@ def read_reduced_image(
 ) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
     """Read an image, a huge one at a fraction of its size, and return it with its full height and width.
 
-    One of more than :data:`REDUCED_FROM` pixels comes at a half, a quarter or an eighth, whatever leaves it at least twice
-    as large as needed. A JPEG is decoded at that size.
+    An image of more than :data:`REDUCED_FROM` pixels is downscaled by 2, 4 or 8, as long as it stays at least twice as
+    large as ``target_size``. A JPEG is decoded directly at that size.
 
     Parameters
     ----------
-    need
-        A function from the image's height and width to the height and width it will be used at (default: the full size).
+    target_size
+        A function from the image's height and width to those that it will be resized to (default: the full size).
     expected_size_hw, max_pixels
         As in :func:`read_image`; the size is that of the full image.
 
@@ -106,20 +106,20 @@ def read_reduced_image(
     """
     if isinstance(source, np.ndarray):
         source = _image_of_array(source)
-    name = _name(source)
-    with _opened(source, name) as image:
+    name = _source_name(source)
+    with _open(source, name) as image:
         _check_pixels(image.size, name, max_pixels)
-        turn = _turn(image)
-        size_hw = image.size if turn in _EXCHANGES_SIDES else (image.height, image.width)
+        transposition = _upright_transposition(image)
+        size_hw = image.size if transposition in _SWAP_AXES else (image.height, image.width)
         factor = 1 if target_size is None else _reduction(size_hw, target_size(size_hw))
         if factor > 1:
             width, height = image.size
             image.draft(None, (width // factor, height // factor))
-            factor = round(factor * image.width / width)  # of a JPEG nothing is left to do
+            factor = round(factor * image.width / width)  # 1 for a JPEG: draft mode has reduced it
         with _decoding(image, name):
             pixels = _as_rgb(image, factor)
-            if turn is not None:
-                pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
+            if transposition is not None:
+                pixels = np.asarray(Image.fromarray(pixels).transpose(transposition))
     check_image_size(size_hw, expected_size_hw, name)
     return pixels, size_hw
 
@@ -131,12 +131,12 @@ def reduce_image(image: UInt8[np.ndarray, "h w 3"], target_size: TargetSize) -> 
     return image if factor == 1 else np.array(Image.fromarray(image).reduce(factor))
 
 
-def _reduction(size_hw: tuple[int, int], needed_hw: tuple[int, int]) -> int:
+def _reduction(size_hw: tuple[int, int], target_hw: tuple[int, int]) -> int:
     """Return the integer factor by which an image may be downscaled."""
     if size_hw[0] * size_hw[1] <= REDUCED_FROM:
         return 1
-    room = min(size // (2 * needed) for size, needed in zip(size_hw, needed_hw, strict=True))
-    return next(factor for factor in (8, 4, 2, 1) if factor <= max(room, 1))
+    max_factor = min(size // (2 * target) for size, target in zip(size_hw, target_hw, strict=True))
+    return next(factor for factor in (8, 4, 2, 1) if factor <= max(max_factor, 1))
 
 
 def image_size_hw(path: str | Path) -> tuple[int, int]:
@@ -147,34 +147,34 @@ def image_size_hw(path: str | Path) -> tuple[int, int]:
     ImageError
         If it is missing or not an image.
     """
-    with _opened(path, str(path)) as image:
+    with _open(path, str(path)) as image:
         width, height = image.size
-        turn = _turn(image)
-    return (width, height) if turn in _EXCHANGES_SIDES else (height, width)
+        transposition = _upright_transposition(image)
+    return (width, height) if transposition in _SWAP_AXES else (height, width)
 
 
 def image_notes(source: str | Path | bytes) -> dict[str, str]:
-    """Return warnings about an image: message by kind.
+    """Return warnings about an image as a dict from kind to message.
 
-    ``further_pages``: the file has pages or frames after the first. ``dark_image``: it has 16 bits a pixel, of which 12 at
-    most are used, as microscopes and medical devices write them. (The second image of a phone's MPO is no page.)
+    ``further_pages``: the file has pages or frames after the first (the second image of a phone's MPO does not count).
+    ``dark_image``: it has 16 bits per pixel of which at most 12 are used, as microscopes and medical devices write them.
 
     Raises
     ------
     ImageError
         If it is missing, or not an image.
     """
-    name, notes = _name(source), {}
-    with _opened(source, name) as image:
+    name, notes = _source_name(source), {}
+    with _open(source, name) as image:
         if (pages := _page_count(image)) > 1:
             notes["further_pages"] = f"has {pages} pages or frames, of which the first is used; save each as a file"
         if image.mode == "I" or image.mode.startswith("I;16"):
             with _decoding(image, name):
                 image.load()
             brightest = int(np.asarray(image).max())
-            if 0 < brightest <= _TWELVE_BITS:
+            if 0 < brightest <= _MAX_12_BITS:
                 notes["dark_image"] = (
-                    f"has 16 bits a pixel, and {brightest} is the largest value: it is read as nearly black; "
+                    f"has 16 bits per pixel, but the largest value is {brightest}: the image is read as nearly black; "
                     f"save it with values up to 65535, or as 8 bits"
                 )
     return notes
@@ -183,7 +183,7 @@ def image_notes(source: str | Path | bytes) -> dict[str, str]:
 def read_thumbnail(path: str | Path, *, side: int) -> tuple[UInt8[np.ndarray, "side side"], tuple[int, int]]:
     """Return a grey thumbnail of ``side`` x ``side`` pixels (aspect ratio not kept) and the image's height and width.
 
-    The whole file is read, so one that is cut off is found; but a large JPEG is decoded at a fraction of its size.
+    The whole file is read, so a truncated one raises, but a large JPEG is decoded at a fraction of its size.
 
     Raises
     ------
@@ -191,47 +191,47 @@ def read_thumbnail(path: str | Path, *, side: int) -> tuple[UInt8[np.ndarray, "s
         As in :func:`read_image`.
     """
     name = str(path)
-    with _opened(path, name) as image:
+    with _open(path, name) as image:
         _check_pixels(image.size, name, MAX_PIXELS)
         width, height = image.size
-        turn = _turn(image)
+        transposition = _upright_transposition(image)
         with _decoding(image, name):
-            # Fractions of a size are whole pixels: from 8 times the side on, that rounding moves nothing visible.
+            # Draft sizes are rounded to whole pixels, which is invisible from 8 times the thumbnail's side on.
             image.draft("L", (8 * side, 8 * side))
             grey = image if image.mode == "L" else Image.fromarray(_as_rgb(image)).convert("L")
             small = grey.resize((side, side), Image.Resampling.BOX)
-            upright = small if turn is None else small.transpose(turn)
-            size_hw = (width, height) if turn in _EXCHANGES_SIDES else (height, width)
+            upright = small if transposition is None else small.transpose(transposition)
+            size_hw = (width, height) if transposition in _SWAP_AXES else (height, width)
             return np.array(upright), size_hw
 
 
 def read_label_image(path: str | Path, *, expected_size_hw: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w"]:
-    """Read an image of integer labels: palette indices (not colours), grey values, or 0 and 1 of a bitmap.
+    """Read an image of integer labels: palette indices (not colours), grey values, or 0 and 1 of a 1-bit image.
 
     Raises
     ------
     ImageError
-        As in :func:`read_image`; also if the image is RGB, deeper than 8 bits or a JPEG, which changes values.
+        As in :func:`read_image`; also if the image is RGB, has more than 8 bits, or is a JPEG, which changes values.
     """
     name = str(path)
-    with _opened(path, name) as image:
+    with _open(path, name) as image:
         _check_pixels(image.size, name, MAX_PIXELS)
         remedy = "save the labels as a palette or grey PNG"
         if image.format in ("JPEG", "MPO"):
             raise ImageError("expected labels, got a JPEG, which changes values", file=name, remedy=remedy)
         if image.mode not in ("1", "L", "P"):
             raise ImageError(
-                f"expected one label of 8 bits a pixel (mode P, L or 1), got mode {image.mode}",
+                f"expected one label of 8 bits per pixel (mode P, L or 1), got mode {image.mode}",
                 file=name,
                 remedy=remedy,
             )
-        # Pillow spreads grey of 2 and 4 bits over 0..255.
+        # Pillow scales grey of 2 and 4 bits to 0..255.
         tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
         step = {"L;2": 85, "L;4": 17}.get(str(tiles[0].args) if tiles else "", 1)
-        turn = _turn(image)
+        transposition = _upright_transposition(image)
         with _decoding(image, name):
             image.load()
-            upright = image if turn is None else image.transpose(turn)
+            upright = image if transposition is None else image.transpose(transposition)
             values = np.array(upright).astype(np.uint8) // np.uint8(step)
     _check_label_size(values.shape, expected_size_hw, name)
     return values
@@ -240,7 +240,7 @@ def read_label_image(path: str | Path, *, expected_size_hw: tuple[int, int] | No
 def read_colour_labels(
     path: str | Path, colours: Sequence[tuple[int, int, int]], *, expected_size_hw: tuple[int, int] | None = None
 ) -> UInt8[np.ndarray, "h w"]:
-    """Read an image of coloured labels: the index of each pixel's colour in a list of at most 255.
+    """Read an RGB label image: the index of each pixel's colour in a list of at most 255 colours.
 
     Raises
     ------
@@ -250,14 +250,14 @@ def read_colour_labels(
     name = str(path)
     pixels = read_image(path)
     _check_label_size(pixels.shape[:2], expected_size_hw, name)
-    known = np.array(colours, dtype=np.int64) @ _COLOUR_WEIGHTS
-    order = np.argsort(known)
+    colour_codes = np.array(colours, dtype=np.int64) @ _COLOUR_WEIGHTS
+    order = np.argsort(colour_codes)
     labels = np.empty(pixels.shape[:2], dtype=np.uint8)
-    for row, row_labels in zip(pixels, labels, strict=True):  # row by row, so that wide numbers are few
+    for row, row_labels in zip(pixels, labels, strict=True):  # by rows: only one row of int64 codes at a time
         codes = row @ _COLOUR_WEIGHTS
-        place = order[np.searchsorted(known, codes, sorter=order).clip(max=len(known) - 1)]
-        row_labels[:] = place
-        row_labels[known[place] != codes] = _NO_COLOUR
+        nearest = order[np.searchsorted(colour_codes, codes, sorter=order).clip(max=len(colour_codes) - 1)]
+        row_labels[:] = nearest
+        row_labels[colour_codes[nearest] != codes] = _NO_COLOUR
     unknown = np.argwhere(labels == _NO_COLOUR)
     if len(unknown):
         y, x = unknown[0].tolist()
@@ -273,7 +273,7 @@ def read_colour_labels(
 
 def palette_colours(path: str | Path) -> list[tuple[int, int, int]]:
     """Return the palette of an image without decoding its pixels; empty if it has none."""
-    with _opened(path, str(path)) as image:
+    with _open(path, str(path)) as image:
         values = image.getpalette() if image.mode == "P" else None
     return list(zip(*[iter(values or [])] * 3, strict=True))
 
@@ -283,40 +283,40 @@ def _check_label_size(actual: tuple[int, ...], expected: tuple[int, int] | None,
         raise ImageError(
             f"expected labels of {expected[1]} x {expected[0]} pixels, the size of the image, got {actual[1]} x {actual[0]}",
             file=name,
-            remedy="make them of the image's size, by nearest neighbour, so that no labels are mixed",
+            remedy="resize them to the image's size by nearest-neighbour interpolation, which mixes no labels",
             kind="mis_sized_image",
         )
 
 
 def check_image_size(actual: tuple[int, ...], expected: tuple[int, int] | None, name: str) -> None:
-    """Raise if an image's size is not the one that its labels were made for.
+    """Raise if an image's size is not the one that its labels state.
 
     Raises
     ------
     ImageError
-        Otherwise, of the kind ``mis_sized_image``.
+        If they differ; of the kind ``mis_sized_image``.
     """
     if expected is None or tuple(actual) == tuple(expected):
         return
     transposed = tuple(actual) == (expected[1], expected[0])
     raise ImageError(
-        f"expected {expected[1]} x {expected[0]} pixels as its labels say, got {actual[1]} x {actual[0]}",
+        f"expected {expected[1]} x {expected[0]} pixels as its labels state, got {actual[1]} x {actual[0]}",
         file=name,
         remedy="height and width are exchanged: were the labels made without the EXIF orientation?"
         if transposed
-        else "scale the image or correct the size that the labels give",
+        else "resize the image or correct the size in the labels",
         kind="mis_sized_image",
     )
 
 
-def _name(source: str | Path | bytes | Image.Image) -> str:
+def _source_name(source: str | Path | bytes | Image.Image) -> str:
     if isinstance(source, str | Path):
         return str(source)
     return f"image of {len(source)} bytes" if isinstance(source, bytes) else "image in memory"
 
 
 @contextmanager
-def _opened(source: str | Path | bytes | Image.Image, name: str) -> Iterator[Image.Image]:
+def _open(source: str | Path | bytes | Image.Image, name: str) -> Iterator[Image.Image]:
     """Yield the PIL image with only its header read."""
     if isinstance(source, Image.Image):
         yield source
@@ -328,9 +328,9 @@ def _opened(source: str | Path | bytes | Image.Image, name: str) -> Iterator[Ima
         if path.stat().st_size == 0:
             raise ImageError("is empty (0 bytes)", file=name, remedy="restore it or leave it out", kind=_UNREADABLE)
     try:
-        with _pillow_held():
+        with _unlimited_pillow():
             image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
-    except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
+    except Exception as error:  # Pillow's readers raise nearly anything on broken files
         if not isinstance(source, bytes) and is_lfs_pointer(source):
             raise ImageError(LFS_PROBLEM, file=name, remedy=LFS_REMEDY, kind=_UNREADABLE) from None
         raise _unreadable(error, name) from error
@@ -350,16 +350,16 @@ def _unreadable(error: Exception, name: str) -> ImageError:
     if isinstance(error, UnidentifiedImageError):
         problem, remedy = "is not an image of a known format", "convert it to JPEG or PNG, or leave it out"
     elif isinstance(error, PermissionError):
-        problem, remedy = "may not be read", "change its permissions"
+        problem, remedy = "cannot be read: permission denied", "change its permissions"
     else:
         problem, remedy = f"cannot be decoded: {error or type(error).__name__}", "restore it or leave it out"
     return ImageError(problem, file=name, remedy=remedy, kind=_UNREADABLE)
 
 
 @contextmanager
-def _pillow_held() -> Iterator[None]:
-    """Silence Pillow's warnings and lift its pixel limit; both are global, hence the lock."""
-    with _held, warnings.catch_warnings():
+def _unlimited_pillow() -> Iterator[None]:
+    """Silence Pillow's warnings and disable its pixel limit; both are global, hence the lock."""
+    with _pillow_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -374,22 +374,22 @@ def _decoding(image: Image.Image, name: str) -> Iterator[None]:
     limit = Image.MAX_IMAGE_PIXELS
     try:
         if limit is not None and image.width * image.height > limit:
-            with _pillow_held():
+            with _unlimited_pillow():
                 image.load()
         yield
     except Exception as error:
         raise _unreadable(error, name) from error
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return the transposition that makes the image upright, None if it is."""
-    if image.format == "TIFF":  # Pillow turns TIFFs itself
+def _upright_transposition(image: Image.Image) -> Image.Transpose | None:
+    """Return the transposition that makes the image upright, None if it is upright."""
+    if image.format == "TIFF":  # Pillow applies the orientation of TIFFs itself
         return None
     try:
-        with _pillow_held():
+        with _unlimited_pillow():
             # Not PngImageFile.getexif: it decodes the whole image to look for EXIF behind it.
-            return _TURNS.get(Image.Image.getexif(image).get(_ORIENTATION, 1))
-    except Exception:  # broken EXIF says nothing of the pixels
+            return _TRANSPOSITIONS.get(Image.Image.getexif(image).get(_ORIENTATION, 1))
+    except Exception:  # broken EXIF: the pixels may be fine
         return None
 
 
@@ -398,7 +398,7 @@ def _page_count(image: Image.Image) -> int:
         return 1
     try:
         return getattr(image, "n_frames", 1)
-    except Exception:  # a page after the first is broken, which is not used
+    except Exception:  # only a page after the first is broken, and it is not used
         return 1
 
 
@@ -427,9 +427,9 @@ def _as_rgb(image: Image.Image, factor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
             opaque.alpha_composite(image.convert("RGBA"))
             image = opaque
         pixels = np.empty((image.height, image.width, 3), np.uint8)
-        for top in range(0, image.height, _STRIP):  # Pillow would make two more copies of the whole
-            strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
-            pixels[top : top + _STRIP] = strip.convert("RGB")
+        for top in range(0, image.height, _STRIP_ROWS):  # at once, Pillow would make two more copies of the image
+            strip = image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height)))
+            pixels[top : top + _STRIP_ROWS] = strip.convert("RGB")
     return pixels if factor == 1 else np.array(Image.fromarray(pixels).reduce(factor))
 
 

@@ -1,4 +1,4 @@
-"""Merge data sets: images are concatenated, categories are matched by name.
+"""Merge data sets: images are concatenated, categories matched by name.
 
 Shape shorthand: M images, N objects.
 """
@@ -20,10 +20,10 @@ from otus.structures import IGNORE, Categories, Objects, Segment, Segmentations
 def merge(datasets: Sequence[Dataset]) -> Dataset:
     """Merge data sets into one with new ids.
 
-    Fields that only some data sets have (segmentations, keypoints, further columns) are filled with NaN, 0 or no
-    segmentation for the objects of the others. Objects are merged if all data sets have them. Semantic maps are merged if
-    one has them, or not all have objects; those of the others are made of their panoptic maps or outlines. Panoptic maps
-    and image labels are dropped.
+    Objects are merged if all data sets have them; fields that only some have (segmentations, keypoints, further columns)
+    are filled with NaN, 0 or no segmentation for the others. Semantic maps are merged if one data set has them, or if
+    not all have objects; those of the others are made from their panoptic maps or segmentations. Panoptic maps and image
+    labels are dropped.
 
     Raises
     ------
@@ -37,13 +37,13 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     """
     if len(datasets) == 1:
         return datasets[0]
-    have_maps = [has_semantic_maps(dataset) for dataset in datasets]
+    has_maps = [has_semantic_maps(dataset) for dataset in datasets]
     have_objects = all(dataset.objects is not None for dataset in datasets)
-    if not have_objects and not all(have_maps):
-        bare = next(dataset for dataset in datasets if dataset.objects is None)
-        raise DataError("has no objects to merge with others'", file=bare.source, remedy="leave it out")
-    of_maps = [semantic_categories(dataset) for dataset, has in zip(datasets, have_maps, strict=True) if has]
-    categories = merge_categories([dataset.categories for dataset in datasets] if have_objects else of_maps)
+    if not have_objects and not all(has_maps):
+        without_objects = next(dataset for dataset in datasets if dataset.objects is None)
+        raise DataError("has no objects, the other data sets have", file=without_objects.source, remedy="leave it out")
+    semantic_lists = [semantic_categories(dataset) for dataset, has in zip(datasets, has_maps, strict=True) if has]
+    categories = merge_categories([dataset.categories for dataset in datasets] if have_objects else semantic_lists)
     root = Path(os.path.commonpath([dataset.images.root.absolute() for dataset in datasets]))
     files = [
         os.path.relpath(dataset.images.path(index).absolute(), root).replace(os.sep, "/")
@@ -64,8 +64,8 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     )
     if have_objects and all(dataset.semantic is None for dataset in datasets):
         return merged
-    places = [(part, index) for part, dataset in enumerate(datasets) for index in range(len(dataset))]
-    return semantic_views(merged, datasets, np.array(places, np.int64), merge_categories(of_maps))
+    sources = [(part, index) for part, dataset in enumerate(datasets) for index in range(len(dataset))]
+    return semantic_views(merged, datasets, np.array(sources, np.int64), merge_categories(semantic_lists))
 
 
 def merge_categories(parts: Sequence[Categories]) -> Categories:
@@ -83,10 +83,10 @@ def merge_categories(parts: Sequence[Categories]) -> Categories:
         for name, thing in zip(categories, categories.is_thing, strict=True)
     }
     supercategories = {
-        name: group
+        name: supercategory
         for categories in reversed(parts)
-        for name, group in zip(categories, categories.supercategories, strict=False)
-        if group
+        for name, supercategory in zip(categories, categories.supercategories, strict=False)
+        if supercategory
     }
     keypoints: dict[str, Any] = {}
     for categories in parts:
@@ -107,7 +107,7 @@ def merge_categories(parts: Sequence[Categories]) -> Categories:
 
 
 def remap_categories(dataset: Dataset, categories: Categories) -> Dataset:
-    """Map the labels of a data set to another list of categories, which must include all categories in use.
+    """Map the labels of a data set to another list of categories, which must include all that are in use.
 
     Raises
     ------
@@ -125,34 +125,35 @@ def remap_categories(dataset: Dataset, categories: Categories) -> Dataset:
             f"has {'images' if dataset.objects is None else 'objects'} of {', '.join(unknown)}, "
             f"expected only {', '.join(categories)}",
             file=dataset.source,
-            remedy="leave them out, or add a data set that teaches them",
+            remedy="leave them out, or add a data set with these categories",
         )
     lookup = _lookup(dataset.categories, categories)
     objects = None if dataset.objects is None else replace(dataset.objects, labels=lookup[dataset.objects.labels])
-    of_images = None if dataset.image_labels is None else lookup[dataset.image_labels]
-    return replace(dataset, categories=categories, objects=objects, image_labels=of_images)
+    image_labels = None if dataset.image_labels is None else lookup[dataset.image_labels]
+    return replace(dataset, categories=categories, objects=objects, image_labels=image_labels)
 
 
 def merge_into_one_category(dataset: Dataset, categories: Categories) -> Dataset:
-    """Give all objects the only category of a list."""
+    """Give all objects the category of a list of one."""
     assert dataset.objects is not None
     objects = replace(dataset.objects, labels=np.zeros_like(dataset.objects.labels))
     return replace(dataset, categories=categories, objects=objects)
 
 
 def remap_semantic_categories(dataset: Dataset, categories: Categories) -> Dataset:
-    """Map the semantic labels of a data set to another list of categories; pixels of others become ignored.
+    """Map the semantic labels of a data set to another list of categories; pixels of other categories are ignored.
 
-    Where it has none, they are made of its panoptic maps or outlines (:func:`~otus.data.semantic_views.with_semantic_maps`).
+    Without semantic maps, they are made from its panoptic maps or segmentations
+    (:func:`~otus.data.semantic_views.with_semantic_maps`).
     """
     dataset = with_semantic_maps(dataset)
     semantic = dataset.semantic
     if semantic is None or semantic.categories.names == categories.names:
         return dataset
-    own = np.array([categories.index(name) if name in categories else IGNORE for name in semantic.categories])
-    known = semantic.lookup != IGNORE
-    lookup = np.full(len(known), IGNORE, dtype=semantic.lookup.dtype)
-    lookup[known] = own[semantic.lookup[known]]
+    new_labels = np.array([categories.index(name) if name in categories else IGNORE for name in semantic.categories])
+    valid = semantic.lookup != IGNORE
+    lookup = np.full(len(valid), IGNORE, dtype=semantic.lookup.dtype)
+    lookup[valid] = new_labels[semantic.lookup[valid]]
     return replace(dataset, semantic=replace(semantic, categories=categories, lookup=lookup))
 
 
@@ -174,26 +175,28 @@ def remap_panoptic_categories(dataset: Dataset, categories: Categories) -> Datas
         raise DataError(
             f"has segments of {', '.join(unknown)}, expected only {', '.join(categories)}",
             file=dataset.source,
-            remedy="leave them out, or add a data set that teaches them",
+            remedy="leave them out, or add a data set with these categories",
         )
 
     def moved(segment: Segment) -> Segment:
         return replace(segment, label=int(lookup[segment.label]))
 
-    segments = tuple(tuple(map(moved, several)) for several in panoptic.segments)
+    segments = tuple(tuple(map(relabel, of_image)) for of_image in panoptic.segments)
     return replace(dataset, panoptic=replace(panoptic, categories=categories, segments=segments))
 
 
-def _lookup(own: Categories, joined: Categories) -> np.ndarray:
-    return np.array([joined.names.index(name) if name in joined.names else -1 for name in own], dtype=np.int64)
+def _lookup(source: Categories, target: Categories) -> np.ndarray:
+    return np.array([target.names.index(name) if name in target.names else -1 for name in source], dtype=np.int64)
 
 
 def _merge_objects(datasets: Sequence[Dataset], categories: Categories) -> Objects:
     parts = [dataset.objects for dataset in datasets if dataset.objects is not None]
-    firsts = np.cumsum([0, *(len(dataset) for dataset in datasets)])
+    first_images = np.cumsum([0, *(len(dataset) for dataset in datasets)])
     columns = dict.fromkeys(name for part in parts for name in part.columns)
     merged: dict[str, Any] = {
-        "image_index": np.concatenate([part.image_index + first for part, first in zip(parts, firsts, strict=False)]),
+        "image_index": np.concatenate(
+            [part.image_index + first for part, first in zip(parts, first_images, strict=False)]
+        ),
         "labels": np.concatenate(
             [
                 _lookup(dataset.categories, categories)[part.labels]
@@ -211,24 +214,24 @@ def _merge_objects(datasets: Sequence[Dataset], categories: Categories) -> Objec
 
 def _join(parts: Sequence[Objects], values: Sequence[Any]) -> Any:
     """Concatenate a column over data sets, with NaN, 0 or no segmentation where it is missing; None if all lack it."""
-    known = next((value for value in values if value is not None), None)
-    if known is None:
+    example = next((value for value in values if value is not None), None)
+    if example is None:
         return None
-    if isinstance(known, Segmentations):
+    if isinstance(example, Segmentations):
         return Segmentations.build(
             None if value is None else value.outline(i)
             for part, value in zip(parts, values, strict=True)
             for i in range(len(part))
         )
-    filled = [_unknown(known, len(part)) if value is None else value for part, value in zip(parts, values, strict=True)]
+    filled = [_fill(example, len(part)) if value is None else value for part, value in zip(parts, values, strict=True)]
     shapes = {value.shape[1:] for value in filled}
     if len(shapes) > 1:
         raise DataError(f"the data sets have columns of different shapes: {shapes} (keypoints of different numbers?)")
     return np.concatenate(filled)
 
 
-def _unknown(like: np.ndarray, count: int) -> np.ndarray:
-    """Return the fill value of a column: 0 for keypoints (not labelled) and integers, NaN for other floats."""
-    is_keypoints = like.ndim == 3 and like.shape[1:] != (4, 2)
-    value = np.nan if like.dtype.kind == "f" and not is_keypoints else np.zeros((), like.dtype)
-    return np.full((count, *like.shape[1:]), value, dtype=like.dtype)
+def _fill(example: np.ndarray, count: int) -> np.ndarray:
+    """Return a column of fill values: 0 for keypoints (not labelled) and integers, NaN for other floats."""
+    is_keypoints = example.ndim == 3 and example.shape[1:] != (4, 2)
+    value = np.nan if example.dtype.kind == "f" and not is_keypoints else np.zeros((), example.dtype)
+    return np.full((count, *example.shape[1:]), value, dtype=example.dtype)

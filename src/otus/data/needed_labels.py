@@ -1,4 +1,4 @@
-"""Which labels a task or a protocol needs. Nothing is imported here, so that help texts can be made of it at once."""
+"""The labels that a task or a protocol needs. Nothing is imported here, so that help texts can use it at once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels that something needs: in words, and whether a data set has them."""
+    """Required labels: a description in words, and a function that says whether a data set has them."""
 
     what: str
     in_dataset: "Callable[[Dataset], bool]"

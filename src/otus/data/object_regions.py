@@ -1,5 +1,4 @@
-"""Each object of a data set as an image of its own, of which one region is looked at: how a classifier is judged by
-objects."""
+"""Evaluate a classifier on objects: each object of a data set becomes one sample, its image with the box to classify."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
@@ -16,22 +15,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RegionDataset(Dataset):
-    """A data set of regions: ``image_labels`` are theirs, and samples carry the box as ``Sample.columns["region_xyxy"]``."""
+    """A data set of M regions: ``image_labels`` are their labels, and ``Sample.columns["region_xyxy"]`` is the box."""
 
     regions_xyxy: Float[np.ndarray, "m 4"] = field(kw_only=True)
 
     def input(self, index: int, *, target_size: "TargetSize | None" = None) -> Sample:
-        """The image of a region, and its box."""
-        sample = super().input(index)  # at its own size, in which the box is
+        """Return the image of a region, and its box."""
+        sample = super().input(index)  # not reduced: the box is in pixels of the full image
         return replace(sample, columns={"region_xyxy": self.regions_xyxy[index : index + 1]})
 
 
 def objects_as_regions(dataset: Dataset) -> RegionDataset:
-    """Return one image per object of a data set, in their order; crowds and boxes without area are left out."""
+    """Return a data set with one sample per object, in order; crowds and boxes without area are left out."""
     objects = dataset.objects
     assert objects is not None
     boxes = objects.boxes_xyxy
-    chosen = np.flatnonzero(~objects.is_crowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))
-    bare = replace(dataset, objects=None, semantic=None, panoptic=None).select(objects.image_index[chosen])
-    known = {one.name: getattr(bare, one.name) for one in fields(Dataset)}
-    return RegionDataset(**{**known, "image_labels": objects.labels[chosen]}, regions_xyxy=boxes[chosen])
+    indices = np.flatnonzero(~objects.is_crowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+    images = replace(dataset, objects=None, semantic=None, panoptic=None).select(objects.image_index[indices])
+    values = {attribute.name: getattr(images, attribute.name) for attribute in fields(Dataset)}
+    return RegionDataset(**{**values, "image_labels": objects.labels[indices]}, regions_xyxy=boxes[indices])

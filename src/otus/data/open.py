@@ -33,7 +33,7 @@ from otus.data.ignore_regions import with_ignore_regions
 from otus.data.image_files import IMAGE_SUFFIXES, is_system_file
 from otus.errors import DataError, Report, UsageError, did_you_mean, stop_at_first
 
-# The more telling formats first: a folder of images in folders may be anything.
+# The most specific formats first: a folder of folders of images may be anything.
 FORMATS: tuple[ModuleType, ...] = (
     coco,
     coco_panoptic,
@@ -49,11 +49,11 @@ FORMATS: tuple[ModuleType, ...] = (
     classification_folders,
 )
 
-_MAY_LEAD_OUTSIDE = (coco, coco_panoptic, cvat, yolo, labelme, sa1b)
-_UNDERSTOOD = """\
+_WITH_IMAGE_PATHS = (coco, coco_panoptic, cvat, yolo, labelme, sa1b)
+_KNOWN_FORMATS = """\
 COCO JSON (instances, keypoints, panoptic), Pascal VOC (Annotations/, JPEGImages/), YOLO (data.yaml, labels/, obj.data), \
-LabelMe and SA-1B (one JSON an image), CVAT XML (for images), Label Studio JSON, DOTA (labelTxt/), KITTI (label_2/), \
-images with index PNGs, one folder a category"""
+LabelMe and SA-1B (one JSON per image), CVAT XML (for images), Label Studio JSON, DOTA (labelTxt/), KITTI (label_2/), \
+images with index PNGs, one folder per category"""
 
 
 def format_name(module: ModuleType) -> str:
@@ -61,9 +61,9 @@ def format_name(module: ModuleType) -> str:
     return module.__name__.rpartition(".")[2]
 
 
-_LOOKED_AT = 1000  # files of a folder in which nothing was recognised
-_SMALL = 1 << 26  # bytes; larger ones are recognised by any part of them
-# By its looks a set of VOC that counts from 0 is VOC: it is read so only where that is asked for.
+_MAX_FILES_INSPECTED = 1000  # in a folder in which no format was recognised
+_MAX_CHECKED_BYTES = 1 << 26  # of a JSON file that no format recognised
+# Files do not tell whether VOC counts pixels from 1 or from 0: the latter is read only when chosen by this name.
 _BY_NAME = {format_name(module): module for module in FORMATS} | {voc.ZERO_BASED: voc}
 
 
@@ -82,8 +82,8 @@ def find_layouts(path: str | Path) -> list[Layout]:
         raise DataError("the file is empty", file=path, remedy="copy or write it again", kind="broken_json")
     if path.is_file():
         raise_if_lfs_pointer(path)
-    found = [layout for module in FORMATS for layout in module.find(path)]
-    return found
+    layouts = [layout for module in FORMATS for layout in module.find(path)]
+    return layouts
 
 
 def open_dataset(
@@ -101,17 +101,16 @@ def open_dataset(
     path
         An annotation file, or a folder.
     format, split
-        Which one, where there are several. A data set without splits is taken whatever ``split`` says only if ``split``
-        is None; one of several splits is never taken for the whole.
+        Format and split to open, if there are several (default: the only one).
     report
-        Gets each problem of the labels; the default raises the first.
+        Called with each problem of the labels (default: raise the first).
     allow_outside
         Whether paths in the files may lead outside their folder.
 
     Raises
     ------
     UsageError
-        If there are several, or none of that format and split: the message lists those there are.
+        If several data sets match, or none: the message lists those there are.
     DataError
         If no known format is found, or the labels are invalid.
 
@@ -121,7 +120,7 @@ def open_dataset(
     """
     layouts = choose_layouts(path, format=format, split=split)
     if len(layouts) > 1:
-        raise UsageError(_choice(Path(path), f"holds {len(layouts)} data sets", layouts))
+        raise UsageError(_list_choices(Path(path), f"holds {len(layouts)} data sets", layouts))
     return open_layout(layouts[0], report=report, allow_outside=allow_outside)
 
 
@@ -138,14 +137,14 @@ def open_splits(
     Raises
     ------
     UsageError
-        If what there is are not splits of one format: the message lists it.
+        If there are several data sets that are not splits of one format: the message lists them.
     """
     layouts = choose_layouts(path, format=format, split=split)
     splits = {layout.split for layout in layouts}
     if len(layouts) > 1 and (
         len(splits) < len(layouts) or None in splits or len({layout.format for layout in layouts}) > 1
     ):
-        raise UsageError(_choice(Path(path), f"holds {len(layouts)} data sets", layouts))
+        raise UsageError(_list_choices(Path(path), f"holds {len(layouts)} data sets", layouts))
     return [open_layout(layout, report=report, allow_outside=allow_outside) for layout in layouts]
 
 
@@ -154,13 +153,14 @@ def choose_layouts(
 ) -> list[Layout]:
     """Return the data sets at a path, filtered by format and split; at least one.
 
-    Data sets with other labels of the same images are left out unless their split is named or ``secondary`` asks for them,
-    and so are files without objects (COCO's captions). That is logged once, as a warning of the logger ``otus``.
+    Data sets with other labels of the same images (``Layout.secondary``) are left out unless ``split`` names them or
+    ``secondary`` is True, and so are files without objects (COCO's captions). Both are logged once, as warnings of the
+    logger ``otus``.
 
     Raises
     ------
     UsageError
-        If none is of that format and split: the message lists those there are.
+        If none has that format and split: the message lists those there are.
     DataError
         If no known format is found.
     """
@@ -170,14 +170,14 @@ def choose_layouts(
     if format == voc.ZERO_BASED:
         layouts = [replace(layout, format=format) for layout in layouts if layout.format == "voc"]
     if not layouts:
-        for file in islice(Path(path).rglob("*"), _LOOKED_AT):
+        for file in islice(Path(path).rglob("*"), _MAX_FILES_INSPECTED):
             if file.is_file():
                 raise_if_lfs_pointer(file)
         _check_json(Path(path))
         for file, tool, export in find_unsupported(Path(path)):
-            problem = f"seems to be of {tool}, which is not read"
+            problem = f"seems to be written by {tool}, whose format is not supported"
             raise DataError(problem, file=file, remedy=f"export {export} instead", kind="foreign_format")
-        if Path(path).is_dir() and _holds_images_alone(Path(path)):
+        if Path(path).is_dir() and _has_only_images(Path(path)):
             raise DataError(
                 "holds images without labels",
                 file=path,
@@ -185,29 +185,31 @@ def choose_layouts(
                 "images without labels",
                 kind="no_labels",
             )
-        raise DataError("found no data set here", file=path, remedy=f"understood are {_UNDERSTOOD}")
-    fitting = [layout for layout in layouts if format in (None, layout.format) and split in (None, layout.split)]
-    if not fitting:
-        asked = " and ".join(f"{name} {value!r}" for name, value in (("format", format), ("split", split)) if value)
+        raise DataError("found no data set here", file=path, remedy=f"known formats: {_KNOWN_FORMATS}")
+    matching = [layout for layout in layouts if format in (None, layout.format) and split in (None, layout.split)]
+    if not matching:
+        filters = " and ".join(f"{name} {value!r}" for name, value in (("format", format), ("split", split)) if value)
         splits = {layout.split for layout in layouts if layout.split} - {split}
-        raise UsageError(_choice(Path(path), f"holds none of {asked}{did_you_mean(split or '', splits)}", layouts))
-    others = [] if secondary else [layout for layout in layouts if layout.secondary and layout not in fitting]
-    if split is None and not secondary and not all(layout.secondary for layout in fitting):
-        others += [layout for layout in fitting if layout.secondary]
-        fitting = [layout for layout in fitting if not layout.secondary]
-    _log_skipped(Path(path), fitting, others)
-    return fitting
+        raise UsageError(
+            _list_choices(Path(path), f"holds none of {filters}{did_you_mean(split or '', splits)}", layouts)
+        )
+    skipped = [] if secondary else [layout for layout in layouts if layout.secondary and layout not in matching]
+    if split is None and not secondary and not all(layout.secondary for layout in matching):
+        skipped += [layout for layout in matching if layout.secondary]
+        matching = [layout for layout in matching if not layout.secondary]
+    _log_skipped(Path(path), matching, skipped)
+    return matching
 
 
-def _log_skipped(path: Path, taken: list[Layout], others: list[Layout]) -> None:
-    """Log which annotation files beside the chosen ones are not read, and how to choose them."""
-    if not any(layout.format == coco.FORMAT for layout in taken):
+def _log_skipped(path: Path, chosen: list[Layout], left_out: list[Layout]) -> None:
+    """Log which annotation files are not read beside the chosen ones, and how to choose them."""
+    if not any(layout.format == coco.FORMAT for layout in chosen):
         return
-    names = ", ".join(layout.source.name for layout in taken if layout.format == coco.FORMAT)
-    parts = {layout.split for layout in taken}
-    beside = [layout.split for layout in others if layout.split and layout.split.rpartition("/")[2] in parts]
-    if beside:
-        _log_once(f"{path}: reading {names}; other labels of the same images by --split {', '.join(beside)}")
+    names = ", ".join(layout.source.name for layout in chosen if layout.format == coco.FORMAT)
+    splits = {layout.split for layout in chosen}
+    other_splits = [layout.split for layout in left_out if layout.split and layout.split.rpartition("/")[2] in splits]
+    if other_splits:
+        _log_once(f"{path}: reading {names}; other labels of the same images by --split {', '.join(other_splits)}")
     if skipped := [file.name for file in coco.files_without_objects(path)]:
         _log_once(f"{path}: skipping files without categories or labels of objects: {', '.join(skipped)}")
 
@@ -218,23 +220,25 @@ def _log_once(message: str) -> None:
 
 
 def open_layout(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
-    """Read a data set that was recognised; parameters as in :func:`open_dataset`."""
+    """Read the data set of a layout; parameters as in :func:`open_dataset`."""
     module = _BY_NAME[layout.format]
-    options = {"allow_outside": allow_outside} if module in _MAY_LEAD_OUTSIDE else {}
+    options = {"allow_outside": allow_outside} if module in _WITH_IMAGE_PATHS else {}
     return with_ignore_regions(module.read(layout, report=report, **options))
 
 
-def _holds_images_alone(folder: Path) -> bool:
+def _has_only_images(folder: Path) -> bool:
     names = [
-        file.name for file in islice(folder.rglob("*"), _LOOKED_AT) if file.is_file() and not is_system_file(file.name)
+        file.name
+        for file in islice(folder.rglob("*"), _MAX_FILES_INSPECTED)
+        if file.is_file() and not is_system_file(file.name)
     ]
     return bool(names) and all(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
 
 
 def _check_json(path: Path) -> None:
-    """Raise if a JSON file is broken: one that was truncated is recognised as no format."""
+    """Raise if a JSON file is broken: no format recognises a truncated one."""
     for file in coco.json_files(path):
-        if file.stat().st_size > _SMALL:
+        if file.stat().st_size > _MAX_CHECKED_BYTES:
             continue
         try:
             msgspec.json.decode(read_json_bytes(file))
@@ -243,12 +247,12 @@ def _check_json(path: Path) -> None:
             raise DataError(f"broken JSON: {error}", file=file, remedy=remedy, kind="broken_json") from None
 
 
-def _choice(path: Path, what: str, layouts: list[Layout]) -> str:
+def _list_choices(path: Path, problem: str, layouts: list[Layout]) -> str:
     """Return the message that lists the data sets to choose from."""
     lines = [
         f"  --format {layout.format}" + (f" --split {layout.split}" if layout.split else "") + f"  ({layout.source})"
         for layout in layouts
     ]
-    same = max(Counter((layout.format, layout.split) for layout in layouts).values())
-    remedy = "choose by --format and --split" + (", or give the file itself" if same > 1 else "")
-    return "\n".join([f"{path}: {what}; {remedy}:", *lines])
+    most_alike = max(Counter((layout.format, layout.split) for layout in layouts).values())
+    remedy = "choose by --format and --split" + (", or give the file itself" if most_alike > 1 else "")
+    return "\n".join([f"{path}: {problem}; {remedy}:", *lines])

@@ -1,6 +1,6 @@
 """Load batches ahead of time in threads.
 
-Threads, not processes: decoding and the tensor operators release Python's lock, work starts at once, nothing is pickled, and
+Threads, not processes: image decoding and tensor operators release the GIL, work starts at once, nothing is pickled, and
 a killed process leaves no orphans.
 """
 
@@ -20,7 +20,7 @@ BATCHES_AHEAD = 3
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Limit torch to one thread inside the block, as in the loading threads, so that sums round alike."""
+    """Limit torch to one thread inside the block, as in the loader threads, so that sums are rounded the same way."""
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -35,9 +35,11 @@ def prefetch(batches: Iterable[Sequence[T]], load: Callable[[T], R], *, workers:
     Parameters
     ----------
     batches
-        May be without end; close the generator when done.
+        Batches of items; may be infinite (close the generator when done).
+    load
+        Function that loads one item; called in the loader threads.
     workers
-        Threads; 0 loads in the caller's, when asked.
+        Number of threads; 0 loads in the calling thread, on demand.
     """
     if workers == 0:
         for batch in batches:
@@ -45,15 +47,15 @@ def prefetch(batches: Iterable[Sequence[T]], load: Callable[[T], R], *, workers:
                 loaded = [load(item) for item in batch]
             yield loaded
         return
-    # One thread of arithmetic each: the cores belong to the network, and sums depend on how many threads share them.
+    # One torch thread each: the cores are for the network, and the rounding of sums depends on the number of threads.
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-    waiting: deque[list[Future[R]]] = deque()
+    pending: deque[list[Future[R]]] = deque()
     try:
         for batch in batches:
-            waiting.append([pool.submit(load, item) for item in batch])
-            if len(waiting) > BATCHES_AHEAD:
-                yield [loading.result() for loading in waiting.popleft()]
-        while waiting:
-            yield [loading.result() for loading in waiting.popleft()]
+            pending.append([pool.submit(load, item) for item in batch])
+            if len(pending) > BATCHES_AHEAD:
+                yield [future.result() for future in pending.popleft()]
+        while pending:
+            yield [future.result() for future in pending.popleft()]
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""One image with its labels: what systems train on and predict on."""
+"""One image with its labels: the input of systems for training and prediction."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,14 +19,14 @@ class Sample:
     image
         uint8 (H, W, 3), RGB.
     key
-        What names the image in its data set: caches and error messages use it.
+        Name of the image in its data set, unique there; used by caches and in error messages.
     instances, semantic, panoptic
-        What is known of it; None where nothing is (not the same as no objects).
+        Ground truth; None if the image is not annotated (as opposed to annotated with no objects).
     label
-        The category of the whole image, for classification.
+        Class index of the whole image, for classification.
     columns
-        Optional arrays that belong to the image, boxes among them: those whose name ends in ``_xyxy`` are (P, 4) boxes
-        that every transform moves with the image, e.g. ``proposals_xyxy``.
+        Further arrays. Those whose name ends in ``_xyxy`` are (P, 4) boxes that every transform moves with the image,
+        e.g. ``proposals_xyxy``.
     """
 
     image: UInt8[np.ndarray, "h w 3"]

@@ -1,7 +1,7 @@
-"""Semantic maps of data sets whose labels say them otherwise: panoptic maps, outlines of objects, several data sets in one.
+"""Semantic maps made from other labels: from panoptic maps, from segmentations of objects, or from several data sets.
 
-Maps are made when they are asked for. Of outlines: the small lie over the large, a box without an outline is ignored, and
-what no object covers is ``background``, a category before those of the objects unless they have it.
+Maps are made on access. From segmentations: small objects are drawn over large ones, the box of an object without a
+segmentation is ignored, and pixels without an object are ``background``, a category put first unless the objects have it.
 """
 
 from collections.abc import Sequence
@@ -20,36 +20,36 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True, eq=False)
 class SemanticViews(Dataset):
-    """A data set whose semantic maps are made of the labels of others; ``semantic.files`` are None.
+    """A data set whose semantic maps are made from the labels of other data sets; its ``semantic.files`` are None.
 
     Parameters
     ----------
     parts
         The other data sets.
-    places
-        (M, 2) which of them each image is of, and its index there.
+    origins
+        (M, 2) for each image the index of its data set in ``parts``, and its index there.
     """
 
     parts: tuple[Dataset, ...] = field(kw_only=True)
-    places: Int[np.ndarray, "m 2"] = field(kw_only=True)
+    origins: Int[np.ndarray, "m 2"] = field(kw_only=True)
 
     def semantic_map(self, index: int) -> SemanticMap | None:
         """Return the semantic map of one image, None if there is none."""
-        part, place = self.places[index].tolist()
-        found = _map_of(self.parts[part], place)
+        part, source_index = self.origins[index].tolist()
+        semantic = _semantic_map(self.parts[part], source_index)
         assert self.semantic is not None
-        return None if found is None else found.relabelled(self.semantic.categories)
+        return None if semantic is None else semantic.relabelled(self.semantic.categories)
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Dataset:
         """Return the subset of the given images, in that order."""
         chosen = np.asarray(indices, dtype=np.int64) if len(indices) == 0 else np.arange(len(self))[np.asarray(indices)]
-        return replace(super().select(indices), places=self.places[chosen])  # type: ignore[call-arg]
+        return replace(super().select(indices), origins=self.origins[chosen])  # type: ignore[call-arg]
 
 
 def has_semantic_maps(dataset: Dataset) -> bool:
-    """Whether a data set has semantic maps, or panoptic maps or outlines of objects to make them of."""
-    has_outlines = dataset.objects is not None and bool(dataset.objects.has_mask.any())
-    return dataset.semantic is not None or dataset.panoptic is not None or has_outlines
+    """Return whether a data set has semantic maps, or panoptic maps or segmentations of objects to make them from."""
+    has_segmentations = dataset.objects is not None and bool(dataset.objects.has_mask.any())
+    return dataset.semantic is not None or dataset.panoptic is not None or has_segmentations
 
 
 def semantic_categories(dataset: Dataset) -> Categories:
@@ -66,36 +66,36 @@ def semantic_categories(dataset: Dataset) -> Categories:
     if dataset.panoptic is not None:
         categories = dataset.panoptic.categories
     elif dataset.objects is not None and BACKGROUND not in categories:
-        own_id = 0 if 0 not in categories.ids else min(categories.ids) - 1
-        ids, is_thing = (own_id, *categories.ids), (False, *categories.is_thing)
+        background_id = 0 if 0 not in categories.ids else min(categories.ids) - 1
+        ids, is_thing = (background_id, *categories.ids), (False, *categories.is_thing)
         categories = Categories((BACKGROUND, *categories), ids=ids, is_thing=is_thing)
     if len(categories) > IGNORE:
-        problem = f"has {len(categories)} categories with the background, more than the {IGNORE} of semantic maps"
-        raise DataError(problem, file=dataset.source, remedy="leave some out, or join them")
+        problem = f"has {len(categories)} categories with the background, semantic maps can have {IGNORE}"
+        raise DataError(problem, file=dataset.source, remedy="leave some out, or merge them")
     return categories
 
 
 def with_semantic_maps(dataset: Dataset) -> Dataset:
-    """Return a data set with semantic maps of its panoptic maps or outlines, without these; itself where it has its own."""
+    """Replace a data set's panoptic maps or segmentations by semantic maps made from them; keep maps that it has."""
     if dataset.semantic is not None or not has_semantic_maps(dataset):
         return dataset
-    places = np.stack([np.zeros(len(dataset), np.int64), np.arange(len(dataset))], axis=1)
-    bare = replace(dataset, objects=None, panoptic=None)
-    return semantic_views(bare, (dataset,), places, semantic_categories(dataset))
+    origins = np.stack([np.zeros(len(dataset), np.int64), np.arange(len(dataset))], axis=1)
+    images = replace(dataset, objects=None, panoptic=None)
+    return semantic_views(images, (dataset,), origins, semantic_categories(dataset))
 
 
 def semantic_views(
-    dataset: Dataset, parts: Sequence[Dataset], places: Int[np.ndarray, "m 2"], categories: Categories
+    dataset: Dataset, parts: Sequence[Dataset], origins: Int[np.ndarray, "m 2"], categories: Categories
 ) -> SemanticViews:
-    """Return a data set with semantic maps of the labels of ``parts``; arguments as of :class:`SemanticViews`."""
+    """Give a data set semantic maps made from the labels of ``parts``; parameters as in :class:`SemanticViews`."""
     lookup = np.full(IGNORE + 1, IGNORE)
     lookup[: len(categories)] = np.arange(len(categories))
-    known = {one.name: getattr(dataset, one.name) for one in fields(Dataset)}
-    known["semantic"] = SemanticFiles((None,) * len(dataset), categories, lookup)
-    return SemanticViews(**known, parts=tuple(parts), places=places)
+    values = {attribute.name: getattr(dataset, attribute.name) for attribute in fields(Dataset)}
+    values["semantic"] = SemanticFiles((None,) * len(dataset), categories, lookup)
+    return SemanticViews(**values, parts=tuple(parts), origins=origins)
 
 
-def _map_of(dataset: Dataset, index: int) -> SemanticMap | None:
+def _semantic_map(dataset: Dataset, index: int) -> SemanticMap | None:
     if dataset.semantic is not None:
         return dataset.semantic_map(index)
     if dataset.panoptic is not None:
@@ -107,14 +107,14 @@ def _map_of(dataset: Dataset, index: int) -> SemanticMap | None:
 
 
 def render_semantic_map(instances: Instances, categories: Categories) -> SemanticMap:
-    """Paint the masks of objects, the largest first, on background; boxes without a mask are ignored.
+    """Draw the masks of objects on background, the largest first; the boxes of objects without a mask become ignored.
 
     Parameters
     ----------
     instances
         Objects of one image.
     categories
-        Of the map, by name: those of the objects and ``background``.
+        Categories of the map: those of the objects, matched by name, and ``background``.
     """
     labels = np.full(instances.size_hw, categories.index(BACKGROUND), dtype=np.uint8)
     if not len(instances):

@@ -72,23 +72,23 @@ def source_files(source: str | Path, *, report: Callable[[DataError], None] = st
     """
     if re.match(r"[a-z0-9+.-]+://", str(source), re.IGNORECASE):
         raise ImageError(
-            "is a web address, and Otus fetches no images", file=source, remedy="download it and give the file"
+            "is a URL, and Otus does not download images", file=source, remedy="download it and give the file"
         )
     path = Path(source)
     if path.suffix.lower() in _LABEL_SUFFIXES and path.is_file():
-        problem = "is no image; it may be one of annotations, which list images"
+        problem = "is not an image but seems to be a label file"
         raise ImageError(problem, file=path, remedy="name the images or their folder: otus predict FOLDER")
     if path.is_dir():
         known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
         files = list_images(path, recursive=True, suffixes=known, report=report)
         if not files:
-            raise ImageError("holds no image or video", file=path, remedy=f"known are {', '.join(sorted(known))}")
+            raise ImageError("holds no image or video", file=path, remedy=f"known suffixes: {', '.join(sorted(known))}")
         return files
     if path.exists() or not glob.has_magic(str(source)):
         return [path]
     files = sorted(Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file())
     if not files:
-        raise ImageError("no file fits this pattern", file=path, remedy="check it; quote it in a shell")
+        raise ImageError("no file matches this pattern", file=path, remedy="check it; quote it in a shell")
     return files
 
 
@@ -112,12 +112,12 @@ def read_source(
     target_size, max_pixels
         As in :func:`~otus.data.images.read_reduced_image`; images in memory are not reduced.
     """
-    for number, item in enumerate(_flat(source, report)):
+    for position, item in enumerate(_items(source, report)):
         try:
             if not isinstance(item, Path):
                 notes = tuple(image_notes(item).values()) if isinstance(item, bytes) else ()
                 image, size_hw = read_reduced_image(item, max_pixels=max_pixels)
-                yield SourceImage(f"image {number}", image, size_hw, notes=notes)
+                yield SourceImage(f"image {position}", image, size_hw, notes=notes)
             elif is_video(item):
                 for frame in Video(item).frames(stride=stride):
                     size_hw = (frame.image.shape[0], frame.image.shape[1])
@@ -131,7 +131,7 @@ def read_source(
             report(error)
 
 
-def _flat(
+def _items(
     source: Source, report: Callable[[DataError], None] | None
 ) -> Iterator[Path | bytes | Image.Image | np.ndarray]:
     if isinstance(source, str | Path):
@@ -147,4 +147,4 @@ def _flat(
         yield source
     else:
         for item in source:
-            yield from _flat(item, report)
+            yield from _items(item, report)

@@ -25,7 +25,9 @@ def train_val_split(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset
     if not 0 < fraction < 1:
         raise UsageError(f"val: expected a data set or a fraction between 0 and 1, got {fraction}")
     if len(dataset) < 2:
-        raise UsageError(f"{dataset.source}: expected at least two images to keep some aside, got {len(dataset)}")
+        raise UsageError(
+            f"{dataset.source}: expected at least two images to split off validation images, got {len(dataset)}"
+        )
     order = np.array(sorted(range(len(dataset)), key=lambda index: _hash_key(dataset.images.files[index])))
     count = min(max(1, round(len(dataset) * fraction)), len(dataset) - 1)
     return dataset.select(np.sort(order[count:])), dataset.select(np.sort(order[:count]))

@@ -119,8 +119,8 @@ def amodal_view(instances: Instances) -> Instances:
     changes: dict[str, Any] = {"amodal_boxes_xyxy": None, "amodal_masks": None}
     amodal_boxes = instances.amodal_boxes_xyxy
     if amodal_boxes is not None:
-        known = np.isfinite(amodal_boxes).all(axis=1)[:, None]
-        changes["boxes_xyxy"] = np.where(known, amodal_boxes, instances.boxes_xyxy)
+        annotated = np.isfinite(amodal_boxes).all(axis=1)[:, None]
+        changes["boxes_xyxy"] = np.where(annotated, amodal_boxes, instances.boxes_xyxy)
     if instances.amodal_masks is not None and len(instances):
         masks = instances.amodal_masks.rle()
         if instances.masks is not None:
@@ -139,11 +139,11 @@ def _tensor(array: np.ndarray) -> Tensor:
 def _areas(instances: Instances) -> np.ndarray:
     if "areas" in instances.columns:
         return instances.columns["areas"]
-    of_boxes = area(instances.boxes_xyxy)
+    box_areas = area(instances.boxes_xyxy)
     if instances.masks is None:
-        return of_boxes
-    of_masks = instances.masks.area()
-    return np.where(of_masks > 0, of_masks, of_boxes)
+        return box_areas
+    mask_areas = instances.masks.area()
+    return np.where(mask_areas > 0, mask_areas, box_areas)
 
 
 def _nearest(values: np.ndarray, size_hw: tuple[int, int] | None) -> np.ndarray:
@@ -158,9 +158,9 @@ def _masks(masks: Masks | None, count: int, size_hw: tuple[int, int]) -> tv_tens
     if masks is None:
         # Readers give None for an image without objects; all samples of a batch must have the same keys.
         return tv_tensors.Mask(torch.zeros(0, *size_hw, dtype=torch.bool)) if count == 0 else None
-    sized = masks if tuple(masks.size_hw) == size_hw else masks.resized(size_hw)
-    dense = sized.dense()
-    is_shared = sized is masks and masks.form == "dense"
+    resized = masks if tuple(masks.size_hw) == size_hw else masks.resized(size_hw)
+    dense = resized.dense()
+    is_shared = resized is masks and masks.form == "dense"
     return tv_tensors.Mask(torch.from_numpy(dense.copy() if is_shared else dense))
 
 

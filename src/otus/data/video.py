@@ -22,7 +22,7 @@ from otus.data.git_lfs import LFS_PROBLEM, LFS_REMEDY, is_lfs_pointer
 from otus.errors import ImageError, ShapeError, UsageError
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"))
-_NAMED_PLACES = 3  # how many damaged positions an error message lists
+_MAX_LISTED = 3  # damaged positions in an error message
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Video:
         self.path = Path(path)
         if is_lfs_pointer(path):
             raise ImageError(LFS_PROBLEM, file=path, remedy=LFS_REMEDY)
-        with self._opened() as (_, stream):
+        with self._open() as (_, stream):
             self.frame_rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
             self.frame_count: int | None = stream.frames or None
         first = next(self.frames(), None)
@@ -99,13 +99,12 @@ class Video:
         if stride < 1:
             raise UsageError(f"stride: expected 1 or more, got {stride}")
         index = 0
-        with self._opened() as (container, stream):
+        with self._open() as (container, stream):
             start_s = None if stream.start_time is None else float(stream.start_time * stream.time_base)
             matrix: Int[np.ndarray, "9"] | None = None
-            for frame in self._decoded(container, stream):
-                if (
-                    index == 0
-                ):  # once: PyAV's side data hold their frame in a cycle, so frames would stay until collected
+            for frame in self._decode(container, stream):
+                if index == 0:
+                    # Only once: PyAV's side data refer to their frame in a cycle, so every frame would stay in memory.
                     matrix = _display_matrix(frame)
                 start_s = frame.time if start_s is None else start_s
                 if index % stride == 0:
@@ -113,13 +112,13 @@ class Video:
                     yield Frame(index, time_s, _upright(frame, matrix))
                 index += 1
 
-    def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
+    def _decode(self, container: Any, stream: Any) -> Iterator[Any]:
         frames = packets = 0
         damage = _Damage(float((stream.start_time or 0) * stream.time_base))
-        cut: str | None = None
+        break_message: str | None = None
         for packet in self._packets(container, stream, damage):
             if packet is None:
-                cut = "the file is cut off or damaged here"
+                break_message = "the file is cut off or damaged here"
                 break
             packets += packet.size > 0
             try:
@@ -133,19 +132,19 @@ class Video:
                     damage.add(frame, "the frame is incomplete")
                 yield frame
         # Other containers count wrongly, but these list every frame in their index.
-        if cut is None and "mp4" in container.format.name and packets < stream.frames:
-            cut = f"the file ends here, its index lists {stream.frames} frames"
-        if cut is None and (_stated_bytes(self.path) or 0) > container.size:
-            cut = "the file is cut off after this frame, by its header it is longer"
-        if cut is not None:
+        if break_message is None and "mp4" in container.format.name and packets < stream.frames:
+            break_message = f"the file ends here, its index lists {stream.frames} frames"
+        if break_message is None and (_header_file_size(self.path) or 0) > container.size:
+            break_message = "the file is cut off after this frame: its header states a larger size"
+        if break_message is not None:
             try:
-                held_back = stream.codec_context.decode(None)
+                buffered = stream.codec_context.decode(None)
             except (av.FFmpegError, EOFError):
-                held_back = []
-            yield from held_back
-            damage.say(f"frame {frames + len(held_back)}", cut)
+                buffered = []
+            yield from buffered
+            damage.add_at(f"frame {frames + len(buffered)}", break_message)
         if damage.count:
-            raise self._broken(damage.problem(), where=damage.places[0][0])
+            raise self._broken(damage.problem(), where=damage.positions[0][0])
 
     def _packets(self, container: Any, stream: Any, damage: "_Damage") -> Iterator[Any]:
         """Yield the packets that are intact or followed by further packets, then None if the stream breaks off.
@@ -153,7 +152,7 @@ class Video:
         Where files were concatenated, which MPEG-TS allows, timestamps restart; they are shifted to continue.
         """
         step = round(1 / (self.frame_rate * stream.time_base))
-        last, shift = None, 0
+        last_dts, shift = None, 0
         gaps = _Gaps(self.path, step) if _is_transport_stream(self.path) else None
         for packet, *following in _with_following(_until_broken(container.demux(stream)), 2):
             is_last = not any(getattr(after, "size", 0) for after in following)
@@ -164,9 +163,9 @@ class Video:
             times = [after.dts for after in following if getattr(after, "dts", None) is not None]
             is_blamed = packet.is_corrupt and (packet.dts is None or packet.dts <= min(times, default=packet.dts))
             if packet.dts is not None:
-                if last is not None and packet.dts < last:
-                    shift += last + step - packet.dts
-                last = packet.dts
+                if last_dts is not None and packet.dts < last_dts:
+                    shift += last_dts + step - packet.dts
+                last_dts = packet.dts
                 packet.dts += shift
                 if packet.pts is not None:
                     packet.pts += shift
@@ -177,7 +176,7 @@ class Video:
             yield packet
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[Any, Any]]:
+    def _open(self) -> Iterator[tuple[Any, Any]]:
         if not os.path.isfile(self.path):
             raise ImageError(
                 "expected a video, got a folder" if os.path.isdir(self.path) else "there is no such video",
@@ -191,10 +190,10 @@ class Video:
             raise self._broken(f"is not a video that can be read, or its index is cut off: {error}") from error
         with container:
             if not container.streams.video:
-                raise self._broken("has no images, only sound or text")
+                raise self._broken("has no video stream, only audio or text")
             stream = container.streams.video[0]
             if stream.codec_context is None:
-                raise self._broken("is encoded in a way that FFmpeg does not know")
+                raise self._broken("uses a codec that FFmpeg does not know")
             stream.thread_type = "AUTO"
             yield container, stream
 
@@ -257,7 +256,9 @@ class VideoWriter:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ShapeError(f"frame {self.frame_count}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
         if self._shape and image.shape != self._shape:
-            raise ShapeError(f"frame {self.frame_count}: expected {self._shape} as the first frame, got {image.shape}")
+            raise ShapeError(
+                f"frame {self.frame_count}: expected {self._shape} like the first frame, got {image.shape}"
+            )
         height, width = image.shape[:2]
         even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         if not self._shape:
@@ -285,23 +286,23 @@ class _Damage:
 
     start_s: float
     count: int = 0
-    places: list[tuple[str, str]] = field(default_factory=list)
+    positions: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, item: Any, problem: str) -> None:
-        """Record a problem of a packet or frame, with its time."""
+        """Record a problem of a packet or frame at its time."""
         stamp = item.dts if item.pts is None else item.pts
-        self.say("a frame" if stamp is None else f"{float(stamp * item.time_base) - self.start_s:.2f} s", problem)
+        self.add_at("a frame" if stamp is None else f"{float(stamp * item.time_base) - self.start_s:.2f} s", problem)
 
-    def say(self, where: str, problem: str) -> None:
-        """Record a problem and its position."""
+    def add_at(self, where: str, problem: str) -> None:
+        """Record a problem at a position."""
         self.count += 1
-        if len(self.places) < _NAMED_PLACES:
-            self.places.append((where, problem))
+        if len(self.positions) < _MAX_LISTED:
+            self.positions.append((where, problem))
 
     def problem(self) -> str:
         """Return all problems as one message, without the position of the first, which the error states itself."""
-        messages = [self.places[0][1], *(f"{where}: {problem}" for where, problem in self.places[1:])]
-        more = self.count - len(self.places)
+        messages = [self.positions[0][1], *(f"{where}: {problem}" for where, problem in self.positions[1:])]
+        more = self.count - len(self.positions)
         return "; ".join([*messages, f"and {more} more"] if more else messages)
 
 
@@ -325,11 +326,11 @@ class _Gaps:
 
     def frames_before(self, packet: Any) -> int:
         """Return the number of frames missing between the packet of the previous call and this one."""
-        before, self.before = self.before, packet
-        if before is None or None in (before.pos, packet.pos):
+        previous, self.before = self.before, packet
+        if previous is None or None in (previous.pos, packet.pos):
             return 0
-        gap = packet.dts - before.dts
-        if gap > 1.5 * max(self.steps) and _lacks_packets(self.path, before.pos, packet.pos):
+        gap = packet.dts - previous.dts
+        if gap > 1.5 * max(self.steps) and _lacks_packets(self.path, previous.pos, packet.pos):
             return max(round(gap / median(self.steps)) - 1, 1)
         self.steps.append(gap)
         return 0
@@ -358,8 +359,10 @@ def _lacks_packets(path: Path, start: int, stop: int) -> bool:
                 continue
             has_payload, counter = bool(flags & 0x10), flags & 0xF
             is_announced = flags & 0x20 and packet[4] and packet[5] & 0x80
-            before = counters.get(pid, counter)
-            if counter not in (before, (before + has_payload) & 0xF) and not is_announced:  # a packet may be sent twice
+            previous = counters.get(pid, counter)
+            if (
+                counter not in (previous, (previous + has_payload) & 0xF) and not is_announced
+            ):  # a packet may be sent twice
                 return True
             counters[pid] = counter
     return False
@@ -382,7 +385,7 @@ def _until_broken(items: Iterator[Any]) -> Iterator[Any]:
         yield error
 
 
-def _stated_bytes(path: Path) -> int | None:
+def _header_file_size(path: Path) -> int | None:
     """Return the file size in bytes stated in an AVI or Matroska header; FFmpeg accepts shorter files."""
     with open(path, "rb") as file:
         start = file.read(4096)
@@ -399,11 +402,11 @@ def _stated_bytes(path: Path) -> int | None:
     return None if unknown else after + size
 
 
-def _ebml_number(content: bytes, place: int) -> tuple[int, int]:
+def _ebml_number(content: bytes, offset: int) -> tuple[int, int]:
     """Return a variable-length Matroska integer and its end offset (RFC 8794, section 4)."""
-    first = content[place] if place < len(content) else 0
+    first = content[offset] if offset < len(content) else 0
     count = 9 - first.bit_length()
-    return int.from_bytes(content[place : place + count], "big") & (1 << 7 * count) - 1, place + count
+    return int.from_bytes(content[offset : offset + count], "big") & (1 << 7 * count) - 1, offset + count
 
 
 def _display_matrix(frame: Any) -> Int[np.ndarray, "9"] | None:

@@ -1,4 +1,4 @@
-"""Compiled: scores of categories at another size, the highest of each pixel and sums (:mod:`otus.structures.maps`)."""
+"""Compiled kernels for :mod:`otus.structures.maps`: class scores interpolated to another size, their argmax or sum."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,7 +10,7 @@ from otus._numba import kernel
 def _neighbours(
     output: int, source: int
 ) -> tuple[Int[np.ndarray, "output"], Int[np.ndarray, "output"], Float[np.ndarray, "output"]]:
-    """Source pixels before and after the centre of each output pixel, and the weight of the latter."""
+    """Return the source pixels before and after the centre of each output pixel, and the weight of the latter."""
     before, after = np.empty(output, np.int64), np.empty(output, np.int64)
     weights = np.empty(output, np.float32)
     for i in range(output):
@@ -23,9 +23,9 @@ def _neighbours(
 
 @kernel
 def argmax_of_interpolated(scores: Float[np.ndarray, "k h w"], labels: Int[np.ndarray, "h2 w2"]) -> None:
-    """Interpolate scores bilinearly to the size of ``labels``, which become the index of the highest, the first of equals.
+    """Interpolate scores bilinearly to the size of ``labels`` and write their argmax over the classes (ties: the first).
 
-    A row of one category is all that is there at that size at once.
+    Only one row of one class is interpolated at a time, so memory does not grow with the output.
     """
     top, bottom, weights_y = _neighbours(labels.shape[0], scores.shape[1])
     left, right, weights_x = _neighbours(labels.shape[1], scores.shape[2])
@@ -56,7 +56,7 @@ def add_interpolated(
     row_weights: Float[np.ndarray, "rows"],
     column_weights: Float[np.ndarray, "w2"],
 ) -> None:
-    """Interpolate scores bilinearly to ``size_hw`` and add the rows from ``first_row`` on, weighted, to ``total``."""
+    """Interpolate scores bilinearly to ``size_hw`` and add the weighted rows from ``first_row`` on to ``total``."""
     top, bottom, weights_y = _neighbours(size_hw[0], scores.shape[1])
     left, right, weights_x = _neighbours(size_hw[1], scores.shape[2])
     row = np.empty(scores.shape[2], np.float32)

@@ -1,7 +1,7 @@
 """Axis-aligned boxes.
 
 Shape shorthand: N, M boxes. A box is ``xyxy`` in absolute continuous pixels everywhere inside Otus: pixel i covers
-[i, i + 1), so a box's width is x2 - x1, never + 1. Other formats exist only at the door, through :class:`BoxFormat`.
+[i, i + 1), so a box's width is x2 - x1, never + 1. Other formats (:class:`BoxFormat`) are converted when read or written.
 """
 
 from enum import Enum
@@ -16,11 +16,11 @@ class BoxFormat(Enum):
     """Meaning of the four numbers of a box."""
 
     XYXY = "xyxy"
-    """Left, top, right, bottom: what Otus uses, and torchvision."""
+    """Left, top, right, bottom: Otus and torchvision."""
     XYWH = "xywh"
     """Left, top, width, height: COCO."""
     CXCYWH = "cxcywh"
-    """Centre, width, height: DETR, and YOLO once divided by the image's size."""
+    """Centre x, y, width, height: DETR and YOLO, which divide by the image's size."""
     VOC = "voc"
     """Left, top, right, bottom as 1-based inclusive pixels: Pascal VOC. Pixel 1 is [0, 1) here."""
 
@@ -72,7 +72,7 @@ def convert(boxes: object, source: BoxFormat, target: BoxFormat) -> Float[np.nda
 
 
 def clip(boxes_xyxy: Float[np.ndarray, "n 4"], size_hw: tuple[int, int]) -> Float[np.ndarray, "n 4"]:
-    """Clip boxes to an image of ``size_hw``; one wholly outside has no area left."""
+    """Clip boxes to an image of ``size_hw``; a box outside of it becomes one without area."""
     height, width = size_hw
     limit = np.array([width, height, width, height], dtype=boxes_xyxy.dtype)
     return np.clip(boxes_xyxy, 0, limit)
@@ -85,17 +85,17 @@ def area(boxes_xyxy: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
 
 
 def written_sizes_wh(boxes_xyxy: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 2"]:
-    """Return widths and heights as an xywh file has them: of at most 9 decimals, where these give the same x2 and y2.
+    """Return widths and heights for xywh files: rounded to 9 decimals where x1 + width still gives exactly x2.
 
-    ``(x + w) - x`` is rarely ``w`` to the last bit, and an IoU of exactly 0.5 must stay one.
+    ``(x + w) - x`` is rarely ``w`` to the last bit, and an IoU of exactly 0.5 must stay exactly 0.5.
 
     >>> float(0.3 + 0.6 - 0.3), written_sizes_wh(as_boxes([[0.3, 0, 0.3 + 0.6, 1]])).tolist()
     (0.5999999999999999, [[0.6, 1.0]])
     """
     low, high = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
     size = high - low
-    short = np.round(size, 9)
-    return np.where(low + short == high, short, size)
+    rounded = np.round(size, 9)
+    return np.where(low + rounded == high, rounded, size)
 
 
 def _pairwise_intersection(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
@@ -105,7 +105,7 @@ def _pairwise_intersection(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 
 
 
 def pairwise_iou(a_xyxy: Float[np.ndarray, "n 4"], b_xyxy: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
-    """Return the IoU (Jaccard index) of every box of ``a`` with every box of ``b``, in [0, 1]; 0 without area.
+    """Return the IoU (Jaccard index) of every box of ``a`` with every box of ``b``, in [0, 1]; 0 if the union is empty.
 
     >>> pairwise_iou(as_boxes([[0, 0, 2, 2]]), as_boxes([[1, 0, 3, 2]])).round(4).tolist()
     [[0.3333]]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from otus.errors import ShapeError, did_you_mean
 
 # Standard deviations of people who label the same keypoint, relative to the object's size (cocodataset.org, keypoints).
-# Divided as COCO's own code does, so that similarities agree with it to the last bit.
+# Divided by 10 as COCO's own code does, so that OKS agrees with it to the last bit.
 COCO_PERSON_SIGMAS = tuple(
     tenfold / 10
     for tenfold in (.26, .25, .25, .35, .35, .79, .79, .72, .72, .62, .62, 1.07, 1.07, .87, .87, .89, .89)
@@ -21,7 +21,7 @@ COCO_IDS = (
     36, 37, 38, 39, 40, 41, 42, 43, 44, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65,
     67, 70, 72, 73, 74, 75, 76, 77, 78, 79, 80, 81, 82, 84, 85, 86, 87, 88, 89, 90,
 )  # fmt: skip
-"""COCO's ids of its 80 categories; the missing ones of 1..90 were never labelled."""
+"""COCO's ids of its 80 categories; the ids missing from 1..90 were never labelled."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class KeypointNames:
         if not self.sigmas:
             object.__setattr__(self, "sigmas", COCO_PERSON_SIGMAS if count == 17 else (1 / count,) * count)
         if len(self.sigmas) != count:
-            raise ShapeError(f"keypoints: expected {count} sigmas, one a name, got {len(self.sigmas)}")
+            raise ShapeError(f"keypoints: expected {count} sigmas, one per name, got {len(self.sigmas)}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -82,13 +82,13 @@ class Categories(Sequence[str]):
     names
         C names, all different.
     ids
-        C ids as the source file has them, e.g. COCO's 1 to 90 with gaps (default: the labels 0..C-1).
+        C ids of the source file, e.g. COCO's 1 to 90 with gaps (default: the labels 0..C-1).
     is_thing
-        C flags: things, or stuff such as sky (default: all things).
+        C flags: True for things, False for stuff such as sky (default: all things).
     keypoints
         (category name, keypoints) of the categories with keypoints.
     supercategories
-        C names of supercategories, or none.
+        C names of supercategories, or () for none.
 
     Examples
     --------
@@ -115,7 +115,7 @@ class Categories(Sequence[str]):
                 raise ShapeError(f"categories: {field} must differ, but {', '.join(duplicates)} occurs more than once")
         for field, length in (("ids", len(self.ids)), ("is_thing", len(self.is_thing))):
             if length != len(self.names):
-                raise ShapeError(f"categories: expected {len(self.names)} {field}, one a name, got {length}")
+                raise ShapeError(f"categories: expected {len(self.names)} {field}, one per name, got {length}")
         if self.supercategories and len(self.supercategories) != len(self.names):
             raise ShapeError(f"categories: expected {len(self.names)} supercategories, got {len(self.supercategories)}")
         known = set(self.names)
@@ -133,7 +133,7 @@ class Categories(Sequence[str]):
         return iter(self.names)
 
     def index(self, name: str, *bounds: int) -> int:
-        """Return the label of a name; ShapeError with the known names for another."""
+        """Return the label of a name; raise a ShapeError that lists the names if there is no such category."""
         try:
             return self.names.index(name, *bounds)
         except ValueError:
@@ -145,7 +145,7 @@ class Categories(Sequence[str]):
         return self.ids.index(source_id)
 
     def keypoints_of(self, name: str) -> KeypointNames | None:
-        """Return the keypoints of a category, None where it has none."""
+        """Return the keypoints of a category, None if it has none."""
         return dict(self.keypoints).get(name)
 
     @property

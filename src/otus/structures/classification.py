@@ -22,8 +22,8 @@ class Classification:
 
     Examples
     --------
-    >>> shown = Classification(np.array([0.2, 0.7, 0.1]), Categories(("cat", "dog", "owl")))
-    >>> [shown.categories[label] for label in shown.order()]
+    >>> prediction = Classification(np.array([0.2, 0.7, 0.1]), Categories(("cat", "dog", "owl")))
+    >>> [prediction.categories[label] for label in prediction.order()]
     ['dog', 'cat', 'owl']
     """
 
@@ -35,9 +35,9 @@ class Classification:
             raise ShapeError(f"scores: expected shape ({len(self.categories)},), got {np.shape(self.scores)}")
 
     def resized(self, size_hw: tuple[int, int]) -> "Classification":
-        """Return the value itself: what an image shows does not depend on its size."""
+        """Return the classification itself, which does not depend on the image's size."""
         return self
 
     def order(self) -> Int[np.ndarray, "c"]:
-        """Return the labels by falling score."""
+        """Return the labels in descending order of score."""
         return np.argsort(-np.asarray(self.scores), kind="stable")

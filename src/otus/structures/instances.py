@@ -22,8 +22,7 @@ _SHAPES: dict[str, tuple[int | None, ...]] = {
     "amodal_boxes_xyxy": (4,),
 }
 
-
-_SHOWN_COLUMNS = ("masks", "keypoints", "oriented_boxes_xywhr", "cuboids")
+_COLUMNS_IN_REPR = ("masks", "keypoints", "oriented_boxes_xywhr", "cuboids")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,22 +38,22 @@ class Instances:
     size_hw
         The image's height and width.
     categories
-        What the labels mean.
+        The categories that the labels index.
     scores
-        (N,) confidence in [0, 1], of predictions.
+        (N,) scores of predictions, in [0, 1].
     masks, amodal_masks
-        Masks of the visible part, and of the whole object as if nothing hid it.
+        Masks of the visible parts, and of the whole objects with their hidden parts.
     keypoints, keypoint_scores
-        (N, K, 3) x, y, visibility, and (N, K).
+        (N, K, 3) x, y, visibility, and (N, K) scores of predicted keypoints.
     oriented_boxes_xywhr, cuboids, amodal_boxes_xyxy
-        (N, 5), (N, 7), (N, 4).
+        (N, 5) and (N, 7) as in :mod:`~otus.structures.oriented`; (N, 4) boxes of the whole objects.
     columns
         Further named arrays whose first axis is N, e.g. ``is_crowd``, ``difficult``, ``ids``.
 
     Examples
     --------
-    >>> found = Instances([[0, 0, 4, 4], [2, 2, 3, 3]], [0, 1], size_hw=(8, 8), scores=[0.9, 0.3])
-    >>> len(found), found[found.scores > 0.5].boxes_xyxy.tolist()
+    >>> instances = Instances([[0, 0, 4, 4], [2, 2, 3, 3]], [0, 1], size_hw=(8, 8), scores=[0.9, 0.3])
+    >>> len(instances), instances[instances.scores > 0.5].boxes_xyxy.tolist()
     (2, [[0.0, 0.0, 4.0, 4.0]])
     """
 
@@ -109,35 +108,35 @@ class Instances:
 
     @classmethod
     def empty(cls, size_hw: tuple[int, int], categories: Categories | None = None, **columns: Any) -> "Instances":
-        """Return no objects of an image of ``size_hw``; ``columns`` are further fields of no rows."""
+        """Return instances without objects for an image of ``size_hw``; ``columns`` are further fields, with 0 rows."""
         return cls(np.zeros((0, 4)), np.zeros(0, dtype=np.int64), size_hw, categories, **columns)
 
     @classmethod
-    def concatenate(cls, many: Sequence["Instances"]) -> "Instances":
+    def concatenate(cls, parts: Sequence["Instances"]) -> "Instances":
         """Concatenate objects of one image; all must have the same fields and named columns."""
-        first = many[0]
+        first = parts[0]
         changes: dict[str, Any] = {
-            "columns": {name: np.concatenate([one.columns[name] for one in many]) for name in first.columns}
+            "columns": {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns}
         }
-        for one in fields(cls):
-            values = [getattr(instances, one.name) for instances in many]
-            if one.name in ("size_hw", "categories", "columns") or values[0] is None:
+        for attribute in fields(cls):
+            values = [getattr(part, attribute.name) for part in parts]
+            if attribute.name in ("size_hw", "categories", "columns") or values[0] is None:
                 continue
             is_masks = isinstance(values[0], Masks)
-            changes[one.name] = Masks.concatenate(values, first.size_hw) if is_masks else np.concatenate(values)
+            changes[attribute.name] = Masks.concatenate(values, first.size_hw) if is_masks else np.concatenate(values)
         return replace(first, **changes)
 
     def __repr__(self) -> str:
-        kinds = [name.replace("_", " ") for name in _SHOWN_COLUMNS if getattr(self, name) is not None]
+        kinds = [name.replace("_", " ") for name in _COLUMNS_IN_REPR if getattr(self, name) is not None]
         counts = np.bincount(self.labels, minlength=1) if len(self) else np.zeros(0, int)
-        named = [
+        counted = [
             f"{count} {label if self.categories is None else self.categories[label]}"
             for label, count in enumerate(counts)
             if count
         ]
-        more = f" and {len(named) - 5} more categories" if len(named) > 5 else ""
+        more = f" and {len(counted) - 5} more categories" if len(counted) > 5 else ""
         height, width = self.size_hw
-        what = ", ".join(named[:5]) + more or "no objects"
+        what = ", ".join(counted[:5]) + more or "no objects"
         return f"Instances({what}; {width}x{height} pixels{''.join(f', {kind}' for kind in kinds)})"
 
     def __len__(self) -> int:
@@ -147,33 +146,33 @@ class Instances:
         """Return the chosen objects: a slice, an array of indices, a bool array, or one integer (still an Instances)."""
         if isinstance(index, int | np.integer):
             index = [int(index)]
-        chosen = np.arange(len(self))[index]
-        changes: dict[str, Any] = {"columns": {name: np.asarray(c)[chosen] for name, c in self.columns.items()}}
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if one.name not in ("size_hw", "categories", "columns") and value is not None:
-                changes[one.name] = value[chosen]
+        indices = np.arange(len(self))[index]
+        changes: dict[str, Any] = {"columns": {name: np.asarray(c)[indices] for name, c in self.columns.items()}}
+        for attribute in fields(self):
+            value = getattr(self, attribute.name)
+            if attribute.name not in ("size_hw", "categories", "columns") and value is not None:
+                changes[attribute.name] = value[indices]
         return replace(self, **changes)
 
     def resized(self, size_hw: tuple[int, int]) -> "Instances":
-        """Return the objects of the image resized to ``size_hw``; the ratios are float32, as in torchvision.
+        """Return the objects scaled to an image of ``size_hw``; the ratios are float32, as in torchvision.
 
-        Where the two ratios differ, oriented boxes become the nearest rectangles. Cuboids, which are in the world, stay.
+        Where the two ratios differ, oriented boxes become the nearest rectangles. Cuboids, in world units, are not scaled.
         """
         if tuple(size_hw) == tuple(self.size_hw):
             return self
         ratio_y, ratio_x = (np.float32(b) / np.float32(a) for a, b in zip(self.size_hw, size_hw, strict=True))
-        of_box = np.array([ratio_x, ratio_y, ratio_x, ratio_y])
+        box_scale = np.array([ratio_x, ratio_y, ratio_x, ratio_y])
         changes: dict[str, Any] = {}
         for name in ("boxes_xyxy", "amodal_boxes_xyxy"):
             boxes = getattr(self, name)
             if boxes is not None:
-                changes[name] = boxes * of_box.astype(boxes.dtype)
+                changes[name] = boxes * box_scale.astype(boxes.dtype)
         if self.keypoints is not None:
             changes["keypoints"] = self.keypoints * np.array([ratio_x, ratio_y, 1], dtype=self.keypoints.dtype)
         if self.oriented_boxes_xywhr is not None:
-            turned = oriented.from_corners(oriented.corners(self.oriented_boxes_xywhr) * of_box[:2])
-            changes["oriented_boxes_xywhr"] = turned.astype(self.oriented_boxes_xywhr.dtype)
+            scaled = oriented.from_corners(oriented.corners(self.oriented_boxes_xywhr) * box_scale[:2])
+            changes["oriented_boxes_xywhr"] = scaled.astype(self.oriented_boxes_xywhr.dtype)
         for name in ("masks", "amodal_masks"):
             masks = getattr(self, name)
             if masks is not None:
@@ -186,7 +185,7 @@ class Instances:
         return (self[i] for i in range(len(self)))
 
     def column(self, name: str, default: Any) -> np.ndarray:
-        """Return a named column, or one filled with ``default`` where there is none."""
+        """Return a named column, or one filled with ``default`` if there is none."""
         return np.asarray(self.columns[name]) if name in self.columns else np.full(len(self), default)
 
     def with_columns(self, **columns: np.ndarray) -> "Instances":

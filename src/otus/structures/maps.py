@@ -1,6 +1,6 @@
 """Semantic and panoptic maps: a value for every pixel.
 
-Shape shorthand: K categories, H x W pixels, h x w those of a map of scores, which may be coarser or finer than its image.
+Shape shorthand: K categories, H x W pixels of the image, h x w pixels of a map of scores, which may be of any other size.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from otus.structures.categories import Categories
 from otus.structures.masks import Masks
 
 IGNORE = 255
-"""The label of pixels that losses and metrics ignore."""
+"""Label of the pixels that losses and metrics ignore."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class SemanticMap:
     labels
         Integers (H, W): indices into ``categories``, or ``IGNORE`` (255).
     categories
-        What the labels mean, at most 255 of them.
+        The categories that the labels index, at most 255.
     """
 
     labels: Int[np.ndarray, "h w"]
@@ -57,11 +57,11 @@ class SemanticMap:
         return self.labels.shape[0], self.labels.shape[1]
 
     def resized(self, size_hw: tuple[int, int]) -> "SemanticMap":
-        """Return the map of the same image at another size: each pixel takes the label of the nearest."""
+        """Resize the map by nearest-neighbour interpolation."""
         return self if tuple(size_hw) == self.size_hw else replace(self, labels=_nearest(self.labels, size_hw))
 
     def relabelled(self, categories: Categories) -> "SemanticMap":
-        """Return the map with its labels counted by another list of categories; pixels of others are ignored."""
+        """Return the map with labels that index another list of categories; pixels of categories not in it are ignored."""
         if self.categories.names == categories.names:
             return self
         lookup = np.full(IGNORE + 1, IGNORE, dtype=np.uint8)
@@ -77,15 +77,14 @@ class SemanticMap:
 
 @dataclass(frozen=True, eq=False)
 class SemanticScores:
-    """The score of every category at every pixel: what a segmenter says before one category is chosen.
+    """The score of every category at every pixel: the prediction of a segmenter before the argmax.
 
-    Scores are compared at the size that is asked for, because outlines of labels that are enlarged are staircases, and
-    those of enlarged scores are not.
+    The argmax is taken after the scores are resized: enlarged labels would have staircase outlines.
 
     Parameters
     ----------
     scores
-        Float (K, h, w), logits or probabilities, of an image of any size.
+        Float (K, h, w), logits or probabilities.
     categories
         The K categories, at most 255.
     """
@@ -108,10 +107,10 @@ class SemanticScores:
         return self.scores.shape[1], self.scores.shape[2]
 
     def resized(self, size_hw: tuple[int, int]) -> SemanticMap:
-        """Return the category of the highest score of each pixel of the same image at any size.
+        """Return the argmax over the categories of the scores resized to ``size_hw``.
 
-        Scores are interpolated bilinearly, pixel centres at halves, and without antialiasing, as torchvision and
-        mmsegmentation evaluate. Beyond the labels, uint8, memory does not grow with ``size_hw``.
+        Scores are interpolated bilinearly (``align_corners=False``, no antialiasing), as torchvision and mmsegmentation do
+        for evaluation. Only the uint8 labels take memory that grows with ``size_hw``.
         """
         from otus.structures._map_kernels import argmax_of_interpolated  # numba takes a second to import
 
@@ -127,18 +126,18 @@ class SemanticScores:
         first_row: int = 0,
         weights_yx: tuple[Float[np.ndarray, "rows"], Float[np.ndarray, "w2"]],
     ) -> None:
-        """Add the scores, interpolated to ``size_hw``, to float32 sums of some of its rows.
+        """Resize the scores to ``size_hw`` and add some of the rows, weighted, to running sums.
 
         Parameters
         ----------
         total
-            (K, rows, W2) the sums, changed in place.
+            (K, rows, W2) float32, the sums; changed in place.
         size_hw
-            Height and width W2 of the image.
+            Height and width (W2) of the image.
         first_row
             The row of the image that is the first of ``total``.
         weights_yx
-            Weights of these rows and of all columns.
+            Weights of these rows, and of all columns.
         """
         from otus.structures._map_kernels import add_interpolated
 
@@ -147,9 +146,9 @@ class SemanticScores:
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment of a panoptic map: an object, or all of one kind of stuff.
+    """One segment of a panoptic map: one object of a thing category, or all pixels of a stuff category.
 
-    ``id`` is its value in the map, ``label`` the index of its category.
+    ``id`` is its value in the map, ``label`` its class index.
     """
 
     id: int
@@ -167,9 +166,9 @@ class PanopticMap:
     ids
         Integers (H, W): the id of the segment of each pixel, 0 for none.
     segments
-        What each id is.
+        The segments, one per id.
     categories
-        What the segments' labels mean.
+        The categories that the segments' labels index.
     """
 
     ids: Int[np.ndarray, "h w"]
@@ -205,16 +204,15 @@ class PanopticMap:
         return self.ids.shape[0], self.ids.shape[1]
 
     def resized(self, size_hw: tuple[int, int]) -> "PanopticMap":
-        """Return the map of the same image at another size: each pixel takes the segment of the nearest; segments of
-        which no pixel is left are dropped."""
+        """Resize the map by nearest-neighbour interpolation; segments without a pixel left are dropped."""
         if tuple(size_hw) == self.size_hw:
             return self
         ids = _nearest(self.ids, size_hw)
-        left = _values(ids)
-        return replace(self, ids=ids, segments=tuple(segment for segment in self.segments if segment.id in left))
+        remaining = _values(ids)
+        return replace(self, ids=ids, segments=tuple(segment for segment in self.segments if segment.id in remaining))
 
     def select(self, labels: Collection[int]) -> "PanopticMap":
-        """Return the map of the segments with these labels; the pixels of all others belong to none."""
+        """Return the map with the segments of these labels only; the pixels of the others become 0."""
         kept = tuple(segment for segment in self.segments if segment.label in labels)
         if len(kept) == len(self.segments):
             return self
@@ -222,23 +220,23 @@ class PanopticMap:
         return replace(self, ids=ids, segments=kept)
 
     def compact(self) -> "PanopticMap":
-        """Return the map with ids of the smallest type that holds them."""
+        """Return the map with ids of the smallest integer type that holds them."""
         return replace(self, ids=self.ids.astype(np.min_scalar_type(self.ids.max(initial=0))))
 
     def masks(self) -> Masks:
-        """Return the mask of each segment, in their order, as RLE; one dense mask is in memory at a time."""
+        """Return the mask of each segment, in the order of ``segments``, as RLE; only one is dense in memory at a time."""
         from scipy.ndimage import find_objects
 
         order = np.argsort([segment.id for segment in self.segments])
         ids = np.array([0, *(self.segments[i].id for i in order)])
-        number = np.searchsorted(ids, self.ids)
+        ranks = np.searchsorted(ids, self.ids)
         masks = [Masks.from_dense(np.zeros((0, *self.size_hw)))] * len(order)
-        for i, (place, window) in enumerate(zip(order, find_objects(number, max_label=len(order)), strict=True)):
+        for i, (index, window) in enumerate(zip(order, find_objects(ranks, max_label=len(order)), strict=True)):
             if window is None:
-                masks[place] = Masks.from_dense(np.zeros((1, *self.size_hw)))
+                masks[index] = Masks.from_dense(np.zeros((1, *self.size_hw)))
             else:
-                part = Masks.from_dense(number[window][None] == i + 1)
-                masks[place] = part.moved(top=window[0].start, left=window[1].start, size_hw=self.size_hw)
+                crop = Masks.from_dense(ranks[window][None] == i + 1)
+                masks[index] = crop.moved(top=window[0].start, left=window[1].start, size_hw=self.size_hw)
         return Masks.concatenate(masks, self.size_hw)
 
     def mask_of(self, segment_id: int) -> Bool[np.ndarray, "h w"]:
@@ -256,12 +254,12 @@ class PanopticMap:
 
 
 def _nearest(values: Int[np.ndarray, "h w"], size_hw: tuple[int, int]) -> Int[np.ndarray, "H W"]:
-    """Nearest neighbour of a map."""
+    """Resize a map by nearest-neighbour interpolation."""
     rows, columns = (np.arange(new) * old // new for new, old in zip(size_hw, values.shape, strict=True))
     return values[rows[:, None], columns]
 
 
 def _values(ids: Int[np.ndarray, "h w"]) -> set[int]:
-    """The values of a map, which is made of stretches: far fewer to sort than pixels."""
+    """Return the distinct values of a map; only the first pixel of each run of equal values is looked at, for speed."""
     flat = ids.ravel()
     return set(flat[np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1))].tolist())

@@ -3,9 +3,9 @@
 Shape shorthand: N objects, H x W the image, h x w a small mask.
 
 - dense: bool (N, H, W);
-- RLE: COCO's compressed run lengths, the form that is kept and written;
-- low resolution: probabilities (N, h, w) with the boxes that they fill, as Mask R-CNN predicts them; they are pasted into
-  the image when asked, one at a time for RLE, so memory does not grow with image size times objects.
+- RLE: COCO's compressed run lengths, the form that is stored and written;
+- low resolution: probabilities (N, h, w) with the boxes that they fill, as Mask R-CNN predicts them. They are pasted into
+  the image on demand, one at a time for RLE, so that memory does not grow with image size times objects.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from pycocotools import mask as rle_codec
 from otus.errors import ShapeError
 from otus.structures.boxes import as_boxes
 
-_MAX_OUTLINE_PX = 4e6
+_MAX_POLYGON_PX = 4e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Masks:
 
     @classmethod
     def from_dense(cls, masks: np.ndarray) -> "Masks":
-        """Make masks of an (N, H, W) array; nonzero is the object."""
+        """Make masks from an (N, H, W) array; nonzero pixels belong to the object."""
         masks = np.asarray(masks)
         if masks.ndim != 3:
             raise ShapeError(f"masks: expected shape (N, H, W), got {masks.shape}")
@@ -55,35 +55,34 @@ class Masks:
 
     @classmethod
     def from_rle(cls, counts: Sequence[bytes | str | Sequence[int]], size_hw: tuple[int, int]) -> "Masks":
-        """Make masks of N COCO run lengths, column by column from the top left: compressed (bytes or str) or lists of
-        numbers."""
+        """Make masks from N COCO run lengths (column-major): compressed (bytes or str), or lists of integers."""
         height, width = size_hw
         compressed: list[bytes] = []
-        for index, one in enumerate(counts):
-            if isinstance(one, bytes):
-                compressed.append(one)
-            elif isinstance(one, str):
-                compressed.append(one.encode("ascii"))
+        for index, runs in enumerate(counts):
+            if isinstance(runs, bytes):
+                compressed.append(runs)
+            elif isinstance(runs, str):
+                compressed.append(runs.encode("ascii"))
             else:
-                total = int(sum(one))
-                if total != height * width or any(run < 0 for run in one):
+                total = int(sum(runs))
+                if total != height * width or any(length < 0 for length in runs):
                     raise ShapeError(
                         f"masks: run lengths of mask {index} add up to {total}, expected {height * width} for {size_hw}"
                     )
-                record = {"size": [height, width], "counts": [int(run) for run in one]}
+                record = {"size": [height, width], "counts": [int(length) for length in runs]}
                 compressed.append(rle_codec.frPyObjects(record, height, width)["counts"])
         return cls(size_hw=(int(height), int(width)), _counts=tuple(compressed))
 
     @classmethod
     def from_polygons(cls, polygons: Sequence[Sequence[np.ndarray]], size_hw: tuple[int, int]) -> "Masks":
-        """Make masks of N objects, each the union of one or more rings (P, 2) of x, y in pixels; rasterised as COCO does."""
+        """Make masks from polygons, rasterised as COCO does: for each of N objects one or more rings (P, 2) of x, y."""
         height, width = size_hw
         counts = []
         for rings in polygons:
             flat = [np.asarray(ring, dtype=np.float64).reshape(-1).tolist() for ring in rings]
             if not flat:
                 raise ShapeError("masks: an object without a polygon; give at least one ring of three points")
-            _check_length(rings)
+            _check_polygon_length(rings)
             counts.append(rle_codec.merge(rle_codec.frPyObjects(flat, height, width))["counts"])
         return cls(size_hw=(int(height), int(width)), _counts=tuple(counts))
 
@@ -96,7 +95,7 @@ class Masks:
         *,
         threshold: float = 0.5,
     ) -> "Masks":
-        """Make masks of small probability maps that fill boxes of the image; a pixel is set where it is >= threshold."""
+        """Make masks from low-resolution probabilities that fill boxes; pixels >= ``threshold`` belong to the object."""
         probabilities, boxes = np.asarray(probabilities), as_boxes(boxes_xyxy)
         if probabilities.ndim != 3 or len(probabilities) != len(boxes):
             raise ShapeError(
@@ -106,12 +105,12 @@ class Masks:
 
     @classmethod
     def empty(cls, size_hw: tuple[int, int]) -> "Masks":
-        """Return no masks of an image of ``size_hw``."""
+        """Return 0 masks of an image of ``size_hw``."""
         return cls(size_hw=size_hw, _counts=())
 
     @property
     def form(self) -> str:
-        """``dense``, ``rle`` or ``low_resolution``."""
+        """The form: ``dense``, ``rle`` or ``low_resolution``."""
         if self._dense is not None:
             return "dense"
         return "rle" if self._counts is not None else "low_resolution"
@@ -125,23 +124,23 @@ class Masks:
     def __getitem__(self, index: Any) -> "Masks":
         if isinstance(index, int | np.integer):
             index = [int(index)]
-        chosen = np.arange(len(self))[index]
+        indices = np.arange(len(self))[index]
         return Masks(
             size_hw=self.size_hw,
-            _dense=None if self._dense is None else self._dense[chosen],
-            _counts=None if self._counts is None else tuple(self._counts[i] for i in chosen),
-            _probabilities=None if self._probabilities is None else self._probabilities[chosen],
-            _boxes_xyxy=None if self._boxes_xyxy is None else self._boxes_xyxy[chosen],
+            _dense=None if self._dense is None else self._dense[indices],
+            _counts=None if self._counts is None else tuple(self._counts[i] for i in indices),
+            _probabilities=None if self._probabilities is None else self._probabilities[indices],
+            _boxes_xyxy=None if self._boxes_xyxy is None else self._boxes_xyxy[indices],
             threshold=self.threshold,
         )
 
     def __iter__(self) -> Iterator[Bool[np.ndarray, "h w"]]:
-        """Yield one dense mask after another, never all at once."""
+        """Yield the dense masks one by one."""
         for i in range(len(self)):
             yield self[i].dense()[0]
 
     def parts(self) -> Iterator[tuple[int, int, Bool[np.ndarray, "_ _"]]]:
-        """Yield for each mask a part of the image outside of which it is empty: top, left and the mask of that part."""
+        """Yield the top, left and content of a window of the image for each mask; outside of it the mask is empty."""
         if self._probabilities is not None and self._boxes_xyxy is not None:
             for top, left, part in _pasted_parts(self._probabilities, self._boxes_xyxy, self.size_hw):
                 yield top, left, part >= self.threshold
@@ -160,28 +159,30 @@ class Masks:
         if not self._counts:
             return np.zeros((0, height, width), dtype=bool)
         dense = np.empty((len(self), height, width), dtype=bool)
-        for mask, encoded in zip(dense, self.rle(), strict=True):  # one by one: the codec's own copy would be as large
+        for mask, encoded in zip(dense, self.rle(), strict=True):  # all at once, the codec would hold a second copy
             mask[:] = rle_codec.decode(encoded)
         return dense
 
     def probabilities(self) -> Float[np.ndarray, "n h w"]:
-        """Return the pasted probabilities, float32 (N, H, W), 0 outside the boxes; only of the low-resolution form."""
+        """Return the pasted probabilities, float32 (N, H, W), 0 outside the boxes; for the low-resolution form only."""
         if self._probabilities is None or self._boxes_xyxy is None:
             raise ShapeError(f"masks: the {self.form} form has no probabilities")
         return paste(self._probabilities, self._boxes_xyxy, self.size_hw)
 
     def rle(self) -> list[dict[str, object]]:
-        """Return N dicts ``{"size": [H, W], "counts": bytes}`` as pycocotools has them."""
+        """Return N dicts ``{"size": [H, W], "counts": bytes}`` as in pycocotools."""
         size = [int(self.size_hw[0]), int(self.size_hw[1])]
         if self._counts is not None:
             return [{"size": size, "counts": counts} for counts in self._counts]
         if self._probabilities is not None:
-            counts = [_encode_part(part, top, left, self.size_hw) for top, left, part in self.parts()]
-            return [{"size": size, "counts": one} for one in counts]
+            return [
+                {"size": size, "counts": _encode_part(part, top, left, self.size_hw)}
+                for top, left, part in self.parts()
+            ]
         return [rle_codec.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in self]
 
     def rle_json(self) -> list[dict[str, object]]:
-        """Return :meth:`rle` with the counts as text, as JSON documents have them."""
+        """Return :meth:`rle` with the counts as str, for JSON."""
         return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in self.rle()]  # type: ignore[attr-defined]
 
     def to_rle(self) -> "Masks":
@@ -190,7 +191,7 @@ class Masks:
 
     @classmethod
     def concatenate(cls, many: Sequence["Masks"], size_hw: tuple[int, int]) -> "Masks":
-        """Concatenate masks of one image; as RLE, unless all are low-resolution maps of one shape."""
+        """Concatenate masks of one image, as RLE unless all are low-resolution maps of one shape."""
         shapes = {None if m._probabilities is None else (m._probabilities.shape[1:], m.threshold) for m in many}
         if len(shapes) == 1 and None not in shapes:
             return cls.from_probabilities(
@@ -202,7 +203,7 @@ class Masks:
         return cls(size_hw=size_hw, _counts=tuple(counts for m in many for counts in m.to_rle()._counts or ()))
 
     def moved(self, *, top: int, left: int, size_hw: tuple[int, int]) -> "Masks":
-        """Return masks of a crop at (``top``, ``left``) as masks of the whole image of ``size_hw``."""
+        """Convert masks of a crop at (``top``, ``left``) to masks of the whole image of ``size_hw``."""
         if self._probabilities is not None and self._boxes_xyxy is not None:
             shift = np.array([left, top, left, top], dtype=self._boxes_xyxy.dtype)
             return Masks.from_probabilities(
@@ -211,9 +212,9 @@ class Masks:
         return Masks.from_rle([_encode_part(mask, top, left, size_hw) for mask in self], size_hw)
 
     def resized(self, size_hw: tuple[int, int]) -> "Masks":
-        """Return the masks of the image resized to ``size_hw``.
+        """Resize the masks to an image of ``size_hw``.
 
-        Of low-resolution masks only the boxes are scaled; others become dense, by nearest-neighbour interpolation.
+        For low-resolution masks only the boxes are scaled; others become dense, by nearest-neighbour interpolation.
         """
         (height, width), (new_height, new_width) = self.size_hw, size_hw
         if self._probabilities is not None and self._boxes_xyxy is not None:
@@ -236,8 +237,8 @@ class Masks:
         """Return the area of each mask in pixels."""
         if self._dense is not None:
             return self._dense.sum(axis=(1, 2)).astype(np.float64)
-        # Not the codec's own sum: with numpy 2 it fails for more than 255 masks.
-        return np.array([run_lengths(one["counts"])[1::2].sum() for one in self.rle()], dtype=np.float64)  # type: ignore[arg-type]
+        # Not pycocotools' own area: with numpy 2 it fails for more than 255 masks.
+        return np.array([run_lengths(rle["counts"])[1::2].sum() for rle in self.rle()], dtype=np.float64)  # type: ignore[arg-type]
 
     def boxes_xyxy(self) -> Float[np.ndarray, "n 4"]:
         """Return the tight box of each mask; (0, 0, 0, 0) for an empty one."""
@@ -248,7 +249,7 @@ class Masks:
         return np.where(self.area()[:, None] > 0, boxes, 0.0)
 
     def iou(self, other: "Masks", *, crowd: Bool[np.ndarray, "m"] | None = None) -> Float[np.ndarray, "n m"]:
-        """Return the IoU of every mask with every one of ``other``; with a crowd intersection / area of this mask."""
+        """Return the IoU of every mask with every mask of ``other``; where ``crowd``, intersection / area of this mask."""
         if self.size_hw != other.size_hw:
             raise ShapeError(f"masks: sizes differ, {self.size_hw} and {other.size_hw}")
         if len(self) == 0 or len(other) == 0:
@@ -269,12 +270,12 @@ class Masks:
         return Masks(self.size_hw, _counts=counts)
 
     def boundary_iou(self, other: "Masks", *, dilation_ratio: float = 0.02) -> Float[np.ndarray, "n m"]:
-        """Return the IoU of the boundary regions, which punishes coarse contours of large objects too."""
+        """Return the IoU of the boundary regions, which is sensitive to the contours of large objects too."""
         return self.boundary(dilation_ratio=dilation_ratio).iou(other.boundary(dilation_ratio=dilation_ratio))
 
 
 def _erode(mask: Bool[np.ndarray, "h w"], steps: int) -> Bool[np.ndarray, "h w"]:
-    """Erosion by a 3 x 3 square ``steps`` times, outside counted as background: a window of 2 steps + 1, separable."""
+    """Erode ``steps`` times by a 3 x 3 square, as one separable minimum over 2 steps + 1 pixels; outside is background."""
     from scipy.ndimage import minimum_filter1d
 
     eroded = np.pad(mask, 1).astype(np.uint8)
@@ -283,18 +284,20 @@ def _erode(mask: Bool[np.ndarray, "h w"], steps: int) -> Bool[np.ndarray, "h w"]
     return eroded[1:-1, 1:-1].astype(bool)
 
 
-def _check_length(rings: Sequence[np.ndarray]) -> None:
-    """The codec walks along outlines pixel by pixel, in memory that grows with them, and crashes where it gets none."""
+def _check_polygon_length(rings: Sequence[np.ndarray]) -> None:
+    """Raise if a ring is too long: pycocotools' memory grows with the length in pixels, and it crashes without memory."""
     for ring in rings:
         points = np.asarray(ring, dtype=np.float64).reshape(-1, 2)
-        reach = float(np.abs(points).max(initial=0))
-        if 2 * reach * len(points) <= _MAX_OUTLINE_PX:  # so it cannot be longer
+        extent = float(np.abs(points).max(initial=0))
+        if 2 * extent * len(points) <= _MAX_POLYGON_PX:  # an upper bound of the length
             continue
-        if not reach <= _MAX_OUTLINE_PX:
-            raise ShapeError(f"masks: a polygon reaches to {reach:.6g} pixels; there are no such images")
+        if not extent <= _MAX_POLYGON_PX:
+            raise ShapeError(
+                f"masks: a polygon has coordinates up to {extent:.6g} pixels; the limit is {_MAX_POLYGON_PX:.6g}"
+            )
         length = float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
-        if length > _MAX_OUTLINE_PX:
-            raise ShapeError(f"masks: a polygon is {length:.6g} pixels long; the limit is {_MAX_OUTLINE_PX:.6g}")
+        if length > _MAX_POLYGON_PX:
+            raise ShapeError(f"masks: a polygon is {length:.6g} pixels long; the limit is {_MAX_POLYGON_PX:.6g}")
 
 
 def paste(
@@ -302,19 +305,19 @@ def paste(
 ) -> Float[np.ndarray, "n H W"]:
     """Resize small maps bilinearly into their boxes: float32 (N, H, W), 0 outside.
 
-    As torchvision and Detectron do it: one ring of zeros around each map and its box enlarged to match, corners cut
-    down to whole pixels, the last pixel included.
+    As torchvision and Detectron do: each map is padded by one pixel of zeros and its box enlarged to match, the corners
+    are truncated to whole pixels, and the last pixel is included.
     """
     pasted = np.zeros((len(probabilities), *size_hw), dtype=np.float32)
-    for whole, (top, left, part) in zip(pasted, _pasted_parts(probabilities, boxes_xyxy, size_hw), strict=True):
-        whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+    for canvas, (top, left, part) in zip(pasted, _pasted_parts(probabilities, boxes_xyxy, size_hw), strict=True):
+        canvas[top : top + part.shape[0], left : left + part.shape[1]] = part
     return pasted
 
 
 def _pasted_parts(
     probabilities: Float[np.ndarray, "n h w"], boxes_xyxy: Float[np.ndarray, "n 4"], size_hw: tuple[int, int]
 ) -> Iterator[tuple[int, int, Float[np.ndarray, "_ _"]]]:
-    """For each map the part of the image that it fills: top, left, values."""
+    """Yield the top, left and values of the part of the image that each map fills."""
     height, width = size_hw
     map_height, map_width = probabilities.shape[1:]
     padded = np.pad(probabilities.astype(np.float32), ((0, 0), (1, 1), (1, 1)))
@@ -335,18 +338,18 @@ def _pasted_parts(
 
 
 def _encode_part(part: Bool[np.ndarray, "_ _"], top: int, left: int, size_hw: tuple[int, int]) -> bytes:
-    """Compressed run lengths of a mask that is empty outside ``part``; the columns beside it are not looked at."""
+    """Return the compressed run lengths of a mask that is ``part`` at (``top``, ``left``) and empty elsewhere."""
     height, width = size_hw
     columns = np.zeros((height, part.shape[1]), dtype=np.int8)
     columns[top : top + part.shape[0]] = part
-    turns = np.flatnonzero(np.diff(columns.ravel(order="F"), prepend=0, append=0)) + left * height
-    runs = np.diff(np.concatenate([[0], turns, [height * width]]))
+    changes = np.flatnonzero(np.diff(columns.ravel(order="F"), prepend=0, append=0)) + left * height
+    runs = np.diff(np.concatenate([[0], changes, [height * width]]))
     record = {"size": [height, width], "counts": runs[: len(runs) - (runs[-1] == 0 and len(runs) > 1)].tolist()}
     return rle_codec.frPyObjects(record, height, width)["counts"]
 
 
 def run_lengths(counts: bytes) -> Int[np.ndarray, "r"]:
-    """Compressed run lengths as numbers: 5 bits a character, from the fourth on relative to the one before last."""
+    """Decode COCO's compressed run lengths: 5 bits per character; from the fourth on, runs minus the run two before."""
     characters = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero((characters & 0x20) == 0) + 1
     starts = np.concatenate([[0], ends[:-1]])
@@ -366,7 +369,10 @@ def _sample_runs(
     height: int,
     out: Bool[np.ndarray, "h w"],
 ) -> None:
-    """Write some rows and columns, in ascending order, of a mask of so many rows; only the object's columns are decoded."""
+    """Write the given rows and columns (ascending) of a mask of ``height`` rows to ``out``.
+
+    Only the columns that hold the object are decoded.
+    """
     edges = np.cumsum(runs)
     if len(runs) < 2:
         return
@@ -379,14 +385,14 @@ def _sample_runs(
     out[:, first:last] = part[np.ix_(columns[first:last] - left, rows)].T
 
 
-def _bilinear_weights(output: int, source: int, wanted: range) -> Float[np.ndarray, "wanted source"]:
-    """Row r says how output pixel ``wanted[r]`` mixes the source pixels (pixel centres at halves, edges repeated)."""
-    place = np.maximum((np.arange(wanted.start, wanted.stop) + 0.5) * (source / output) - 0.5, 0)
-    lower = np.minimum(place.astype(np.int64), source - 1)
+def _bilinear_weights(output: int, source: int, pixels: range) -> Float[np.ndarray, "pixels source"]:
+    """Return the weights of the source pixels for some output pixels (``align_corners=False``), one row per pixel."""
+    position = np.maximum((np.arange(pixels.start, pixels.stop) + 0.5) * (source / output) - 0.5, 0)
+    lower = np.minimum(position.astype(np.int64), source - 1)
     upper = np.minimum(lower + 1, source - 1)
-    weights = np.zeros((len(place), source), dtype=np.float32)
-    share = (place - lower).astype(np.float32)
-    rows = np.arange(len(place))
-    np.add.at(weights, (rows, lower), 1 - share)
-    np.add.at(weights, (rows, upper), share)
+    weights = np.zeros((len(position), source), dtype=np.float32)
+    fraction = (position - lower).astype(np.float32)
+    rows = np.arange(len(position))
+    np.add.at(weights, (rows, lower), 1 - fraction)
+    np.add.at(weights, (rows, upper), fraction)
     return weights

@@ -1,6 +1,6 @@
 """Objects of many images: the labels of a data set, or predictions for it.
 
-Shape shorthand: N objects, K keypoints. :class:`~otus.structures.instances.Instances` is one image's worth of this.
+Shape shorthand: N objects, K keypoints. :class:`~otus.structures.instances.Instances` holds the objects of one image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,26 +23,26 @@ class Objects:
     image_index
         (N,) index of the image; must not decrease (:meth:`build` sorts).
     labels, boxes_xyxy
-        (N,), (N, 4).
+        (N,) class indices, (N, 4).
     ids
         (N,) annotation ids of the source.
     areas
-        (N,) square pixels: the source's, else of the mask or the box.
+        (N,) areas in square pixels: as the source states, else of the mask or the box.
     is_crowd
-        (N,) regions of many objects that are not told apart. With the column ``ignored`` they are ignore regions, for
-        metrics and training, of all categories (:mod:`otus.metrics.detection.ignore_regions`).
+        (N,) COCO's crowd regions, of many objects that are not annotated one by one. Those with the column ``ignored``
+        are ignore regions of all categories, for metrics and training (:mod:`otus.metrics.detection.ignore_regions`).
     segmentations
         Polygons or RLE.
     scores
-        (N,) of predictions.
+        (N,) scores of predictions.
     keypoints
-        (N, K, 3); all 0 where an object has none.
+        (N, K, 3) x, y, visibility; all 0 for an object without keypoints.
     corners_xy
-        (N, 4, 2) corners of oriented boxes as the source has them; NaN where an object has none.
+        (N, 4, 2) corners of oriented boxes as in the source; NaN for an object without one.
     cuboids
-        (N, 7); NaN where an object has none.
+        (N, 7), see :mod:`~otus.structures.oriented`; NaN for an object without one.
     amodal_boxes_xyxy, amodal_segmentations
-        Of the whole object, hidden parts included.
+        Boxes and segmentations of the whole objects with their hidden parts.
     columns
         Further columns: ``difficult``, ``truncated``, ``occluded``, ``predicted_iou`` …
     """
@@ -64,10 +64,10 @@ class Objects:
 
     def __post_init__(self) -> None:
         count = len(self.image_index)
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if one.name != "columns" and value is not None and len(value) != count:
-                raise ShapeError(f"objects: expected {count} {one.name}, one an object, got {len(value)}")
+        for attribute in fields(self):
+            value = getattr(self, attribute.name)
+            if attribute.name != "columns" and value is not None and len(value) != count:
+                raise ShapeError(f"objects: expected {count} {attribute.name}, one per object, got {len(value)}")
         for name, column in self.columns.items():
             if len(column) != count:
                 raise ShapeError(f"objects: expected {count} values in column {name!r}, got {len(column)}")
@@ -86,13 +86,13 @@ class Objects:
         is_crowd: Sequence[bool] | np.ndarray | None = None,
         **others: Any,
     ) -> "Objects":
-        """Make objects of columns in any order of images (defaults: ids 1..N, areas of the boxes, no crowds)."""
+        """Make objects from columns in any order of images (defaults: ids 1..N, areas of the boxes, no crowds)."""
         image_index = np.asarray(image_index, dtype=np.int64).reshape(-1)
         count = len(image_index)
         boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
         size = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
         objects = cls(
-            image_index=np.zeros(count, dtype=np.int64),  # the right order follows below
+            image_index=np.zeros(count, dtype=np.int64),  # sorted below
             labels=np.asarray(labels, dtype=np.int64).reshape(-1),
             boxes_xyxy=boxes,
             ids=np.arange(1, count + 1) if ids is None else np.asarray(ids, dtype=np.int64).reshape(-1),
@@ -129,10 +129,10 @@ class Objects:
 
     def take(self, index: Any) -> "Objects":
         """Return some objects, by an index array that keeps the order of images or by a bool array."""
-        chosen = np.arange(len(self))[index]
-        changes: dict[str, Any] = {"columns": {name: column[chosen] for name, column in self.columns.items()}}
-        for one in fields(self):
-            value = getattr(self, one.name)
-            if one.name != "columns" and value is not None:
-                changes[one.name] = value.take(chosen) if isinstance(value, Segmentations) else value[chosen]
+        indices = np.arange(len(self))[index]
+        changes: dict[str, Any] = {"columns": {name: column[indices] for name, column in self.columns.items()}}
+        for attribute in fields(self):
+            value = getattr(self, attribute.name)
+            if attribute.name != "columns" and value is not None:
+                changes[attribute.name] = value.take(indices) if isinstance(value, Segmentations) else value[indices]
         return replace(self, **changes)

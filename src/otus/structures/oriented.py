@@ -1,9 +1,9 @@
 """Oriented boxes and cuboids.
 
 Shape shorthand: N, M boxes. An oriented box is ``xywhr``: centre x, y, width, height in pixels and the angle in radians
-by which the width's axis is turned from the x axis towards the y axis (clockwise on a screen, where y grows downward).
-A cuboid is (x, y, z, length, width, height, yaw): its centre, its sizes along its own axes, and the turn of the length's
-axis in the x-y plane; z is up.
+by which the width's axis is rotated from the x axis towards the y axis (clockwise on a screen, where y points down).
+A cuboid is (x, y, z, length, width, height, yaw): its centre, its sizes along its own axes, and the rotation of the
+length's axis in the x-y plane; z is up.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from otus.structures.boxes import as_boxes
 
 
 def corners(boxes_xywhr: Float[np.ndarray, "n 5"]) -> Float[np.ndarray, "n 4 2"]:
-    """Return the four corners (N, 4, 2), from the one that is top left at angle 0, clockwise on a screen."""
+    """Return the four corners (N, 4, 2), clockwise on a screen, starting with the one that is top left at angle 0."""
     cx, cy, width, height, angle = np.asarray(boxes_xywhr, dtype=np.float64).reshape(-1, 5).T
     along = np.stack([np.cos(angle), np.sin(angle)], axis=1) * width[:, None] / 2
     across = np.stack([-np.sin(angle), np.cos(angle)], axis=1) * height[:, None] / 2
@@ -25,7 +25,7 @@ def corners(boxes_xywhr: Float[np.ndarray, "n 5"]) -> Float[np.ndarray, "n 4 2"]
 
 
 def from_corners(points: Float[np.ndarray, "n 4 2"]) -> Float[np.ndarray, "n 5"]:
-    """Make oriented boxes of four corners in order, exact for rectangles.
+    """Make oriented boxes from four corners in order, exact for rectangles.
 
     For other quadrilaterals (hand-drawn ones are never quite right-angled): the centre of the corners, the mean length
     of opposite sides, and the mean direction of the two sides that are the width. The first side is the width.
@@ -37,7 +37,7 @@ def from_corners(points: Float[np.ndarray, "n 4 2"]) -> Float[np.ndarray, "n 5"]
     lengths = np.linalg.norm(sides, axis=2)
     across = sides[:, 0] - sides[:, 2]
     angle = np.arctan2(across[:, 1], across[:, 0])
-    # A counter-clockwise outline is the same box; only its height's side runs the other way.
+    # Corners in counter-clockwise order give the same box; only the sides along the height change direction.
     width, height = (lengths[:, 0] + lengths[:, 2]) / 2, (lengths[:, 1] + lengths[:, 3]) / 2
     return np.column_stack([points.mean(axis=1), width, height, angle])
 
@@ -60,19 +60,19 @@ def _cross(a: Float[np.ndarray, "... 2"], b: Float[np.ndarray, "... 2"]) -> Floa
 def _boundary_integral(
     inner: Float[np.ndarray, "p 4 2"], outer: Float[np.ndarray, "p 4 2"], *, shared_edges: bool, tolerance: np.ndarray
 ) -> Float[np.ndarray, "p"]:
-    """Half the integral of x dy - y dx along the part of ``inner``'s boundary that lies in ``outer``.
+    """Compute half the integral of x dy - y dx along the part of ``inner``'s boundary that lies in ``outer``.
 
-    Each edge is cut by outer's four half-planes (Cyrus-Beck). Where an edge lies on one of outer's edges it counts if
-    ``shared_edges`` and both run the same way, so that a common stretch is counted once and a mere touch not at all.
+    Each edge is clipped by outer's four half-planes (Cyrus-Beck). An edge that lies on one of outer's edges counts if
+    ``shared_edges`` and both have the same direction, so that a common segment counts once and mere contact not at all.
     """
     start, direction = inner, np.roll(inner, -1, axis=1) - inner
     base, side = outer, np.roll(outer, -1, axis=1) - outer
     length = np.linalg.norm(side, axis=2)
     normal_offset = _cross(side[:, None], start[:, :, None] - base[:, None])  # (p, edge, half-plane), positive inside
     slope = _cross(side[:, None], direction[:, :, None])
-    same_way = (side[:, None] * direction[:, :, None]).sum(axis=3) > 0
+    same_direction = (side[:, None] * direction[:, :, None]).sum(axis=3) > 0
     slack = (tolerance[:, None] * length)[:, None, :]
-    normal_offset = normal_offset + np.where(shared_edges & same_way, slack, -slack)
+    normal_offset = normal_offset + np.where(shared_edges & same_direction, slack, -slack)
     with np.errstate(divide="ignore", invalid="ignore"):
         crossing = -normal_offset / slope
     enters = np.where(slope > 0, crossing, 0.0).max(axis=2, initial=0.0)
@@ -83,9 +83,9 @@ def _boundary_integral(
 
 
 def _rectangle_intersection(a: Float[np.ndarray, "p 5"], b: Float[np.ndarray, "p 5"]) -> Float[np.ndarray, "p"]:
-    """Areas of intersection of oriented boxes pair by pair, by Green's theorem on the boundary of the intersection.
+    """Compute intersection areas of oriented boxes, pair by pair, by Green's theorem.
 
-    That boundary is the part of a's outline in b and the part of b's outline in a. Exact but for a relative 1e-11.
+    The boundary of the intersection is the part of a's boundary in b and the part of b's in a. Relative error: 1e-11.
     """
     origin = a[:, None, :2]
     points_a, points_b = corners(a) - origin, corners(b) - origin
@@ -101,19 +101,21 @@ def oriented_intersections(
     """Return intersection areas of oriented boxes, pair by pair; 0 for a box without area."""
     a, b = np.asarray(a_xywhr, dtype=np.float64), np.asarray(b_xywhr, dtype=np.float64)
     result = np.zeros(len(a))
-    around_a, around_b = enclosing_boxes(a), enclosing_boxes(b)
-    solid = np.minimum(a[:, 2:4], b[:, 2:4]).min(axis=1, initial=np.inf) > 0
-    touching = (np.less(around_a[:, :2], around_b[:, 2:]) & np.less(around_b[:, :2], around_a[:, 2:])).all(axis=1)
-    chosen = np.flatnonzero(solid & touching)
+    enclosing_a, enclosing_b = enclosing_boxes(a), enclosing_boxes(b)
+    have_area = np.minimum(a[:, 2:4], b[:, 2:4]).min(axis=1, initial=np.inf) > 0
+    overlap = (np.less(enclosing_a[:, :2], enclosing_b[:, 2:]) & np.less(enclosing_b[:, :2], enclosing_a[:, 2:])).all(
+        axis=1
+    )
+    chosen = np.flatnonzero(have_area & overlap)
     step = 100_000  # bounds the memory of the intermediate (pairs, 4, 4, 2) arrays
     for first in range(0, len(chosen), step):
-        some = chosen[first : first + step]
-        result[some] = _rectangle_intersection(a[some], b[some])
+        batch = chosen[first : first + step]
+        result[batch] = _rectangle_intersection(a[batch], b[batch])
     return result
 
 
 def cuboid_intersections(a: Float[np.ndarray, "p 7"], b: Float[np.ndarray, "p 7"]) -> Float[np.ndarray, "p"]:
-    """Return intersection volumes of cuboids with yaw, pair by pair: of the footprints, times the overlap in height."""
+    """Return intersection volumes of cuboids, pair by pair: intersection of the footprints times overlap in height."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     top = np.minimum(a[:, 2] + a[:, 5] / 2, b[:, 2] + b[:, 5] / 2)
     bottom = np.maximum(a[:, 2] - a[:, 5] / 2, b[:, 2] - b[:, 5] / 2)
@@ -125,7 +127,7 @@ def footprints(cuboids: Float[np.ndarray, "n 7"]) -> Float[np.ndarray, "n 5"]:
     return np.asarray(cuboids, dtype=np.float64)[:, [0, 1, 3, 4, 6]]
 
 
-def _pairs_that_may_touch(a_xywhr: np.ndarray, b_xywhr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _overlapping_enclosing_boxes(a_xywhr: np.ndarray, b_xywhr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b = enclosing_boxes(a_xywhr), enclosing_boxes(b_xywhr)
     apart = (a[:, None, :2] >= b[None, :, 2:]).any(axis=2) | (b[None, :, :2] >= a[:, None, 2:]).any(axis=2)
     rows, columns = np.nonzero(~apart)
@@ -149,16 +151,16 @@ def pairwise_oriented_iou(
     a = np.asarray(a_xywhr, dtype=np.float64).reshape(-1, 5)
     b = np.asarray(b_xywhr, dtype=np.float64).reshape(-1, 5)
     intersection = np.zeros((len(a), len(b)))
-    rows, columns = _pairs_that_may_touch(a, b)
+    rows, columns = _overlapping_enclosing_boxes(a, b)
     intersection[rows, columns] = oriented_intersections(a[rows], b[columns])
     return _over_union(intersection, np.prod(a[:, 2:4], axis=1), np.prod(b[:, 2:4], axis=1))
 
 
 def pairwise_cuboid_iou(a: Float[np.ndarray, "n 7"], b: Float[np.ndarray, "m 7"]) -> Float[np.ndarray, "n m"]:
-    """Return the exact volume IoU of cuboids with yaw: the footprints' intersection times the overlap in height."""
+    """Return the exact volume IoU of every cuboid of ``a`` with every one of ``b``, in [0, 1]."""
     a = np.asarray(a, dtype=np.float64).reshape(-1, 7)
     b = np.asarray(b, dtype=np.float64).reshape(-1, 7)
     overlap = np.zeros((len(a), len(b)))
-    rows, columns = _pairs_that_may_touch(footprints(a), footprints(b))
+    rows, columns = _overlapping_enclosing_boxes(footprints(a), footprints(b))
     overlap[rows, columns] = cuboid_intersections(a[rows], b[columns])
     return _over_union(overlap, np.prod(a[:, 3:6], axis=1), np.prod(b[:, 3:6], axis=1))

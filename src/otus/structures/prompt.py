@@ -1,9 +1,8 @@
-"""What a person marks on an image, and the masks that come back: one interface for every promptable method.
+"""Prompts (what a person marks on an image) and the masks predicted for them: one interface for all promptable methods.
 
 Shape shorthand: N points, P points of a stroke, M candidate masks, H x W the image.
 
-Labels say what is marked: 0 is background, 1 an object, and where several objects are asked for at once 1, 2 … their
-numbers.
+Labels of prompts are 0 for background and 1 for the object; with several objects at once, 1, 2 … are their numbers.
 """
 
 import math
@@ -24,16 +23,16 @@ MAX_OBJECTS = 254
 
 @dataclass(frozen=True, eq=False)
 class Stroke:
-    """One stroke of a brush.
+    """One brush stroke.
 
     Parameters
     ----------
     points_xy
-        (P, 2) the line that the brush follows, in pixels.
+        (P, 2) the line that the brush follows, x, y in pixels.
     label
         0 for background, else the number of the object.
     width
-        Of the brush, in pixels.
+        Width of the brush in pixels.
     """
 
     points_xy: Float[np.ndarray, "p 2"]
@@ -51,7 +50,9 @@ class Stroke:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What is marked on an image. Each part may be left out, and a method says which it can use.
+    """Points, strokes, scribbles, a box, a mask or a text that indicate objects on an image; all are optional.
+
+    Which of them can be used depends on the method.
 
     Parameters
     ----------
@@ -60,21 +61,20 @@ class Prompt:
     point_labels
         (N,) 0 for background, else the number of the object.
     strokes
-        Strokes of a brush.
+        Brush strokes.
     scribbles
-        Label image (H, W) of the image's own size: -1 where nothing is marked, 0 for background, else the number of the
-        object.
+        Label image (H, W) of the image's size: -1 for unmarked, 0 for background, else the number of the object.
     box_xyxy
         A box around the object.
     mask
-        (H, W) a mask to start from, e.g. that of the prompt before or of the frame before.
+        (H, W) a mask to refine, e.g. that of the previous prompt or the previous frame.
     text
-        A description.
+        A description in words.
 
     Raises
     ------
     ShapeError
-        Shapes, labels or coordinates that cannot be.
+        If a shape, label or coordinate is invalid.
 
     Examples
     --------
@@ -120,32 +120,32 @@ class Prompt:
 
     @property
     def num_objects(self) -> int:
-        """The highest number of an object that is marked; 1 where there is only a box, mask or text, else 0."""
+        """The highest number of a marked object; 1 if there is only a box, mask or text, 0 for an empty prompt."""
         labels = [int(self.point_labels.max(initial=0)), *(stroke.label for stroke in self.strokes)]  # type: ignore[union-attr]
         if self.scribbles is not None:
             labels.append(int(self.scribbles.max(initial=0)))
-        only = any(part is not None for part in (self.box_xyxy, self.mask, self.text))
-        return max(*labels, int(only))
+        has_unnumbered = any(part is not None for part in (self.box_xyxy, self.mask, self.text))
+        return max(*labels, int(has_unnumbered))
 
     def seeds(self, size_hw: tuple[int, int], *, point_radius: float = 0.0) -> Int[np.ndarray, "h w"]:
-        """Return the label image of all points, strokes and scribbles: -1 where nothing is marked.
+        """Rasterise points, strokes and scribbles to one label image: -1 for unmarked pixels.
 
         Parameters
         ----------
         size_hw
-            Of the image.
+            Height and width of the image.
         point_radius
-            Pixels that a point marks around it. Where such discs of two labels meet, each pixel is that of the nearer point.
+            Radius of the disc that a point marks, in pixels; where discs overlap, the nearest point's label is taken.
 
         Raises
         ------
         ShapeError
-            A point or stroke outside the image, scribbles or a mask of another size, or a pixel marked as two things.
+            If a point or stroke lies outside the image, scribbles or mask have another size, or a pixel has two labels.
         """
         self.check_size(size_hw)
         seeds = np.full(size_hw, UNMARKED, np.int16) if self.scribbles is None else np.array(self.scribbles, np.int16)
         for stroke in self.strokes:
-            marked = _brushed(stroke, size_hw)
+            marked = _stroke_mask(stroke, size_hw)
             _check_clash(seeds, marked, stroke.label)
             seeds[marked] = stroke.label
         points, labels = np.asarray(self.points_xy), np.asarray(self.point_labels)
@@ -156,19 +156,19 @@ class Prompt:
             _check_clash(seeds, marked, label)
             seeds[row, column] = label
         if len(points) and point_radius > 0:
-            _spread_points(seeds, rows, columns, labels, point_radius)
+            _mark_discs(seeds, rows, columns, labels, point_radius)
         return seeds
 
     def check_size(self, size_hw: tuple[int, int]) -> None:
-        """ShapeError unless everything that is marked lies on an image of that size."""
+        """Raise a ShapeError unless everything that is marked lies in an image of ``size_hw``."""
         height, width = size_hw
         for name, plane in (("scribbles", self.scribbles), ("mask", self.mask)):
             if plane is not None and plane.shape != (height, width):
                 got = f"{plane.shape[1]}x{plane.shape[0]}"
                 raise ShapeError(f"{name}: expected the size of the image, {width}x{height}, got {got}")
-        lines = [("points", self.points_xy), *(("strokes", stroke.points_xy) for stroke in self.strokes)]
-        for name, line in lines:
-            points = np.asarray(line)
+        marks = [("points", self.points_xy), *(("strokes", stroke.points_xy) for stroke in self.strokes)]
+        for name, points_xy in marks:
+            points = np.asarray(points_xy)
             outside = (points < 0).any(axis=1) | (points >= [width, height]).any(axis=1)
             if outside.any():
                 x, y = points[outside][0]
@@ -180,7 +180,7 @@ class Prompt:
                 raise ShapeError(f"box_xyxy: {box} lies outside the image of {width}x{height} pixels")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the prompt as one JSON object; parts that are not there are left out, label images are run lengths."""
+        """Return the prompt as a JSON object without the parts that are not set; label images and masks are RLE."""
         document: dict[str, Any] = {}
         if len(self.points_xy):
             pairs = zip(np.asarray(self.points_xy).tolist(), np.asarray(self.point_labels).tolist(), strict=True)
@@ -195,7 +195,7 @@ class Prompt:
             planes = Masks.from_dense(np.stack([self.scribbles == label for label in (*labels, UNMARKED)]))
             document["scribbles"] = {
                 "size": list(self.scribbles.shape),
-                "counts": {str(label): _counts(one) for label, one in zip(labels, planes.rle(), strict=False)},
+                "counts": {str(label): _counts(rle) for label, rle in zip(labels, planes.rle(), strict=False)},
             }
         if self.box_xyxy is not None:
             document["box_xyxy"] = np.asarray(self.box_xyxy).tolist()
@@ -208,44 +208,44 @@ class Prompt:
 
     @classmethod
     def from_json(cls, document: Any, *, where: str = "prompt") -> Self:
-        """Return the prompt of a JSON object; ``where`` says in messages which it is.
+        """Make a prompt from a JSON object; ``where`` names it in error messages.
 
         Raises
         ------
         DataError
-            Fields that are unknown, or whose values cannot be.
+            If a field is unknown or its value is invalid.
         """
         known = ("points", "strokes", "scribbles", "box_xyxy", "mask", "text")
         if not isinstance(document, Mapping):
             raise DataError(f"expected an object with {', '.join(known)}, got {document!r:.80}", where=where)
         unknown = sorted(set(document) - set(known))
         if unknown:
-            raise DataError(f"unknown field {unknown[0]!r}", where=where, remedy=f"known are {', '.join(known)}")
-        reading = ""
+            raise DataError(f"unknown field {unknown[0]!r}", where=where, remedy=f"known fields: {', '.join(known)}")
+        field = ""
         try:
             parts: dict[str, Any] = {}
-            for reading in (name for name in known if name in document):
-                parts |= _PART_READERS[reading](document[reading])
+            for field in (name for name in known if name in document):
+                parts |= _PART_READERS[field](document[field])
             return cls(**parts)
         except (ShapeError, TypeError, ValueError, KeyError, AttributeError, UnicodeError) as error:
-            shape = _EXPECTED[reading]
-            raise DataError(f"expected {shape} ({error})", where=f"{where}.{reading}", kind="bad_prompt") from error
+            shape = _EXPECTED[field]
+            raise DataError(f"expected {shape} ({error})", where=f"{where}.{field}", kind="bad_prompt") from error
 
 
 @dataclass(frozen=True, eq=False)
 class MaskCandidates:
-    """What a promptable method answers.
+    """The masks that a promptable method predicts for a prompt.
 
     Parameters
     ----------
     masks
-        M masks in the frame of the image. Of several candidates for one object the best comes first.
+        M masks of the image's size. Among the candidates for one object, the best comes first.
     scores
-        (M,) how good the method takes each to be, 0 to 1.
+        (M,) predicted quality of each mask, in [0, 1].
     objects
-        (M,) the number of the object of each.
+        (M,) the number of the object that each mask is for.
     low_resolution_logits
-        (M, h, w) what a learned method takes to refine a mask, beside its next prompt.
+        (M, h, w) mask logits that a learned method takes with the next prompt, to refine the mask (default: none).
     """
 
     masks: Masks
@@ -263,12 +263,12 @@ class MaskCandidates:
         return len(self.masks)
 
     def best(self, number: int = 1) -> Bool[np.ndarray, "h w"]:
-        """Return the first mask of an object; an empty one where it has none."""
+        """Return the first mask of an object, (H, W); an empty mask if there is none."""
         of_object = np.flatnonzero(self.objects == number)
         return self.masks[of_object[0]].dense()[0] if len(of_object) else np.zeros(self.masks.size_hw, dtype=bool)
 
     def best_of_each(self) -> "MaskCandidates":
-        """Return the first mask of each object alone."""
+        """Return the first candidate of each object."""
         first = np.sort(np.unique(self.objects, return_index=True)[1])
         logits = None if self.low_resolution_logits is None else self.low_resolution_logits[first]
         return MaskCandidates(self.masks[first], self.scores[first], self.objects[first], logits)
@@ -278,16 +278,16 @@ EmbeddingT = TypeVar("EmbeddingT")
 
 
 class PromptableMethod(Protocol[EmbeddingT]):
-    """Anything that makes masks of prompts: the work on the image once, then a prompt after another."""
+    """A method that predicts masks for prompts: ``embed`` runs once per image, ``segment`` once per prompt."""
 
     name: str
 
     def embed(self, image: UInt8[np.ndarray, "h w 3"]) -> EmbeddingT:
-        """Return what the method needs to know of an image, whatever is marked on it."""
+        """Compute what depends on the image alone, e.g. its features."""
         ...
 
     def segment(self, embedding: EmbeddingT, prompt: Prompt) -> MaskCandidates:
-        """Return the masks for a prompt. It does not depend on prompts before, though their work may be used."""
+        """Return the masks for a prompt. The result does not depend on earlier prompts, though work may be reused."""
         ...
 
 
@@ -310,18 +310,16 @@ def _check_clash(seeds: Int[np.ndarray, "h w"], marked: Bool[np.ndarray, "h w"],
     clash = marked & (seeds != UNMARKED) & (seeds != label)
     if clash.any():
         row, column = np.argwhere(clash)[0]
-        here = seeds[row, column]
-        raise ShapeError(
-            f"pixel ({column}, {row}) is marked as {_said(here)} and as {_said(label)}; take one of them out"
-        )
+        labels = f"{_describe_label(seeds[row, column])} and as {_describe_label(label)}"
+        raise ShapeError(f"pixel ({column}, {row}) is marked as {labels}; remove one of them")
 
 
-def _said(label: int) -> str:
+def _describe_label(label: int) -> str:
     return "background" if label == BACKGROUND else f"object {label}"
 
 
-def _brushed(stroke: Stroke, size_hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """The pixels whose centre is within half the width of a stroke, and those that its line passes."""
+def _stroke_mask(stroke: Stroke, size_hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """Return the pixels whose centre is within half the width of a stroke, and those that its line crosses."""
     marked = np.zeros(size_hw, dtype=bool)
     points, radius = stroke.points_xy, stroke.width / 2
     for start, end in zip(points, points[1:] if len(points) > 1 else points, strict=False):
@@ -338,18 +336,20 @@ def _brushed(stroke: Stroke, size_hw: tuple[int, int]) -> Bool[np.ndarray, "h w"
     return marked
 
 
-def _spread_points(seeds: np.ndarray, rows: np.ndarray, columns: np.ndarray, labels: np.ndarray, radius: float) -> None:
-    """Mark the discs around points, each pixel as the nearest of them; what is marked otherwise stays."""
+def _mark_discs(seeds: np.ndarray, rows: np.ndarray, columns: np.ndarray, labels: np.ndarray, radius: float) -> None:
+    """Mark the discs around points in ``seeds``, each pixel with the nearest point's label; marked pixels are kept."""
     nearest = np.full(seeds.shape, np.inf)
     disc = np.full(seeds.shape, UNMARKED, seeds.dtype)
-    reach = math.floor(radius)
+    extent = math.floor(radius)
     for row, column, label in zip(rows.tolist(), columns.tolist(), labels.tolist(), strict=True):
-        part = slice(max(row - reach, 0), row + reach + 1), slice(max(column - reach, 0), column + reach + 1)
-        at = np.ogrid[part[0].start : min(part[0].stop, len(seeds)), part[1].start : min(part[1].stop, seeds.shape[1])]
-        distance = np.hypot(at[0] - row, at[1] - column)
-        closer = (distance <= radius) & (distance < nearest[part])
-        nearest[part][closer] = distance[closer]
-        disc[part][closer] = label
+        window = slice(max(row - extent, 0), row + extent + 1), slice(max(column - extent, 0), column + extent + 1)
+        grid = np.ogrid[
+            window[0].start : min(window[0].stop, len(seeds)), window[1].start : min(window[1].stop, seeds.shape[1])
+        ]
+        distance = np.hypot(grid[0] - row, grid[1] - column)
+        closer = (distance <= radius) & (distance < nearest[window])
+        nearest[window][closer] = distance[closer]
+        disc[window][closer] = label
     free = seeds == UNMARKED
     seeds[free] = disc[free]
 
@@ -361,7 +361,7 @@ def _counts(rle: Mapping[str, Any]) -> str:
 def _read_mask(value: Any) -> Bool[np.ndarray, "h w"]:
     height, width = _size(value)
     runs = run_lengths(value["counts"].encode("ascii"))
-    if (runs < 0).any() or runs.sum() != height * width:  # the codec would write where it must not
+    if (runs < 0).any() or runs.sum() != height * width:  # the codec would write out of bounds
         raise ShapeError(f"run lengths add up to {runs.sum()}, expected {height * width}")
     return Masks.from_rle([value["counts"]], (height, width)).dense()[0]
 
@@ -377,16 +377,16 @@ def _read_points(value: Any) -> dict[str, Any]:
     triples = [(x, y, label) for x, y, label in value]
     if any(not isinstance(label, int) or isinstance(label, bool) for *_, label in triples):
         raise ShapeError("labels are whole numbers")
-    return {"points_xy": [one[:2] for one in triples], "point_labels": [one[2] for one in triples]}
+    return {"points_xy": [(x, y) for x, y, _ in triples], "point_labels": [label for *_, label in triples]}
 
 
 def _read_strokes(value: Any) -> dict[str, Any]:
     strokes = []
-    for one in value:
-        if unknown := set(one) - {"label", "width", "points"}:
+    for stroke in value:
+        if unknown := set(stroke) - {"label", "width", "points"}:
             raise ShapeError(f"unknown field {min(unknown)!r} of a stroke")
-        width = {"width": float(one["width"])} if "width" in one else {}
-        strokes.append(Stroke(one["points"], one["label"], **width))
+        width = {"width": float(stroke["width"])} if "width" in stroke else {}
+        strokes.append(Stroke(stroke["points"], stroke["label"], **width))
     return {"strokes": strokes}
 
 

@@ -1,7 +1,7 @@
 """Segmentations of many objects of many images, as files store them: polygons, RLE, or none.
 
-Ragged columns rather than lists of objects, so that a data set of a million objects is a handful of arrays. Shape
-shorthand: N objects, R rings (a ring is one closed polygon), P points, B bytes.
+Flat arrays with offsets rather than lists of objects, so that a data set of a million objects is a handful of arrays.
+Shape shorthand: N objects, R rings (a ring is one closed polygon), P points, B bytes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,17 +30,17 @@ class Segmentations:
     Parameters
     ----------
     kinds
-        (N,) of :class:`Outline`.
+        (N,) values of :class:`Outline`.
     rings
-        (N + 1,): object i has rings ``rings[i]`` to ``rings[i + 1]``.
+        (N + 1,) offsets: object i has rings ``rings[i]`` to ``rings[i + 1]``.
     points
-        (R + 1,): ring r has points ``points[r]`` to ``points[r + 1]``.
+        (R + 1,) offsets: ring r has points ``points[r]`` to ``points[r + 1]``.
     points_xy
-        (P, 2) float64, in pixels.
+        (P, 2) float64, x, y in pixels.
     counts
-        (N + 1,): object i's compressed COCO run lengths are bytes ``counts[i]`` to ``counts[i + 1]``.
+        (N + 1,) offsets: the compressed COCO run lengths of object i are bytes ``counts[i]`` to ``counts[i + 1]``.
     counts_bytes
-        (B,) uint8.
+        (B,) uint8, the compressed run lengths.
     """
 
     kinds: UInt8[np.ndarray, "n"]
@@ -59,7 +59,7 @@ class Segmentations:
 
     @classmethod
     def build(cls, outlines: Iterable[bytes | Sequence[np.ndarray] | None]) -> "Segmentations":
-        """Make segmentations of one value per object: compressed run lengths (bytes), a list of rings (P, 2), or None."""
+        """Make segmentations from one value per object: compressed run lengths (bytes), rings (P, 2), or None."""
         kinds: list[int] = []
         rings, points, counts = [0], [0], [0]
         arrays: list[np.ndarray] = []
@@ -91,12 +91,12 @@ class Segmentations:
         return len(self.kinds)
 
     def polygons(self, index: int) -> list[Float[np.ndarray, "p 2"]]:
-        """Return the rings of one object, none where it has no polygons."""
+        """Return the rings of one object; [] if it has no polygons."""
         first, last = self.rings[index], self.rings[index + 1]
         return [self.points_xy[self.points[r] : self.points[r + 1]] for r in range(first, last)]
 
     def rle(self, index: int) -> bytes | None:
-        """Return the compressed run lengths of one object, None where it has none."""
+        """Return the compressed run lengths of one object; None if it is not stored as RLE."""
         if self.kinds[index] != Outline.RLE:
             return None
         return self.counts_bytes[self.counts[index] : self.counts[index + 1]].tobytes()
@@ -108,27 +108,27 @@ class Segmentations:
         return self.rle(index)
 
     def masks(self, indices: Iterable[int], size_hw: tuple[int, int]) -> Masks | None:
-        """Return the masks of some objects of one image as RLE; an object without segmentation has an empty mask.
+        """Return the masks of some objects of one image as RLE; None if no object has a segmentation.
 
-        None where no object has a segmentation.
+        An object without segmentation has an empty mask.
         """
-        chosen = [int(i) for i in indices]
-        if not chosen or not self.kinds[chosen].any():
+        objects = [int(i) for i in indices]
+        if not objects or not self.kinds[objects].any():
             return None
         height, width = size_hw
         empty = Masks.from_rle([[height * width]], size_hw)
         counts: list[bytes] = []
-        for i in chosen:
+        for i in objects:
             kind = self.kinds[i]
             if kind == Outline.RLE:
                 counts.append(self.rle(i) or b"")
                 continue
-            one = Masks.from_polygons([self.polygons(i)], size_hw) if kind == Outline.POLYGONS else empty
-            counts.append(one.rle()[0]["counts"])  # type: ignore[arg-type]
+            mask = Masks.from_polygons([self.polygons(i)], size_hw) if kind == Outline.POLYGONS else empty
+            counts.append(mask.rle()[0]["counts"])  # type: ignore[arg-type]
         return Masks.from_rle(counts, size_hw)
 
     def take(self, indices: Iterable[int] | np.ndarray) -> "Segmentations":
-        """Return the segmentations of some objects, in that order."""
+        """Return the segmentations of some objects, in the given order."""
         chosen = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), dtype=np.int64)
         ring_counts = np.diff(self.rings)[chosen]
         rings = gather(np.arange(len(self.points) - 1), self.rings[chosen], ring_counts)
@@ -157,8 +157,8 @@ def gather(
     gathered = np.empty((int(ends[-1]), *values.shape[1:]), dtype=values.dtype) if out is None else out
     step = 4096  # bounds the memory of the row indices
     for first in range(0, len(starts), step):
-        here = slice(first, first + step)
+        batch = slice(first, first + step)
         low, high = ends[first], ends[min(first + step, len(starts))]
-        rows = np.repeat(starts[here] - ends[:-1][here], lengths[here]) + np.arange(low, high)
+        rows = np.repeat(starts[batch] - ends[:-1][batch], lengths[batch]) + np.arange(low, high)
         gathered[low:high] = values[rows]
     return gathered

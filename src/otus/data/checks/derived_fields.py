@@ -20,7 +20,7 @@ from otus.structures import PanopticMap
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
-_BOX_SLACK_PX = 1.0  # some count the last pixel, some do not
+_BOX_SLACK_PX = 1.0  # tools differ in whether they count the last pixel
 
 
 class _Points(msgspec.Struct):
@@ -45,7 +45,7 @@ class _StatedMap(msgspec.Struct):
 
 
 StatedSegments = Mapping[int, tuple[int, list[StatedSegment]]]
-"""By index of the image: the number of its record in a panoptic file, and what this says of its segments."""
+"""For each image index: the index of its record in a panoptic file, and the segments stored there."""
 
 
 def check_num_keypoints(dataset: Dataset) -> Iterator[Finding]:
@@ -57,7 +57,7 @@ def check_num_keypoints(dataset: Dataset) -> Iterator[Finding]:
         if record.num_keypoints is not None and record.num_keypoints != labelled:
             message = (
                 f"num_keypoints is {record.num_keypoints:g}, but {labelled} are labelled "
-                "(correct it: evaluate counts those that are labelled, pycocotools takes the number)"
+                "(correct it: otus evaluate counts the labelled ones, pycocotools uses num_keypoints)"
             )
             yield Finding("num_keypoints_disagree", str(dataset.source), f"annotations[{index}].num_keypoints", message)
 
@@ -66,16 +66,20 @@ def stated_segments(dataset: Dataset) -> StatedSegments:
     """Return the stored segments of a panoptic data set by image; empty for other formats."""
     if dataset.format != coco_panoptic.FORMAT:
         return {}
-    place = {image_id: index for index, image_id in enumerate(dataset.images.ids)}
-    records = ((number, record) for number, record in _records(dataset.source, _StatedMap) if record.image_id in place)
-    return {place[record.image_id]: (number, record.segments_info) for number, record in records}
+    index_of_id = {image_id: index for index, image_id in enumerate(dataset.images.ids)}
+    records = (
+        (record_index, record)
+        for record_index, record in _records(dataset.source, _StatedMap)
+        if record.image_id in index_of_id
+    )
+    return {index_of_id[record.image_id]: (record_index, record.segments_info) for record_index, record in records}
 
 
 def check_segments(panoptic: PanopticMap, stated: tuple[int, list[StatedSegment]], source: Path) -> Iterator[Finding]:
     """Yield segments without pixels, and areas and boxes that differ from those of the pixels."""
-    number, segments = stated
+    record_index, segments = stated
     for k, segment in enumerate(segments):
-        where = f"annotations[{number}].segments_info[{k}]"
+        where = f"annotations[{record_index}].segments_info[{k}]"
         rows, columns = np.nonzero(panoptic.ids == segment.id)
         if not len(rows):
             message = f"segment {segment.id} has no pixel in the PNG (remove it, or draw it)"
@@ -84,7 +88,7 @@ def check_segments(panoptic: PanopticMap, stated: tuple[int, list[StatedSegment]
         if segment.area is not None and segment.area != len(rows):
             message = (
                 f"area is {segment.area:g}, but segment {segment.id} has {len(rows)} pixels "
-                "(correct it: pixels are judged)"
+                "(correct it: metrics use the pixels)"
             )
             yield Finding("area_disagrees", str(source), f"{where}.area", message)
         box = _box_xywh(rows, columns)

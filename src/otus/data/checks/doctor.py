@@ -1,6 +1,6 @@
-"""Find everything that is wrong with a data set: its images, its labels, and whether they agree.
+"""Check a data set thoroughly: its images, its labels, and whether they agree.
 
-Kinds of findings, beside those that the readers report: ``missing_image``, ``unreadable_image``,
+Kinds of findings, in addition to those that the readers report: ``missing_image``, ``unreadable_image``,
 ``mis_sized_image``, ``wrong_map``, ``unknown_value``, ``palettes_differ``, ``box_outside``, ``box_without_area``,
 ``counts_from_0``, ``mask_disagrees``, ``empty_mask``, ``area_disagrees``, ``box_disagrees``, ``num_keypoints_disagree``,
 ``segment_without_pixels``, ``unused_category``, ``duplicate_image_id``, ``duplicate_annotation_id``,
@@ -42,15 +42,15 @@ class DataReport:
     Parameters
     ----------
     layouts
-        The data sets that were examined.
+        The data sets that were checked.
     image_count, object_count
-        How many different image files and how many annotations were looked at.
+        Number of distinct image files and number of annotations.
     findings
-        What is wrong, none of it twice.
+        The problems, without duplicates.
     per_category
-        How many objects, or images of a classification data set, each category has in each layout.
+        For each category the number of objects (or of images, for classification) in each layout.
     unlisted
-        Images that lie beside those of the data sets and are in none of them: nothing that is wrong, but easily forgotten.
+        Image files in the folders of the data sets that none of them lists: no problem, but easily overlooked.
     """
 
     layouts: tuple[Layout, ...]
@@ -62,26 +62,26 @@ class DataReport:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How many findings of each kind, the most frequent kind first."""
+        """Number of findings of each kind, in descending order."""
         return dict(Counter(finding.kind for finding in self.findings).most_common())
 
     def without(self, kinds: Iterable[str]) -> "DataReport":
-        """Return the report without findings of some kinds."""
-        left_out = set(kinds)
-        return replace(self, findings=tuple(finding for finding in self.findings if finding.kind not in left_out))
+        """Return the report without findings of the given kinds."""
+        excluded = set(kinds)
+        return replace(self, findings=tuple(finding for finding in self.findings if finding.kind not in excluded))
 
 
 def check_path(
     path: str | Path, *, format: str | None = None, split: str | None = None, progress: Progress | None = None
 ) -> DataReport:
-    """Check all data sets at a path together, or those of one format and split.
+    """Check all data sets at a path together, or only those of a format and split.
 
     Raises
     ------
     UsageError
-        If there is none of that format and split.
+        If there is no data set of that format and split.
     DataError
-        If there is none at all.
+        If there is no data set.
     """
     layouts = choose_layouts(path, format=format, split=split, secondary=True)
     problems: list[OtusError] = []
@@ -89,12 +89,12 @@ def check_path(
     for layout in layouts:
         try:
             datasets.append(open_layout(layout, report=problems.append))
-        except (DataError, ShapeError) as error:  # nothing of this one can be read
+        except (DataError, ShapeError) as error:  # no record of it can be read
             problems.append(error)
-    examination = check_datasets(datasets, problems=problems, progress=progress)
-    if split is not None:  # the others' images lie beside this one's
-        return examination
-    return replace(examination, unlisted=_unlisted_images(datasets))
+    data_report = check_datasets(datasets, problems=problems, progress=progress)
+    if split is not None:  # the images of other splits are in the same folders
+        return data_report
+    return replace(data_report, unlisted=_unlisted_images(datasets))
 
 
 def check_datasets(
@@ -105,15 +105,15 @@ def check_datasets(
     Parameters
     ----------
     datasets
-        Each image file is decoded once, however many of them list it.
+        The data sets; an image file that several of them list is decoded once.
     problems
-        What the readers reported; they become findings.
+        Problems that the readers reported; they become findings.
     progress
-        Called with the number of images done and of all images.
+        Called with the numbers of images checked and of all images.
     """
-    findings = [_of_error(problem, kind="unreadable_annotation") for problem in problems]
+    findings = [_to_finding(problem, kind="unreadable_annotation") for problem in problems]
     for dataset in datasets:
-        findings += [*check_labels(dataset), *check_num_keypoints(dataset), *_palettes_that_differ(dataset)]
+        findings += [*check_labels(dataset), *check_num_keypoints(dataset), *_palette_mismatches(dataset)]
     sizes: dict[Path, set[tuple[int, int]]] = {}
     for dataset in datasets:
         for i, path in enumerate(_paths(dataset)):
@@ -127,25 +127,25 @@ def check_datasets(
     total = len(sizes) + len(maps)
 
     thumbnails: dict[Path, np.ndarray] = {}
-    for done, (path, looked) in enumerate(_in_threads(_thumbnail, sizes), start=1):
-        if isinstance(looked, Finding):
-            findings.append(looked)
+    for done, (path, result) in enumerate(_in_threads(_thumbnail, sizes), start=1):
+        if isinstance(result, Finding):
+            findings.append(result)
         else:
-            thumbnails[path], actual, notes = looked
+            thumbnails[path], actual, notes = result
             findings += [Finding(kind, str(path), None, message) for kind, message in notes.items()]
-            findings += _sizes_that_differ(path, actual, sizes[path])
+            findings += _size_mismatches(path, actual, sizes[path])
         if progress:
             progress(done, total)
-    used = [_names_of_labels(dataset) for dataset in datasets]
+    used_names = [_used_category_names(dataset) for dataset in datasets]
     stated = [stated_segments(dataset) for dataset in datasets]
-    look = partial(_look_at_maps, stated)
-    for done, ((k, _, _), (names, wrong)) in enumerate(_in_threads(look, maps), start=len(sizes) + 1):
-        used[k] |= names
-        findings += wrong
+    check_map = partial(_check_maps, stated)
+    for done, ((k, _, _), (names, map_findings)) in enumerate(_in_threads(check_map, maps), start=len(sizes) + 1):
+        used_names[k] |= names
+        findings += map_findings
         if progress:
             progress(done, total)
 
-    findings += _unused_categories(datasets, used)
+    findings += _unused_categories(datasets, used_names)
     findings += _same_photographs(datasets, thumbnails)
     return DataReport(
         layouts=tuple(Layout(dataset.format, dataset.source, dataset.split) for dataset in datasets),
@@ -158,17 +158,17 @@ def check_datasets(
 
 def _per_category(datasets: Sequence[Dataset]) -> dict[str, tuple[int, ...]]:
     counts: dict[str, list[int]] = {}
-    for place, dataset in enumerate(datasets):
+    for position, dataset in enumerate(datasets):
         labels = dataset.image_labels if dataset.objects is None else dataset.objects.labels
         if labels is None:
             continue
-        numbers = np.bincount(labels, minlength=len(dataset.categories)).tolist()
-        for name, number in zip(dataset.categories, numbers, strict=True):
-            counts.setdefault(name, [0] * len(datasets))[place] = number
-    return {name: tuple(numbers) for name, numbers in counts.items()}
+        label_counts = np.bincount(labels, minlength=len(dataset.categories)).tolist()
+        for name, count in zip(dataset.categories, label_counts, strict=True):
+            counts.setdefault(name, [0] * len(datasets))[position] = count
+    return {name: tuple(label_counts) for name, label_counts in counts.items()}
 
 
-def _of_error(error: OtusError, *, kind: str = "", file: Path | str = "") -> Finding:
+def _to_finding(error: OtusError, *, kind: str = "", file: Path | str = "") -> Finding:
     if not isinstance(error, DataError):
         return Finding(kind, str(file), None, str(error))
     message = f"{error.problem} ({error.remedy})" if error.remedy else error.problem
@@ -200,18 +200,18 @@ def _thumbnail(path: Path) -> tuple[np.ndarray, tuple[int, int], dict[str, str]]
     try:
         return *read_thumbnail(path, side=SIDE), image_notes(path)
     except OtusError as error:
-        return _of_error(error, file=path)
+        return _to_finding(error, file=path)
 
 
-def _sizes_that_differ(path: Path, actual: tuple[int, int], stated: set[tuple[int, int]]) -> Iterator[Finding]:
+def _size_mismatches(path: Path, actual: tuple[int, int], stated: set[tuple[int, int]]) -> Iterator[Finding]:
     for size_hw in sorted(stated):
         try:
             check_image_size(actual, size_hw, str(path))
         except DataError as error:
-            yield _of_error(error)
+            yield _to_finding(error)
 
 
-def _names_of_labels(dataset: Dataset) -> set[str]:
+def _used_category_names(dataset: Dataset) -> set[str]:
     labels: set[int] = set()
     if dataset.objects is not None:
         labels.update(np.unique(dataset.objects.labels).tolist())
@@ -220,27 +220,27 @@ def _names_of_labels(dataset: Dataset) -> set[str]:
     return {dataset.categories[label] for label in labels}
 
 
-def _look_at_maps(stated: Sequence[StatedSegments], item: tuple[int, Dataset, int]) -> tuple[set[str], list[Finding]]:
-    """Return the category names in the maps of an image, and what is wrong with them."""
+def _check_maps(stated: Sequence[StatedSegments], item: tuple[int, Dataset, int]) -> tuple[set[str], list[Finding]]:
+    """Return the category names in the maps of an image, and the findings."""
     k, dataset, index = item
     try:
         semantic, panoptic = dataset.semantic_map(index), dataset.panoptic_map(index)
     except OtusError as error:
-        return set(), [_of_error(error, kind="wrong_map", file=dataset.images.path(index))]
+        return set(), [_to_finding(error, kind="wrong_map", file=dataset.images.path(index))]
     names: set[str] = set()
-    wrong: list[Finding] = []
+    findings: list[Finding] = []
     if semantic is not None:
         names.update(semantic.categories[k] for k in np.unique(semantic.labels).tolist() if k != IGNORE)
-        wrong += _unknown_values(dataset, index)
+        findings += _unknown_values(dataset, index)
     if panoptic is not None:
         names.update(panoptic.categories[segment.label] for segment in panoptic.segments)
         if index in stated[k]:
-            wrong += check_segments(panoptic, stated[k][index], dataset.source)
-    return names, wrong
+            findings += check_segments(panoptic, stated[k][index], dataset.source)
+    return names, findings
 
 
 def _unknown_values(dataset: Dataset, index: int) -> Iterator[Finding]:
-    """Yield the values of a label image that its source gives no meaning."""
+    """Yield a finding if a label image has values that its source does not define."""
     semantic = dataset.semantic
     values = None if semantic is None else semantic.values(index, dataset.images.size_hw(index))
     if semantic is None or values is None:
@@ -249,19 +249,17 @@ def _unknown_values(dataset: Dataset, index: int) -> Iterator[Finding]:
     unknown = [value for value in np.flatnonzero(counts).tolist() if semantic.lookup[value] == IGNORE]
     unknown = [value for value in unknown if value not in semantic.void_values]
     if unknown:
-        message = (
-            f"{int(counts[unknown].sum())} pixels have values without a category, which are ignored: {unknown[:5]}"
-        )
-        message += " (name the values, or correct the pixels)"
+        message = f"{int(counts[unknown].sum())} pixels have values without a category and are ignored: {unknown[:5]}"
+        message += " (define the values, or correct the pixels)"
         yield Finding("unknown_value", str(semantic.files[index]), None, message)
 
 
-def _palettes_that_differ(dataset: Dataset) -> Iterator[Finding]:
-    """Yield the first label image whose palette gives a category another colour than those before it."""
+def _palette_mismatches(dataset: Dataset) -> Iterator[Finding]:
+    """Yield a finding for the first label image whose palette differs from earlier ones in the colour of a category."""
     semantic = dataset.semantic
     if semantic is None or semantic.colours:
         return
-    seen: dict[int, tuple[tuple[int, int, int], Path]] = {}
+    first_uses: dict[int, tuple[tuple[int, int, int], Path]] = {}
     for file in semantic.files:
         if file is None or not file.is_file():
             continue
@@ -270,11 +268,11 @@ def _palettes_that_differ(dataset: Dataset) -> Iterator[Finding]:
         except OtusError:
             continue  # reported where it is decoded
         for value in np.flatnonzero(semantic.lookup[: len(colours)] != IGNORE).tolist():
-            colour, first = seen.setdefault(value, (colours[value], file))
+            colour, first = first_uses.setdefault(value, (colours[value], file))
             if colour != colours[value]:
                 message = (
                     f"value {value} ({semantic.categories[int(semantic.lookup[value])]}) is {colours[value]} in its palette "
-                    f"and {colour} in {first.name}: values count, colours do not (were the values numbered anew?)"
+                    f"and {colour} in {first.name}: only values are used, not colours (were the values renumbered?)"
                 )
                 yield Finding("palettes_differ", str(file), None, message)
                 return
@@ -287,7 +285,7 @@ def _unused_categories(datasets: Sequence[Dataset], used: Sequence[set[str]]) ->
         names_used = set().union(*(used[k] for k in members))
         declared: dict[str, Dataset] = {}
         for dataset in (datasets[k] for k in members):
-            # VOC has no list of categories but in this file: the reader's twenty names declare nothing.
+            # VOC declares categories only in this file; the reader's default, the 20 names of VOC, does not count.
             if dataset.format == "voc" and not (dataset.source / "labelmap.txt").is_file():
                 continue
             maps = [files.categories for files in (dataset.semantic, dataset.panoptic) if files is not None]
@@ -310,15 +308,17 @@ def _same_photographs(datasets: Sequence[Dataset], thumbnails: dict[Path, np.nda
     reported: set[tuple[str, Path]] = set()
     for k in np.argsort(-correlations, kind="stable"):
         first, second = (paths[i] for i in pairs[k])
-        here, there = splits.get(second, set()), splits.get(first, set())
-        shared = bool(here and there) and here != there
+        splits_second, splits_first = splits.get(second, set()), splits.get(first, set())
+        shared = bool(splits_second and splits_first) and splits_second != splits_first
         kind = "shared_between_splits" if shared else "same_photograph"
-        if (kind, second) in reported or (how := _how_alike(first, second, thumbnails, float(correlations[k]))) is None:
+        if (kind, second) in reported or (
+            similarity := _similarity(first, second, thumbnails, float(correlations[k]))
+        ) is None:
             continue
         reported.add((kind, second))
-        where = " and ".join(sorted(here | there)) if shared else None
+        where = " and ".join(sorted(splits_second | splits_first)) if shared else None
         yield Finding(
-            kind, str(second), where, f"{how} as {first} ({'keep both in one split' if shared else 'keep one'})"
+            kind, str(second), where, f"{similarity} as {first} ({'keep both in one split' if shared else 'keep one'})"
         )
 
 
@@ -340,12 +340,12 @@ def _splits_of_images(datasets: Sequence[Dataset]) -> dict[Path, set[str]]:
     return splits
 
 
-def _how_alike(first: Path, second: Path, thumbnails: dict[Path, np.ndarray], correlation: float) -> str | None:
+def _similarity(first: Path, second: Path, thumbnails: dict[Path, np.ndarray], correlation: float) -> str | None:
     if np.array_equal(thumbnails[first], thumbnails[second]):
         if filecmp.cmp(first, second, shallow=False):
             return "the same bytes"
         if np.array_equal(read_image(first), read_image(second)):
             return "the same pixels"
-        if np.ptp(thumbnails[first]) == 0:  # an even colour says nothing of the rest
+        if np.ptp(thumbnails[first]) == 0:  # of one colour: the thumbnails tell nothing
             return None
     return f"the same photograph (thumbnails agree to {correlation:.3f})"

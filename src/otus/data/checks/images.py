@@ -14,39 +14,39 @@ from otus.errors import DataError
 
 DIGITS = 12
 """Hexadecimal digits of an image's digest."""
-_LISTED = 20
+_MAX_LISTED = 20
 
 
 def check_images(
     datasets: Sequence[Dataset], *, progress: Callable[[int, int], None] | None = None
 ) -> list[dict[str, str]]:
-    """Decode every image and map once, and return the digest of each file by name, per data set.
+    """Decode every image and map once; return for each data set the digest of each image file by name.
 
-    JPEGs are decoded at a fraction of their size, so this costs less than reading them for one epoch.
+    JPEGs are decoded at a fraction of their size, so this takes less time than reading them for one epoch.
 
     Raises
     ------
     DataError
-        If some are missing, cut off, or of another size than their labels were made for; all are listed.
+        If images are missing, truncated or not of the size that their labels state; the message lists them.
     """
-    places = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
-    faults: list[DataError] = []
+    items = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
+    problems: list[DataError] = []
     digests: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, looked in enumerate(pool.map(lambda place: _look(*place), places), start=1):
-            if isinstance(looked, DataError):
-                faults.append(looked)
+        for done, result in enumerate(pool.map(lambda item: _check_image(*item), items), start=1):
+            if isinstance(result, DataError):
+                problems.append(result)
             else:
-                digests.append(looked)
+                digests.append(result)
             if progress is not None:
-                progress(done, len(places))
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        lines = [f"  {fault}" for fault in faults[:_LISTED]]
-        lines += [f"  … and {len(faults) - _LISTED} more"] if len(faults) > _LISTED else []
+                progress(done, len(items))
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        lines = [f"  {problem}" for problem in problems[:_MAX_LISTED]]
+        lines += [f"  … and {len(problems) - _MAX_LISTED} more"] if len(problems) > _MAX_LISTED else []
         raise DataError(
-            "\n".join([f"{len(faults)} of {len(places)} images cannot be used:", *lines]), kind=faults[0].kind
+            "\n".join([f"{len(problems)} of {len(items)} images cannot be used:", *lines]), kind=problems[0].kind
         )
     remaining = iter(digests)
     return [{file: next(remaining) for file in dataset.images.files} for dataset in datasets]
@@ -62,20 +62,20 @@ def file_digest(path: Path) -> str:
 
 def count_training_images(training: Mapping[str, Any], dataset: Dataset) -> int:
     """Return how many images of a data set a model was trained on, by the digests in its training record."""
-    joined = training.get("image_digests", "")
-    known = {joined[place : place + DIGITS] for place in range(0, len(joined), DIGITS)}
+    digits = training.get("image_digests", "")
+    known = {digits[start : start + DIGITS] for start in range(0, len(digits), DIGITS)}
     if not known:
         return 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return sum(digest in known for digest in pool.map(file_digest, map(dataset.images.path, range(len(dataset)))))
 
 
-def _look(dataset: Dataset, index: int) -> str | DataError:
+def _check_image(dataset: Dataset, index: int) -> str | DataError:
     path = dataset.images.path(index)
     try:
         _, size_hw = read_thumbnail(path, side=SIDE)
         check_image_size(size_hw, dataset.images.size_hw(index), str(path))
         dataset.semantic_map(index), dataset.panoptic_map(index)
-    except DataError as fault:
-        return fault
+    except DataError as problem:
+        return problem
     return file_digest(path)

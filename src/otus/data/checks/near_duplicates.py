@@ -1,11 +1,11 @@
 """Find near-duplicate images: the same photograph, resized, recompressed or brightened.
 
-Two steps: 56 bits that say where an image of 8 x 8 pixels gets brighter from left to right (the difference hash of
-Krawetz, hackerfactor.com 2013) choose the pairs, and thumbnails of 16 x 16 pixels decide. Mirrored, turned and cropped
-copies are not found.
+Two steps: a difference hash (Krawetz, hackerfactor.com 2013) of 56 bits, which say where an image of 8 x 8 pixels gets
+brighter from left to right, selects candidate pairs, and the correlation of thumbnails of 16 x 16 pixels decides.
+Mirrored, rotated and cropped copies are not found.
 
 On Pascal VOC 2007 and 2012 (5,115 images, 162 photographs in both at different sizes) the correlation of the same
-photograph's thumbnails is 0.997 or more, that of the most similar others, taken a moment apart, 0.989 or less.
+photograph's thumbnails is 0.997 or more, that of different photographs, taken a moment apart, 0.989 or less.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ SIDE = 16
 _MAX_BITS = 8
 _MIN_CORRELATION = 0.994
 _MAX_DIFFERENCE = 16.0  # mean of 0..255: two smooth gradients of different brightness correlate perfectly
-_ROWS = 512  # of the table of all pairs at a time
+_ROWS = 512  # rows of the table of all pairs that are computed at a time
 
 
 def find_near_duplicates(
@@ -28,25 +28,27 @@ def find_near_duplicates(
     Parameters
     ----------
     thumbnails
-        One of each of M images.
+        Grey thumbnails of M images.
 
     Returns
     -------
     pairs
         (P, 2) indices, the lower one first. Of images with equal thumbnails, only the first is paired with others.
     correlations
-        (P,) how much their thumbnails agree, 1 for equal ones.
+        (P,) correlation of their thumbnails, 1 for equal ones.
     """
     thumbnails = np.asarray(thumbnails, dtype=np.uint8).reshape(-1, SIDE, SIDE)
     if len(thumbnails) < 2:
         return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
-    _, first, group = np.unique(thumbnails.reshape(len(thumbnails), -1), axis=0, return_index=True, return_inverse=True)
-    leader = first[group.reshape(-1)]
-    followers = np.flatnonzero(leader != np.arange(len(thumbnails)))
+    _, first, groups = np.unique(
+        thumbnails.reshape(len(thumbnails), -1), axis=0, return_index=True, return_inverse=True
+    )
+    representatives = first[groups.reshape(-1)]
+    duplicates = np.flatnonzero(representatives != np.arange(len(thumbnails)))
     first = np.sort(first)
-    near, correlations = _near_pairs(thumbnails[first])
-    pairs = np.concatenate([np.stack([leader[followers], followers], axis=1), first[near]])
-    return pairs, np.concatenate([np.ones(len(followers)), correlations])
+    near_pairs, correlations = _near_pairs(thumbnails[first])
+    pairs = np.concatenate([np.stack([representatives[duplicates], duplicates], axis=1), first[near_pairs]])
+    return pairs, np.concatenate([np.ones(len(duplicates)), correlations])
 
 
 def _near_pairs(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Synthetic scenes: images with complete ground truth, drawn on demand from a seed.
 
-For tests and first steps, and for what real data sets seldom annotate: amodal boxes and masks, oriented boxes, occlusion.
+For tests, first steps, and labels that real data sets seldom have: amodal boxes and masks, oriented boxes, occlusion.
 Textured shapes (circle, star, kite …) lie over sky, water, grass and sand and occlude one another. Since the drawing
 order is known, so is everything else: visible and amodal masks, keypoints with visibility, semantic and panoptic maps.
 

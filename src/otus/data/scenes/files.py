@@ -26,8 +26,8 @@ def write_scenes(
 ) -> None:
     """Write ``count`` scenes as COCO data sets: objects in ``folder``, panoptic maps in ``folder/panoptic``.
 
-    A training and a validation part are two calls with two seeds, side by side in one folder. The other arguments are
-    those of :class:`~otus.data.scenes.generator.Scenes`.
+    Call it twice, with different seeds, for a training and a validation split in one folder. Other parameters as in
+    :class:`~otus.data.scenes.generator.Scenes`.
 
     Raises
     ------
@@ -58,13 +58,13 @@ def write_scenes(
 
 def _dataset(scenes: Scenes, folder: Path, split: str | None) -> Dataset:
     """Return the scenes as a data set whose images and panoptic PNGs are files in ``folder``."""
-    names, maps, segments, found = [], [], [], []
+    names, maps, segments, instances = [], [], [], []
     for sample in scenes:
         Image.fromarray(sample.image).save(folder / sample.key, quality=95)
         names.append(sample.key)
         maps.append(_save_map(sample, folder))
         segments.append(() if sample.panoptic is None else sample.panoptic.segments)
-        found.append(sample.instances)
+        instances.append(sample.instances)
     sizes_hw = np.tile(scenes.size_hw, (len(scenes), 1))
     return Dataset(
         source=folder,
@@ -72,7 +72,7 @@ def _dataset(scenes: Scenes, folder: Path, split: str | None) -> Dataset:
         split=split,
         images=Images(folder, tuple(names), sizes_hw, tuple(range(1, len(scenes) + 1))),
         categories=THING_CATEGORIES,
-        objects=_objects([instances for instances in found if instances is not None]),
+        objects=_objects([objects for objects in instances if objects is not None]),
         panoptic=PanopticFiles(tuple(maps), tuple(segments), ALL_CATEGORIES),
     )
 
@@ -84,22 +84,22 @@ def _save_map(sample: Sample, folder: Path) -> Path:
     return path
 
 
-def _objects(found: list[Instances]) -> Objects:
+def _objects(scenes: list[Instances]) -> Objects:
     def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(instances, name) for instances in found])
+        return np.concatenate([getattr(instances, name) for instances in scenes])
 
     def outlines(name: str) -> Segmentations:
-        return Segmentations.build(rle["counts"] for instances in found for rle in getattr(instances, name).rle())
+        return Segmentations.build(rle["counts"] for instances in scenes for rle in getattr(instances, name).rle())
 
     return Objects.build(
-        image_index=np.repeat(np.arange(len(found)), [len(instances) for instances in found]),
-        labels=joined("labels"),
-        boxes_xyxy=joined("boxes_xyxy"),
-        areas=np.concatenate([instances.columns["areas"] for instances in found]),
-        segmentations=outlines("masks"),
-        keypoints=joined("keypoints"),
-        corners_xy=oriented.corners(joined("oriented_boxes_xywhr")),
-        amodal_boxes_xyxy=joined("amodal_boxes_xyxy"),
-        amodal_segmentations=outlines("amodal_masks"),
-        columns={"occluded": np.concatenate([instances.columns["occluded"] for instances in found])},
+        image_index=np.repeat(np.arange(len(scenes)), [len(instances) for instances in scenes]),
+        labels=concatenated("labels"),
+        boxes_xyxy=concatenated("boxes_xyxy"),
+        areas=np.concatenate([instances.columns["areas"] for instances in scenes]),
+        segmentations=segmentations("masks"),
+        keypoints=concatenated("keypoints"),
+        corners_xy=oriented.corners(concatenated("oriented_boxes_xywhr")),
+        amodal_boxes_xyxy=concatenated("amodal_boxes_xyxy"),
+        amodal_segmentations=segmentations("amodal_masks"),
+        columns={"occluded": np.concatenate([instances.columns["occluded"] for instances in scenes])},
     )

@@ -1,7 +1,7 @@
-"""The objects of synthetic scenes: outlines in a local frame, and how they are rasterised.
+"""The objects of synthetic scenes: outlines in a local frame, and their rasterisation.
 
-Shape shorthand: P points of a ring, K keypoints, h x w a window of the image. In an object's own frame x and y run from
--1 to 1 over its width and height, y downward.
+Shape shorthand: P points of a ring, K keypoints, h x w a window of the image. In the local frame of an object, x and y
+run from -1 to 1 over its width and height; y points down.
 """
 
 from collections.abc import Callable
@@ -26,39 +26,39 @@ class Shape:
     Parameters
     ----------
     rings
-        (P, 2) each: the outline first, then holes.
+        (P, 2) each: the outer ring first, then holes.
     aspect
-        The least and the greatest width over height.
-    turns
-        Whether it may be turned: there is no telling how far a circle is.
+        Minimum and maximum of width / height.
+    can_rotate
+        Whether objects are rotated (default: True; False for circles, whose angle is undefined).
     keypoints
-        (K, 2), a little inside the outline so that they lie on the object.
+        (K, 2), slightly inside the outline so that they lie on the object (default: none).
     """
 
     rings: tuple[Float[np.ndarray, "p 2"], ...]
     aspect: tuple[float, float]
-    turns: bool = True
+    can_rotate: bool = True
     keypoints: Float[np.ndarray, "k 2"] | None = None
 
 
 def _circle(radius: float = 1.0) -> Float[np.ndarray, "64 2"]:
-    turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    return radius * np.column_stack([np.cos(turn), np.sin(turn)])
+    angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    return radius * np.column_stack([np.cos(angle), np.sin(angle)])
 
 
 def _star() -> Float[np.ndarray, "10 2"]:
-    turn = np.arange(10) * np.pi / 5 - np.pi / 2
+    angle = np.arange(10) * np.pi / 5 - np.pi / 2
     radius = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)
-    return _fitted(radius[:, None] * np.column_stack([np.cos(turn), np.sin(turn)]))
+    return _normalized(radius[:, None] * np.column_stack([np.cos(angle), np.sin(angle)]))
 
 
 def _heart() -> Float[np.ndarray, "64 2"]:
     t = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return _fitted(np.column_stack([16 * np.sin(t) ** 3, -y]))
+    return _normalized(np.column_stack([16 * np.sin(t) ** 3, -y]))
 
 
-def _fitted(points: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "p 2"]:
+def _normalized(points: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "p 2"]:
     low, high = points.min(axis=0), points.max(axis=0)
     return (2 * points - low - high) / (high - low)
 
@@ -70,12 +70,12 @@ _CROSS = np.array(
         *[(_ARM, 1), (-_ARM, 1), (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM)],
     ]
 )
-_WING = -0.35  # how far from the middle the wings of a kite are, towards the nose
+_WING = -0.35  # y of a kite's wings; the nose is at -1
 
 SHAPES: dict[str, Shape] = {
-    "circle": Shape((_circle(),), (1.0, 1.0), turns=False),
+    "circle": Shape((_circle(),), (1.0, 1.0), can_rotate=False),
     "ellipse": Shape((_circle(),), (0.45, 0.7)),
-    "ring": Shape((_circle(), _circle(0.55)), (1.0, 1.0), turns=False),
+    "ring": Shape((_circle(), _circle(0.55)), (1.0, 1.0), can_rotate=False),
     "rectangle": Shape((np.array([(-1.0, -1), (1, -1), (1, 1), (-1, 1)]),), (0.4, 0.9)),
     "triangle": Shape((np.array([(0.0, -1), (1, 1), (-1, 1)]),), (0.8, 1.2)),
     "star": Shape((_star(),), (1.05, 1.05)),
@@ -100,13 +100,13 @@ class Pose:
     height: float
     angle: float
 
-    def place(self, points: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "p 2"]:
+    def to_image(self, points: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "p 2"]:
         """Transform points from the local frame to the image."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
-        own = points * (self.width / 2, self.height / 2)
-        return own @ np.array([[cos, sin], [-sin, cos]]) + (self.x, self.y)
+        scaled = points * (self.width / 2, self.height / 2)
+        return scaled @ np.array([[cos, sin], [-sin, cos]]) + (self.x, self.y)
 
-    def own_frame(self, top: int, left: int, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def to_local(self, top: int, left: int, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Return local x and y of a window's pixels, in units of half the longer side."""
         height, width = size_hw
         dx = np.arange(left, left + width, dtype=np.float32)[None, :] + np.float32(0.5 - self.x)
@@ -118,7 +118,7 @@ class Pose:
 
 
 def window(points: Float[np.ndarray, "p 2"], size_hw: tuple[int, int]) -> tuple[slice, slice]:
-    """Return the rows and columns of the image that points span."""
+    """Return the rows and columns of the image that the points span."""
     (left, top), (right, bottom) = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
     rows, columns = np.clip([top, bottom], 0, size_hw[0]), np.clip([left, right], 0, size_hw[1])
     return slice(int(rows[0]), int(rows[1])), slice(int(columns[0]), int(columns[1]))
@@ -129,16 +129,16 @@ def coverage(
 ) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
     """Return the fraction of each pixel in a window that is inside the rings, and on a line of width ``rim`` along them."""
     size = ((columns.stop - columns.start) * _SUPERSAMPLING, (rows.stop - rows.start) * _SUPERSAMPLING)
-    inside, line = Image.new("L", size), Image.new("L", size)
-    fill, stroke = ImageDraw.Draw(inside), ImageDraw.Draw(line)
+    inside, outline = Image.new("L", size), Image.new("L", size)
+    fill, stroke = ImageDraw.Draw(inside), ImageDraw.Draw(outline)
     for index, ring in enumerate(rings):
-        # Pillow counts from the centres of pixels, Otus from their corners.
+        # In Pillow, integer coordinates are centres of pixels; in Otus, corners.
         points = ((ring - (columns.start, rows.start)) * _SUPERSAMPLING - 0.5).ravel().tolist()
         fill.polygon(points, fill=0 if index else 255)
-        joint = "curve" if len(ring) <= 12 else None  # slow, and to be seen only at corners
+        joint = "curve" if len(ring) <= 12 else None  # slow, and visible only at sharp corners
         stroke.line([*points, *points[:4]], fill=255, width=max(1, round(rim * _SUPERSAMPLING)), joint=joint)
-    shares = (np.asarray(drawn.reduce(_SUPERSAMPLING), dtype=np.float32) / 255 for drawn in (inside, line))
-    return next(shares), next(shares)
+    fractions = (np.asarray(drawing.reduce(_SUPERSAMPLING), dtype=np.float32) / 255 for drawing in (inside, outline))
+    return next(fractions), next(fractions)
 
 
 def _plain(x: np.ndarray, y: np.ndarray, frequency: float) -> np.ndarray:
@@ -158,4 +158,4 @@ def _dots(x: np.ndarray, y: np.ndarray, frequency: float) -> np.ndarray:
 
 
 PATTERNS: tuple[Callable[[np.ndarray, np.ndarray, float], np.ndarray], ...] = (_plain, _stripes, _checks, _dots)
-"""From own x, y and a frequency to how much of the second colour each pixel has, in [0, 1]."""
+"""Functions from local x, y and a frequency to the fraction of the second colour at each pixel, in [0, 1]."""

@@ -1,11 +1,11 @@
-"""Transforms of training samples: image, boxes, masks, keypoints and maps move together.
+"""Transforms of training samples: image, boxes, masks, keypoints and maps are transformed together.
 
 A tensor sample is a dict (:mod:`otus.data.tensors`). Each transform is a frozen dataclass, called as
-``transform(tensors, generator=generator)``; it draws its random numbers from the sample's own generator, so a sample comes
-out the same whatever worker makes it, and never changes its input.
+``transform(tensors, generator=generator)``; it draws random numbers only from this generator of the sample, so that the
+result does not depend on the worker, and never changes its input.
 
-Cutting an object needs a rule, the same for crops, mosaic and copy-paste: its mask decides its new box, its area shrinks in
-proportion, and below a minimum visibility the object is dropped; crowds always stay.
+One rule for objects that are partly cut off or hidden holds for crops, mosaic and copy-paste: the box is recomputed from
+the mask, the area is reduced in proportion, and objects below a minimum visibility are dropped; crowds are always kept.
 
 Reading order:
 

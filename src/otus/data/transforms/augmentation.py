@@ -1,8 +1,7 @@
 """Random augmentations of tensor samples: ``transform(tensors, generator=…) -> tensors``.
 
-Each draws its own parameters from the sample's generator (:func:`otus.data.tensors.sample_generator`), because
-``torchvision.transforms.v2`` draws from the global one, so that a sample comes out the same whatever worker makes it. What
-a transform is given stays as it was.
+Each draws its parameters from the sample's generator (:func:`otus.data.tensors.sample_generator`), not from the global
+one as ``torchvision.transforms.v2`` does, so that a sample does not depend on the worker. Inputs are not changed.
 """
 
 import math
@@ -24,8 +23,8 @@ from otus.errors import ShapeError
 class Transform(Protocol):
     """A function from a tensor sample to another.
 
-    One that works alike on an image at any size may say so by an attribute ``zoom``: at most how many times as large as
-    before it makes a part of the image, relative to the whole. Large images are then made smaller before it, not after.
+    A transform whose effect does not depend on the image's size may have an attribute ``zoom``: the largest factor by
+    which it enlarges a part of the image relative to the whole. Large images are then downscaled before it, not after.
     """
 
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample: ...
@@ -49,7 +48,7 @@ class Compose:
 
     @property
     def zoom(self) -> float | None:
-        """All of them together; None where one does not say."""
+        """Product of the zooms of all transforms; None if one has none."""
         zooms: list[float | None] = [getattr(transform, "zoom", None) for transform in self.transforms]
         known = [zoom for zoom in zooms if zoom is not None]
         return math.prod(known) if len(known) == len(zooms) else None
@@ -105,8 +104,8 @@ def _scale(tensors: TensorSample, factor: float) -> TensorSample:
 class RandomCrop:
     """Crop a random window of ``size_hw``; a smaller image is padded with ``fill`` at a random position.
 
-    Objects of which less than ``min_visibility`` is left go (see :func:`otus.data.transforms.geometry.refit_objects`),
-    so the result may be without objects.
+    Objects of which less than ``min_visibility`` remains are dropped
+    (:func:`otus.data.transforms.geometry.refit_objects`), so the result may have no objects.
     """
 
     size_hw: tuple[int, int]
@@ -115,8 +114,8 @@ class RandomCrop:
     fill: float = 0.5
 
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
-        spare = [old - new for old, new in zip(geometry.size_hw(tensors), self.size_hw, strict=True)]
-        top, left = (uniform_integer(min(0, room), max(0, room), generator) for room in spare)
+        margins = [old - new for old, new in zip(geometry.size_hw(tensors), self.size_hw, strict=True)]
+        top, left = (uniform_integer(min(0, margin), max(0, margin), generator) for margin in margins)
         return geometry.crop(
             tensors, top=top, left=left, to_hw=self.size_hw, min_visibility=self.min_visibility, fill=self.fill
         )
@@ -124,10 +123,10 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class CropAndPad:
-    """Move each border in or out by up to ``share`` of the side; padding has the value ``fill``.
+    """Move each border inwards or outwards by up to ``share`` of the side; padding has the value ``fill``.
 
-    Scale, place and shape of objects change at once, also for systems that bring every image to one size afterwards: the
-    augmentation of YOLO (arXiv:1506.02640, section 2.2). Objects go as in :class:`RandomCrop`.
+    Changes scale, position and aspect ratio of objects, also if every image is then resized to one size: the augmentation
+    of YOLO (arXiv:1506.02640, section 2.2). Objects are dropped as in :class:`RandomCrop`.
     """
 
     share: float = 0.2
@@ -137,11 +136,11 @@ class CropAndPad:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 0.5:
-            raise ShapeError(f"moved borders: expected a share of [0, 0.5), got {self.share}")
+            raise ShapeError(f"crop and pad: expected a share in [0, 0.5), got {self.share}")
 
     @property
     def zoom(self) -> float:
-        """With all borders moved in."""
+        """Largest enlargement: all borders moved inwards."""
         return 1 / (1 - 2 * self.share)
 
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
@@ -157,7 +156,7 @@ class CropAndPad:
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Scale brightness, contrast and saturation by factors in [1 - x, 1 + x]; shift hue by up to ``hue`` of a turn."""
+    """Scale brightness, contrast and saturation by factors in [1 - x, 1 + x]; shift hue by up to ``hue`` (1: 360°)."""
 
     brightness: float = 0.2
     contrast: float = 0.2
@@ -173,7 +172,7 @@ class ColorJitter:
             (self.saturation, functional.adjust_saturation_image),
         ):
             image = adjust(image, max(0.0, 1 + uniform(-strength, strength, generator)))
-        turn = uniform(-self.hue, self.hue, generator)
-        if turn:
-            image = functional.adjust_hue_image(image, turn)
+        hue_shift = uniform(-self.hue, self.hue, generator)
+        if hue_shift:
+            image = functional.adjust_hue_image(image, hue_shift)
         return tensors | {"image": tv_tensors.Image(image)}

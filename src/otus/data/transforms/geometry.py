@@ -1,8 +1,8 @@
-"""Deterministic geometric transforms of a tensor sample (:mod:`otus.data.tensors`): every column moves with the image.
+"""Deterministic geometric transforms of a tensor sample (:mod:`otus.data.tensors`) with all its labels.
 
-Nothing here is random; :mod:`otus.data.transforms.augmentation` draws the parameters. torchvision's own kernels would
-mirror keypoints as indices of pixels (x to W - 1 - x), would not swap left and right, and take no generator: of
-``transforms.v2`` only the resampling is used. Shape shorthand: H x W the image, N objects.
+:mod:`otus.data.transforms.augmentation` draws random parameters for them. Only the resampling of
+``torchvision.transforms.v2`` is used: its kernels mirror keypoints as pixel indices (x becomes W - 1 - x) and do not swap
+left and right. Shape shorthand: H x W the image, N objects.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from otus.structures import IGNORE
 
 _MASKS = {"masks": "boxes", "amodal_masks": "amodal_boxes"}
 MIN_VISIBILITY = 0.25
-"""The share of an object that must be left for it to stay an object."""
+"""Default fraction of an object that must remain for it to be kept."""
 
 
 def size_hw(tensors: TensorSample) -> tuple[int, int]:
@@ -39,19 +39,21 @@ def horizontal_flip(tensors: TensorSample) -> TensorSample:
     def points(old: Tensor) -> Tensor:
         return old * mirror + torch.tensor([float(width), 0.0])
 
-    moved = _move(tensors, (height, width), pixels=lambda _, old: old.flip(-1), boxes=boxes, points=points)
+    transformed = _transform_columns(
+        tensors, (height, width), pixels=lambda _, old: old.flip(-1), boxes=boxes, points=points
+    )
     if "flip_order" in tensors:
         for key in ("keypoints", "visibility"):
-            moved[key] = _like(tensors[key], moved[key][:, tensors["flip_order"]])
+            transformed[key] = _like(tensors[key], transformed[key][:, tensors["flip_order"]])
     if "corners" in tensors:
-        moved["corners"] = _like(tensors["corners"], moved["corners"][:, [1, 0, 3, 2]])
-    return moved
+        transformed["corners"] = _like(tensors["corners"], transformed["corners"][:, [1, 0, 3, 2]])
+    return transformed
 
 
 def resize(tensors: TensorSample, to_hw: tuple[int, int]) -> TensorSample:
     """Resize: the image bilinearly with antialiasing, masks and maps by nearest neighbour.
 
-    An object whose mask has no pixel left keeps its box.
+    An object whose mask has no pixels left keeps its box.
     """
     old_hw = size_hw(tensors)
     if old_hw == to_hw:
@@ -65,14 +67,16 @@ def resize(tensors: TensorSample, to_hw: tuple[int, int]) -> TensorSample:
     def pixels(key: str, old: Tensor) -> Tensor:
         if key == "image":
             return functional.resize_image(old, list(to_hw), antialias=True)
-        return torch.from_numpy(old.numpy().take(rows, axis=-2).take(columns, axis=-1))  # four times as fast as torch
+        return torch.from_numpy(
+            old.numpy().take(rows, axis=-2).take(columns, axis=-1)
+        )  # four times as fast as torch's indexing
 
-    moved = _move(
+    transformed = _transform_columns(
         tensors, to_hw, pixels=pixels, boxes=lambda old: old * scale.repeat(2), points=lambda old: old * scale
     )
     if "areas" in tensors:
-        moved["areas"] = tensors["areas"] * scale.prod()
-    return moved
+        transformed["areas"] = tensors["areas"] * scale.prod()
+    return transformed
 
 
 def crop(
@@ -84,11 +88,11 @@ def crop(
     min_visibility: float = MIN_VISIBILITY,
     fill: float = 0.5,
 ) -> TensorSample:
-    """Crop the window of size ``to_hw`` at (``top``, ``left``), which may exceed the image.
+    """Crop the window of size ``to_hw`` at (``top``, ``left``), which may extend beyond the image.
 
-    Outside, the image is ``fill``, the semantic map to be ignored, and there are no objects. Objects are cut as in
-    :func:`refit_objects`; keypoints outside are no longer labelled; corners of oriented boxes may be outside. Proposals
-    and other boxes of the image are cut, and those wholly outside are left out.
+    Padding has the value ``fill`` in the image, 255 (ignore) in the semantic map and 0 in other maps. Objects are updated
+    by :func:`refit_objects`; keypoints outside become unlabelled; corners of oriented boxes may lie outside. Proposals and
+    other boxes of the image are clipped, and dropped if they lie outside.
     """
     before = object_areas(tensors)
     height, width = to_hw
@@ -107,26 +111,28 @@ def crop(
         limit = torch.tensor([width, height, width, height])
         return torch.minimum((old - shift.repeat(2)).clamp(min=0), limit)
 
-    moved = _move(tensors, to_hw, pixels=pixels, boxes=boxes, points=lambda old: old - shift)
-    for key in moved:
-        if is_image_boxes(moved, key):
-            sides = _plain(moved[key])[:, 2:] - _plain(moved[key])[:, :2]
-            moved[key] = _like(moved[key], moved[key][(sides > 0).all(dim=1)])
-    if "visibility" in moved:
-        points = moved["keypoints"]
+    transformed = _transform_columns(tensors, to_hw, pixels=pixels, boxes=boxes, points=lambda old: old - shift)
+    for key in transformed:
+        if is_image_boxes(transformed, key):
+            sizes_wh = _as_tensor(transformed[key])[:, 2:] - _as_tensor(transformed[key])[:, :2]
+            transformed[key] = _like(transformed[key], transformed[key][(sizes_wh > 0).all(dim=1)])
+    if "visibility" in transformed:
+        points = transformed["keypoints"]
         inside = ((points >= 0) & (points < torch.tensor([width, height]))).all(dim=-1)
-        moved["visibility"] = moved["visibility"] * inside
-    return refit_objects(moved, before, min_visibility=min_visibility)
+        transformed["visibility"] = transformed["visibility"] * inside
+    return refit_objects(transformed, before, min_visibility=min_visibility)
 
 
 def object_areas(tensors: TensorSample) -> dict[str, Float[Tensor, "n"]]:
     """Return the visible area of each object by column: pixels of masks and amodal masks, areas of boxes."""
-    # Summed up in 32 bits: torch's own choice, 64, takes fifteen times as long.
+    # Summed in int32: torch's default for bool, int64, takes fifteen times as long.
     counts = {
-        key: _plain(tensors[key]).flatten(1).sum(dim=1, dtype=torch.int32).float() for key in _MASKS if key in tensors
+        key: _as_tensor(tensors[key]).flatten(1).sum(dim=1, dtype=torch.int32).float()
+        for key in _MASKS
+        if key in tensors
     }
     if "boxes" in tensors:
-        boxes = _plain(tensors["boxes"])
+        boxes = _as_tensor(tensors["boxes"])
         counts["boxes"] = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
     return counts
 
@@ -134,45 +140,45 @@ def object_areas(tensors: TensorSample) -> dict[str, Float[Tensor, "n"]]:
 def refit_objects(
     tensors: TensorSample, before: dict[str, Float[Tensor, "n"]], *, min_visibility: float = MIN_VISIBILITY
 ) -> TensorSample:
-    """Update objects after masks and boxes were cut; ``before`` are their areas before (:func:`object_areas`).
+    """Update objects after masks and boxes were clipped; ``before`` are the areas before that (:func:`object_areas`).
 
-    A mask that lost pixels decides its box anew; areas shrink in proportion. Objects of which less than ``min_visibility``
-    is left, or nothing, go, with all their columns; of crowds every rest stays, for it must not be learnt as background.
+    The box of a mask that lost pixels is recomputed; areas are reduced in proportion. Objects of which less than
+    ``min_visibility`` remains are dropped; crowds are kept as long as anything remains, so as not to become background.
     """
     if "boxes" not in tensors:
         return tensors
-    now = object_areas(tensors)
-    share = now["boxes"] / before["boxes"]
-    if "masks" in now:  # an object without an outline has its box alone
-        share = torch.where(before["masks"] > 0, now["masks"] / before["masks"], share)
-    share = share.nan_to_num(0)
-    fitted = dict(tensors)
+    after = object_areas(tensors)
+    visibility = after["boxes"] / before["boxes"]
+    if "masks" in after:  # an object without a segmentation has only its box
+        visibility = torch.where(before["masks"] > 0, after["masks"] / before["masks"], visibility)
+    visibility = visibility.nan_to_num(0)
+    updated = dict(tensors)
     for masks_key, boxes_key in _MASKS.items():
         if masks_key in tensors and boxes_key in tensors:
-            cut = now[masks_key] < before[masks_key]
-            boxes = _plain(tensors[boxes_key]).clone()
-            boxes[cut] = masks_to_boxes(_plain(tensors[masks_key])[cut])
-            fitted[boxes_key] = _like(tensors[boxes_key], boxes)
-    fitted["areas"] = tensors["areas"] * share
-    return select_objects(fitted, (share > 0) & ((share >= min_visibility) | tensors["is_crowd"]))
+            clipped = after[masks_key] < before[masks_key]
+            boxes = _as_tensor(tensors[boxes_key]).clone()
+            boxes[clipped] = masks_to_boxes(_as_tensor(tensors[masks_key])[clipped])
+            updated[boxes_key] = _like(tensors[boxes_key], boxes)
+    updated["areas"] = tensors["areas"] * visibility
+    return select_objects(updated, (visibility > 0) & ((visibility >= min_visibility) | tensors["is_crowd"]))
 
 
 def select_objects(tensors: TensorSample, kept: Bool[Tensor, "n"]) -> TensorSample:
-    """Return the sample with a subset of its objects, all columns alike."""
+    """Return the sample with a subset of its objects, in all columns."""
     return tensors | {key: _like(tensors[key], tensors[key][kept]) for key in object_keys(tensors)}
 
 
 def masks_to_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
     """Return the tight box xyxy of each mask; zeros for an empty mask."""
-    pixels = _plain(masks).view(torch.uint8)  # amax of bytes is ten times as fast as any of bools
+    pixels = _as_tensor(masks).view(torch.uint8)  # amax of uint8 is ten times as fast as any of bool
     height, width = pixels.shape[-2:]
-    across, down = pixels.amax(dim=1), pixels.amax(dim=2)
-    left, right = across.argmax(dim=1), width - across.flip(1).argmax(dim=1)
-    top, bottom = down.argmax(dim=1), height - down.flip(1).argmax(dim=1)
-    return torch.stack([left, top, right, bottom], dim=1).float() * across.amax(dim=1)[:, None]
+    column_any, row_any = pixels.amax(dim=1), pixels.amax(dim=2)
+    left, right = column_any.argmax(dim=1), width - column_any.flip(1).argmax(dim=1)
+    top, bottom = row_any.argmax(dim=1), height - row_any.flip(1).argmax(dim=1)
+    return torch.stack([left, top, right, bottom], dim=1).float() * column_any.amax(dim=1)[:, None]
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def _as_tensor(tensor: Tensor) -> Tensor:
     return tensor.as_subclass(Tensor)
 
 
@@ -181,7 +187,7 @@ def _like(old: Tensor, new: Tensor) -> Tensor:
     return tv_tensors.wrap(new, like=old) if isinstance(old, tv_tensors.TVTensor) else new
 
 
-def _move(
+def _transform_columns(
     tensors: TensorSample,
     to_hw: tuple[int, int],
     *,
@@ -190,13 +196,13 @@ def _move(
     points: Callable[[Tensor], Tensor],
 ) -> TensorSample:
     """Transform each column by its type onto a canvas of size ``to_hw``; ``pixels`` also gets the key."""
-    moved = dict(tensors)
+    transformed = dict(tensors)
     for key, old in tensors.items():
         match old:
             case tv_tensors.BoundingBoxes():
-                moved[key] = bounding_boxes(boxes(_plain(old)), to_hw)
+                transformed[key] = bounding_boxes(boxes(_as_tensor(old)), to_hw)
             case tv_tensors.KeyPoints():
-                moved[key] = tv_tensors.KeyPoints(points(_plain(old)), canvas_size=to_hw)
+                transformed[key] = tv_tensors.KeyPoints(points(_as_tensor(old)), canvas_size=to_hw)
             case tv_tensors.Image() | tv_tensors.Mask():
-                moved[key] = _like(old, pixels(key, _plain(old)))
-    return moved
+                transformed[key] = _like(old, pixels(key, _as_tensor(old)))
+    return transformed

@@ -1,6 +1,6 @@
 """Augmentations that mix several samples: mosaic and copy-paste.
 
-Both are given a function that draws another sample with the generator it gets, so that the result depends on nothing else.
+Both call a function that draws another sample with the given generator, so the result depends only on that generator.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ DrawSample = Callable[[torch.Generator], TensorSample]
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Combine four images in one of size ``size_hw``, around a point near its centre.
+    """Combine four images into one of size ``size_hw`` that meet at a random point near its centre.
 
-    Bochkovskiy et al., YOLOv4, 2020, section 3.3. Each image is scaled to cover its quarter, or up to half as large again,
-    and cut at random.
+    Bochkovskiy et al., YOLOv4, 2020, section 3.3. Each image is scaled to 1 to 1.5 times the size that covers its quarter,
+    and cropped at random.
     """
 
     draw: DrawSample
@@ -48,22 +48,22 @@ class Mosaic:
             (tensors, *(self.draw(generator) for _ in range(3))), quarters, strict=True
         ):
             tiles.append(self._tile(tile, top, left, (tile_hw[0], tile_hw[1]), generator))
-        cover = torch.zeros(len(tiles), height, width, dtype=torch.bool)
-        for mask, (top, left, tile_height, tile_width) in zip(cover, quarters, strict=True):
+        coverage = torch.zeros(len(tiles), height, width, dtype=torch.bool)
+        for mask, (top, left, tile_height, tile_width) in zip(coverage, quarters, strict=True):
             mask[top : top + tile_height, left : left + tile_width] = True
-        joined = tiles[0]
-        for tile, mask in zip(tiles[1:], cover[1:], strict=True):
-            joined = _overlay(joined, tile, mask)
-        return {key: value for key, value in joined.items() if key != "label"}
+        mosaic = tiles[0]
+        for tile, mask in zip(tiles[1:], coverage[1:], strict=True):
+            mosaic = _overlay(mosaic, tile, mask)
+        return {key: value for key, value in mosaic.items() if key != "label"}
 
     def _tile(
         self, tensors: TensorSample, top: int, left: int, tile_hw: tuple[int, int], generator: torch.Generator
     ) -> TensorSample:
         old_hw = geometry.size_hw(tensors)
-        cover = max(new / old for new, old in zip(tile_hw, old_hw, strict=True)) * uniform(1, 1.5, generator)
-        height, width = (max(new, round(old * cover)) for new, old in zip(tile_hw, old_hw, strict=True))
-        cut = RandomCrop(tile_hw, min_visibility=self.min_visibility)
-        tile = cut(geometry.resize(tensors, (height, width)), generator=generator)
+        scale = max(new / old for new, old in zip(tile_hw, old_hw, strict=True)) * uniform(1, 1.5, generator)
+        height, width = (max(new, round(old * scale)) for new, old in zip(tile_hw, old_hw, strict=True))
+        random_crop = RandomCrop(tile_hw, min_visibility=self.min_visibility)
+        tile = random_crop(geometry.resize(tensors, (height, width)), generator=generator)
         return geometry.crop(tile, top=-top, left=-left, to_hw=self.size_hw)
 
 
@@ -72,9 +72,9 @@ class CopyPaste:
     """Paste objects of another image onto this one by their masks.
 
     Ghiasi et al., Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation, CVPR 2021. Each object
-    with a mask, crowds left out, is pasted with probability ``share``. Objects below lose the pixels that are hidden, and go
-    if less than ``min_visibility`` is left; their keypoints there become hidden; whole (amodal) objects stay whole, unless
-    :func:`~otus.data.tensors.to_tensors` put them in ``masks``.
+    with a mask that is not a crowd is pasted with probability ``share``. Objects below lose the hidden pixels and are
+    dropped if less than ``min_visibility`` remains; their keypoints there become occluded. Amodal masks do not change,
+    unless :func:`~otus.data.tensors.to_tensors` put them in ``masks``.
     """
 
     draw: DrawSample
@@ -90,11 +90,11 @@ class CopyPaste:
         other = RandomCrop(size_hw, min_visibility=self.min_visibility)(self.draw(generator), generator=generator)
         if "masks" not in tensors or "masks" not in other:
             return tensors
-        outlined = (geometry.object_areas(other)["masks"] > 0) & ~other["is_crowd"]
-        chosen = outlined & (torch.rand(len(outlined), generator=generator) < self.share)
-        if not chosen.any():
+        has_mask = (geometry.object_areas(other)["masks"] > 0) & ~other["is_crowd"]
+        pasted_rows = has_mask & (torch.rand(len(has_mask), generator=generator) < self.share)
+        if not pasted_rows.any():
             return tensors
-        pasted = geometry.select_objects(other, chosen)
+        pasted = geometry.select_objects(other, pasted_rows)
         return _overlay(
             tensors, pasted, pasted["masks"].as_subclass(Tensor).any(dim=0), min_visibility=self.min_visibility
         )
@@ -107,9 +107,9 @@ def _overlay(
     *,
     min_visibility: float = geometry.MIN_VISIBILITY,
 ) -> TensorSample:
-    """Paste ``above`` over ``below`` where ``cover`` is set; columns that only one has are dropped.
+    """Paste ``above`` over ``below`` where ``cover`` is True; columns that only one of them has are dropped.
 
-    Of the upper image's proposals those stay whose centre is covered by it.
+    Proposals of ``above`` are kept if their centre is covered.
     """
     before = geometry.object_areas(below)
     lower = dict(below)
@@ -117,30 +117,30 @@ def _overlay(
     if "masks" in below:
         lower["masks"] = tv_tensors.Mask(below["masks"] & ~cover)
     if "visibility" in below:
-        hidden = _covers(cover, below["keypoints"]) & (below["visibility"] == 2)
+        hidden = _is_covered(cover, below["keypoints"]) & (below["visibility"] == 2)
         lower["visibility"] = torch.where(hidden, 1, below["visibility"])
     lower = geometry.refit_objects(lower, before, min_visibility=min_visibility)
-    both = {key: value for key, value in lower.items() if key in above or not _has_rows(lower, key)}
-    for key in both:
-        if is_image_boxes(both, key):
+    combined = {key: value for key, value in lower.items() if key in above or not _has_rows(lower, key)}
+    for key in combined:
+        if is_image_boxes(combined, key):
             boxes = above[key].as_subclass(Tensor)
             centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-            both[key] = _joined(both[key], above[key][_covers(cover, centres)])
-        elif _has_rows(both, key):
-            both[key] = _joined(both[key], above[key])
-    return both | _joined_maps(below, above, cover)
+            combined[key] = _concatenate(combined[key], above[key][_is_covered(cover, centres)])
+        elif _has_rows(combined, key):
+            combined[key] = _concatenate(combined[key], above[key])
+    return combined | _combine_maps(below, above, cover)
 
 
 def _has_rows(tensors: TensorSample, key: str) -> bool:
     return key in object_keys(tensors) or is_image_boxes(tensors, key)
 
 
-def _joined(first: Tensor, second: Tensor) -> Tensor:
-    joined = torch.cat([first.as_subclass(Tensor), second.as_subclass(Tensor)])
-    return tv_tensors.wrap(joined, like=first) if isinstance(first, tv_tensors.TVTensor) else joined
+def _concatenate(first: Tensor, second: Tensor) -> Tensor:
+    values = torch.cat([first.as_subclass(Tensor), second.as_subclass(Tensor)])
+    return tv_tensors.wrap(values, like=first) if isinstance(first, tv_tensors.TVTensor) else values
 
 
-def _covers(cover: Bool[Tensor, "h w"], points: Tensor) -> Bool[Tensor, "..."]:
+def _is_covered(cover: Bool[Tensor, "h w"], points: Tensor) -> Bool[Tensor, "..."]:
     """Return whether each point (..., 2) lies on a covered pixel."""
     points = points.as_subclass(Tensor)
     limit = torch.tensor(cover.shape[::-1])
@@ -149,18 +149,18 @@ def _covers(cover: Bool[Tensor, "h w"], points: Tensor) -> Bool[Tensor, "..."]:
     return inside & cover[y, x]
 
 
-def _joined_maps(below: TensorSample, above: TensorSample, cover: Bool[Tensor, "h w"]) -> dict[str, Any]:
-    """Return the combined semantic and panoptic maps; unknown where only the other image has one."""
+def _combine_maps(below: TensorSample, above: TensorSample, cover: Bool[Tensor, "h w"]) -> dict[str, Any]:
+    """Return the combined semantic and panoptic maps; the pixels of an image without a map are ignored (255) or 0."""
     maps: dict[str, Any] = {}
-    for key, unknown in (("semantic", IGNORE), ("panoptic", 0)):
+    for key, fill in (("semantic", IGNORE), ("panoptic", 0)):
         if key not in below and key not in above:
             continue
-        nothing = torch.full(cover.shape, unknown)
-        lower, upper = below.get(key, nothing), above.get(key, nothing)
-        if key == "panoptic":  # the upper image's ids follow on the lower's
-            step = max((segment.id for segment in below.get("segments", ())), default=0)
-            upper = torch.where(upper > 0, upper + step, 0)
-            raised = (replace(segment, id=segment.id + step) for segment in above.get("segments", ()))
-            maps["segments"] = [*below.get("segments", ()), *raised]
-        maps[key] = tv_tensors.Mask(torch.where(cover, upper, lower))
+        empty = torch.full(cover.shape, fill)
+        below_map, above_map = below.get(key, empty), above.get(key, empty)
+        if key == "panoptic":  # the ids of ``above`` follow those of ``below``
+            offset = max((segment.id for segment in below.get("segments", ())), default=0)
+            above_map = torch.where(above_map > 0, above_map + offset, 0)
+            shifted = (replace(segment, id=segment.id + offset) for segment in above.get("segments", ()))
+            maps["segments"] = [*below.get("segments", ()), *shifted]
+        maps[key] = tv_tensors.Mask(torch.where(cover, above_map, below_map))
     return maps
