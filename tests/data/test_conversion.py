@@ -189,7 +189,7 @@ def test_splits_that_cannot_be_told_apart_are_refused(shared_data: Path, tmp_pat
     assert [len(one) for one in done.datasets] == [3, 3]
     assert len(list((tmp_path / "voc/JPEGImages").iterdir())) == 5
     (source / "ImageSets/Main/val2.txt").write_bytes((source / "ImageSets/Main/val.txt").read_bytes())
-    with pytest.raises(DataError, match=r"YOLO knows train, val, test, and not .*'val2' as val"):
+    with pytest.raises(DataError, match=r"YOLO has only the splits train, val, test, .*'val2' as val"):
         convert(source, tmp_path / "out", to="yolo")
 
 

@@ -145,7 +145,7 @@ def test_image_path_and_size(tmp_path: Path) -> None:
         (shape(points=[[1, 1], [2, "x"], [3, 3]]), ["points[1][1]", "str"]),
         (shape(points=[1, 2, 3]), ["points[0]"]),
         (shape(kind="rectangle"), ["expected 2 or 4 points of a rectangle"]),
-        (shape(kind="linestrip"), ["'linestrip' is no object"]),
+        (shape(kind="linestrip"), ["'linestrip' is not supported"]),
         ({"points": TRIANGLE}, ["label"]),
         (shape(kind="mask", points=[[0, 0], [3, 3]], mask="@@"), ["PNG in base64"]),
         (shape(kind="mask", points=[[0, 0], [3, 3]], mask=png(np.ones((2, 2), bool))), ["4 x 4", "got 2 x 2"]),

@@ -87,7 +87,7 @@ def test_kitti_has_cuboids_and_scores(tmp_path):
         [0.75],
     )
     np.testing.assert_allclose(found.cuboids[0], [20, -2, -0.95, 4, 1.6, 1.5, 0], atol=1e-6)
-    with pytest.raises(DataError, match="needs a score"):
+    with pytest.raises(DataError, match="need a score"):
         read_text_results(write(tmp_path / "unscored", **{"2": f"{line}\n"}), a_dataset())
     folder = write(tmp_path / "faulty", **{"2": f"{line} 0.75\n{line.replace('Car', 'Cart')} 0.5\n", "9": ""})
     found, problems = collect(read_text_results, folder, a_dataset())

@@ -226,7 +226,7 @@ def test_a_bad_line_is_named_and_the_rest_is_read(tmp_path: Path, line: str, wor
 @pytest.mark.parametrize(
     ("damaged", "good", "words"),
     [
-        ("0 .1 .1 .2 .1 .2 .2 .3", "0 .1 .1 .2 .1 .2 .2", ["7 numbers", "as with a confidence"]),
+        ("0 .1 .1 .2 .1 .2 .2 .3", "0 .1 .1 .2 .1 .2 .2", ["7 numbers", "one is a confidence"]),
         ("0 .1 .1 .2 .2 .9", "0 .1 .1 .2 .2", ["5 numbers"]),
         ("0 .1 .1 .2 .2", "0 .1 .1 .2 .2 .9", ["no confidence"]),
         ("0 .1 .1 .2 .1 .2 .2 1.5", "0 .1 .1 .2 .1 .2 .2", ["0..1"]),  # faulty already, so no reason to blame others

@@ -113,7 +113,7 @@ def test_a_pair_predicts_writes_and_is_judged(data, semantic, tmp_path):
     )
     wrong = CliRunner().invoke(app, [*map(str, command), str(tmp_path / "known")])
     assert wrong.exit_code == 1
-    assert re.search(r"segments_info\[\d+\].category.*'persona' is none of the data's categories.*person", wrong.stderr)
+    assert re.search(r"segments_info\[\d+\].category.*'persona' is not a category of the data.*person", wrong.stderr)
 
 
 def test_only_categories_that_are_asked_for_are_in_the_map(data, semantic):

@@ -2,7 +2,7 @@
 
     CATEGORY/*.jpg      or      SPLIT/CATEGORY/*.jpg
 
-The categories are the folders' names of all splits, sorted, so that labels mean the same in each.
+The categories are the folder names of all splits, sorted, so that labels agree between splits.
 """
 
 from pathlib import Path
@@ -17,8 +17,8 @@ from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories
 
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
-# Folders of images that other layouts have and that are no categories.
-_PARTS = frozenset(
+# Folders of images in other layouts, which are not categories.
+_NOT_CATEGORIES = frozenset(
     (
         "images", "image", "imgs", "img", "image_2", "jpegimages", "photos", "masks", "mask", "labels", "label",
         "annotations", "annotation", "segmentationclass", "segmentationobject",
@@ -35,18 +35,24 @@ def find(path: Path) -> list[Layout]:
 
 
 def _categories(folder: Path) -> list[str]:
-    """Return the subfolder names, if each may be a category: holds images, or is empty."""
-    parts = [part for part in subfolders(folder) if not part.name.startswith("_") and not is_own_output(part)]
-    lowered = {part.name.lower() for part in parts}
-    if lowered & (_PARTS | set(SPLITS)) or any(name.endswith("annot") or name.startswith("obj_") for name in lowered):
-        return []
-    content = [
-        [file.suffix.lower() in IMAGE_SUFFIXES for file in part.glob("*") if not is_system_file(file.name)]
-        for part in parts
+    """Return the subfolder names if each may be a category, i.e. holds images or is empty; else []."""
+    folders = [
+        subfolder
+        for subfolder in subfolders(folder)
+        if not subfolder.name.startswith("_") and not is_own_output(subfolder)
     ]
-    if not any(any(images) for images in content) or not all(any(images) or not images for images in content):
+    lower_names = {subfolder.name.lower() for subfolder in folders}
+    if lower_names & (_NOT_CATEGORIES | set(SPLITS)) or any(
+        name.endswith("annot") or name.startswith("obj_") for name in lower_names
+    ):
         return []
-    return [part.name for part in parts]
+    is_image = [
+        [file.suffix.lower() in IMAGE_SUFFIXES for file in subfolder.glob("*") if not is_system_file(file.name)]
+        for subfolder in folders
+    ]
+    if not any(any(images) for images in is_image) or not all(any(images) or not images for images in is_image):
+        return []
+    return [subfolder.name for subfolder in folders]
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:

@@ -44,11 +44,8 @@ CAN_HOLD = LOSS_KINDS - {"semantic", "panoptic", "image_label"}
 
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|val|test|minival|trainval)(?:id)?(?:$|[^a-z])")
 _SNIFF_BYTES = 1 << 18
-_OFFICIAL_KINDS = (
-    "instances",
-    "person_keypoints",
-    "stuff",
-)  # of the official files; the first present takes the name of the split
+# Of the official files; the first that is present takes the name of the split.
+_OFFICIAL_KINDS = ("instances", "person_keypoints", "stuff")
 _MAX_JSON_FILES = 64  # a folder with more JSON files than this has a file per image, not several data sets
 _SAMPLE_SIZE = 8
 _SAFE_DIGITS = 16  # integers with fewer digits are exact in every JSON reader, also as float64
@@ -79,8 +76,8 @@ class Category(msgspec.Struct):
 
 def find(path: Path) -> list[Layout]:
     """Find COCO files: the file itself, or those in a folder, its ``annotations`` and its split folders."""
-    left_out = files_without_objects(path)
-    files = [file for file in json_files(path) if _is_instances(file) and file not in left_out]
+    excluded = files_without_objects(path)
+    files = [file for file in json_files(path) if _is_instances(file) and file not in excluded]
     ranks: dict[tuple[Path, str | None], int] = defaultdict(lambda: len(_OFFICIAL_KINDS))
     for file in files:
         key = file.parent, split_from_name(file)
@@ -96,8 +93,8 @@ def find(path: Path) -> list[Layout]:
 def files_without_objects(path: Path) -> list[Path]:
     """Return the COCO files without categories or labels, such as captions, if other files are beside them."""
     files = [file for file in json_files(path) if _is_instances(file)]
-    without = [file for file in files if not _has_categories(file) or _kind_of(file) == "image_info"]
-    return without if len(without) < len(files) else []
+    without_objects = [file for file in files if not _has_categories(file) or _kind_of(file) == "image_info"]
+    return without_objects if len(without_objects) < len(files) else []
 
 
 def _kind_of(file: Path) -> str:
@@ -123,10 +120,10 @@ def json_files(path: Path) -> list[Path]:
         return []
     files: list[Path] = []
     for folder in (path, *(path / name for name in ("annotations", "train", "val", "valid", "test"))):
-        here = list_files(folder, "*.json") if folder.is_dir() else []
-        if len(here) > _MAX_JSON_FILES:
-            here = [file for file in here if re.search("instances|annotations|coco|panoptic", file.name)]
-        files += here
+        candidates = list_files(folder, "*.json") if folder.is_dir() else []
+        if len(candidates) > _MAX_JSON_FILES:
+            candidates = [file for file in candidates if re.search("instances|annotations|coco|panoptic", file.name)]
+        files += candidates
     return files
 
 
@@ -197,18 +194,20 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         if name not in reader.found:
             report(DataError(f"has no {name!r}", file=file, remedy="COCO needs images, annotations and categories"))
     unread.note("images[].coco_url", (image.coco_url for _, image in images if image.file_name))
-    known, refused = valid_images(file, images, report, reader.faulty_ids["images"], allow_outside=allow_outside)
-    kinds = read_categories(file, categories, report)
-    sizes_hw = np.array([(record.height, record.width) for record in known], dtype=np.int64).reshape(-1, 2)
-    objects = columns.finish(
-        image_ids=np.array([record.id for record in known], dtype=np.int64),
-        sizes_hw=sizes_hw,
-        category_ids=kinds.ids,
-        refused=np.array(sorted(refused), dtype=np.int64),
+    valid_records, rejected_ids = valid_images(
+        file, images, report, reader.faulty_ids["images"], allow_outside=allow_outside
     )
-    names = tuple(record.file_name for record in known)
-    all_images = Images(find_image_folder(file, names), names, sizes_hw, tuple(record.id for record in known))
-    return Dataset(file, FORMAT, all_images, kinds, objects, split=layout.split, unread=unread.finish())
+    valid_categories = read_categories(file, categories, report)
+    sizes_hw = np.array([(record.height, record.width) for record in valid_records], dtype=np.int64).reshape(-1, 2)
+    objects = columns.finish(
+        image_ids=np.array([record.id for record in valid_records], dtype=np.int64),
+        sizes_hw=sizes_hw,
+        category_ids=valid_categories.ids,
+        rejected_ids=np.array(sorted(rejected_ids), dtype=np.int64),
+    )
+    names = tuple(record.file_name for record in valid_records)
+    all_images = Images(find_image_folder(file, names), names, sizes_hw, tuple(record.id for record in valid_records))
+    return Dataset(file, FORMAT, all_images, valid_categories, objects, split=layout.split, unread=unread.finish())
 
 
 def valid_images(
@@ -218,38 +217,36 @@ def valid_images(
 
     ``faulty_ids`` are the ids of records that could not be decoded.
     """
-    known: dict[int, ImageRecord] = {}
-    refused = set(faulty_ids)
-    without = tuple(image.file_name or "" for _, image in images if None in (image.width, image.height))
-    folder = find_image_folder(file, without) if without else file.parent
+    valid: dict[int, ImageRecord] = {}
+    rejected_ids = set(faulty_ids)
+    without_size = tuple(image.file_name or "" for _, image in images if None in (image.width, image.height))
+    folder = find_image_folder(file, without_size) if without_size else file.parent
     for index, image in images:
         where = f"images[{index}]"
         image.file_name = (image.file_name or "/".join((image.coco_url or "").split("/")[-2:])).replace("\\", "/")
         if not image.file_name:
             report(DataError("expected a file_name, got none", file=file, where=where, remedy="add it"))
-            refused.add(image.id)
-        elif image.id in known:
-            remedy = "give each image an id of its own"
+            rejected_ids.add(image.id)
+        elif image.id in valid:
+            remedy = "give each image a unique id"
             report(DataError(f"duplicate id {image.id}", file=file, where=where, remedy=remedy, kind="duplicate_id"))
-        elif any(side is not None and (side <= 0 or side % 1) for side in (image.width, image.height)):
+        elif any(length is not None and (length <= 0 or length % 1) for length in (image.width, image.height)):
             size = f"{image.width} x {image.height}"
             report(DataError(f"expected a positive integer width and height, got {size}", file=file, where=where))
-            refused.add(image.id)
+            rejected_ids.add(image.id)
         elif not allow_outside and is_outside_folder(image.file_name):
             text = f"{image.file_name!r} leads outside the folder of the images"
             place = f"{where}.file_name"
             report(DataError(text, file=file, where=place, remedy=OUTSIDE_REMEDY, kind="path_outside"))
-            refused.add(image.id)
+            rejected_ids.add(image.id)
         elif (problem := _fill_in_size(image, folder)) is not None:
-            text, remedy = (
-                f"has no width and height, and {problem.file}: {problem.problem}",
-                "write them or restore it",
-            )
+            text = f"has no width and height, and {problem.file}: {problem.problem}"
+            remedy = "add them, or restore the image"
             report(DataError(text, file=file, where=where, remedy=remedy, kind=problem.kind))
-            refused.add(image.id)
+            rejected_ids.add(image.id)
         else:
-            known[image.id] = image
-    return list(known.values()), refused - known.keys()
+            valid[image.id] = image
+    return list(valid.values()), rejected_ids - valid.keys()
 
 
 def _fill_in_size(record: ImageRecord, folder: Path) -> ImageError | None:
@@ -264,8 +261,8 @@ def _fill_in_size(record: ImageRecord, folder: Path) -> ImageError | None:
 
 def is_outside_folder(name: str) -> bool:
     """Return whether a relative path with forward slashes is absolute or leaves its folder."""
-    climbs = ".." in name and os.path.normpath(name).split("/", 1)[0] == ".."
-    return climbs or os.path.isabs(name) or name[1:2] == ":"
+    leaves = ".." in name and os.path.normpath(name).split("/", 1)[0] == ".."
+    return leaves or os.path.isabs(name) or name[1:2] == ":"
 
 
 def read_categories(file: Path, records: list[tuple[int, Category]], report: Report) -> Categories:
@@ -301,21 +298,21 @@ def _keypoint_names(category: Category) -> KeypointNames:
 
     return KeypointNames(
         names=tuple(category.keypoints or ()),
-        skeleton=from_zero(category.skeleton),
-        flip_pairs=from_zero(category.flip_pairs),
+        skeleton=to_zero_based(category.skeleton),
+        flip_pairs=to_zero_based(category.flip_pairs),
         sigmas=tuple(category.sigmas or ()),
     )
 
 
 def find_image_folder(file: Path, names: tuple[str, ...]) -> Path:
     """Return the folder that holds the images of a JSON file, or the most plausible one if they are missing."""
-    here, above = file.parent, file.parent.parent
-    parts = [part for part in (re.sub(r"^[a-z_]*_", "", file.stem), split_from_name(file)) if part]
-    folders = [here / "images", here]
-    for base in (here, above):
-        for part in parts:
+    json_folder, parent = file.parent, file.parent.parent
+    subfolders = [part for part in (re.sub(r"^[a-z_]*_", "", file.stem), split_from_name(file)) if part]
+    folders = [json_folder / "images", json_folder]
+    for base in (json_folder, parent):
+        for part in subfolders:
             folders += [base / part, base / "images" / part]
-    folders += [here / "JPEGImages", above / "images", above, above / "JPEGImages"]
+    folders += [json_folder / "JPEGImages", parent / "images", parent, parent / "JPEGImages"]
     sample, folders = names[:_SAMPLE_SIZE], [folder for folder in folders if folder.is_dir()]
     counts = [sum(os.path.isfile(folder / name) for name in sample) for folder in folders]
     if max(counts) == 0:  # the path of a missing images/a.jpg must not be images/images/a.jpg
@@ -326,7 +323,7 @@ def find_image_folder(file: Path, names: tuple[str, ...]) -> Path:
 def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
     """Write ``annotations.json`` (``instances_<split>.json`` for a split) and ``images/`` to a new folder.
 
-    The images of several splits lie in ``images/<split>/``.
+    With several splits, the images are in ``images/<split>/``.
     """
     losses: list[ConversionLoss] = []
     splits = as_splits(datasets)

@@ -1,12 +1,12 @@
 """Annotations of COCO JSON files (labels, predictions, SA-1B) as columns.
 
 Shape shorthand: N objects, M images, K keypoints. Annotations are decoded some thousand at a time and kept only as
-numbers; faults that concern the whole file (unknown ids, the same id twice, run lengths of another size) are looked for
-at the end, all objects at once.
+numbers; faults that concern the whole file (unknown or duplicate ids, run lengths of another size) are checked at the
+end, for all objects at once.
 
 Beside COCO's own fields an annotation may have ``score``, ``amodal_bbox``, ``amodal_segmentation``, ``corners`` (x, y of
-the 4 corners of an oriented box) and ``cuboid`` (7 numbers), which keep in COCO's format what no field of its own holds.
-Further fields of numbers or flags, or of equally many numbers, become named columns.
+the 4 corners of an oriented box) and ``cuboid`` (7 numbers), for which COCO has no fields. Further fields whose values
+are numbers, flags, or lists of numbers of one length become named columns.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,17 +74,17 @@ class ObjectColumns:
 
     Parameters
     ----------
-    place
-        From an annotation's index to its file and record, for messages.
+    locate
+        Function from an annotation's index to its file and record, for error messages.
     report
-        Called with each problem; the faulty annotation is left out.
+        Called with each problem; the invalid annotation is skipped.
     predictions
-        Whether each must have a score; areas are then the boxes', whatever the file says.
+        Whether these are predictions: each must have a score, and areas are those of the boxes, whatever the file states.
     unread
-        Counts the values that no column holds: texts, objects, lists of another length than those before.
+        Counts the values that no column holds: strings, objects, lists of varying length.
     """
 
-    place: Callable[[int], tuple[Path, str]]
+    locate: Callable[[int], tuple[Path, str]]
     report: Report
     predictions: bool = False
     unread: UnreadFields = field(default_factory=UnreadFields)
@@ -157,7 +157,7 @@ class ObjectColumns:
         return column
 
     def _fault(self, index: int, fault: Fault) -> None:
-        file, record = self.place(index)
+        file, record = self.locate(index)
         field, problem, kind = fault
         remedy = "correct the record or remove it"
         self.report(DataError(problem, file=file, where=record + field, remedy=remedy, kind=kind))
@@ -174,11 +174,11 @@ class ObjectColumns:
         """Add keypoints; missing ones are NaN until the box is computed."""
         longest = max((len(value) // 3 for value in values if value), default=0)
         if longest > self._num_keypoints:  # the first keypoints, or a category with more of them
-            before, self._keypoints = self._keypoints, ColumnBuilder(np.float64, longest, 3, fill=np.nan)
-            if before is not None:
-                old = before.finish()
-                more = ((0, 0), (0, longest - old.shape[1]), (0, 0))
-                self._keypoints.extend(np.pad(old, more, constant_values=np.nan))
+            previous, self._keypoints = self._keypoints, ColumnBuilder(np.float64, longest, 3, fill=np.nan)
+            if previous is not None:
+                values_so_far = previous.finish()
+                padding = ((0, 0), (0, longest - values_so_far.shape[1]), (0, 0))
+                self._keypoints.extend(np.pad(values_so_far, padding, constant_values=np.nan))
             self._num_keypoints = longest
         if self._keypoints is not None:
             self._keypoints.pad(self._count)
@@ -189,20 +189,20 @@ class ObjectColumns:
             self._keypoints.extend(block)
 
     def _extend_extra(self, name: str, values: list[Any]) -> None:
-        numbers = [_as_numbers(value) for value in values]
-        first = next((number for number in numbers if number is not None), None)
+        arrays = [_as_numbers(value) for value in values]
+        first = next((array for array in arrays if array is not None), None)
         if name not in self._extras and first is not None:
             self._extras[name] = ColumnBuilder(np.float64, *np.shape(first), fill=np.nan)
         column = self._extras.get(name)
-        fits = [column is not None and number is not None and np.shape(number) == column.tail for number in numbers]
-        self.unread.note(f"annotations[].{name}", (v for v, held in zip(values, fits, strict=True) if not held))
+        is_held = [column is not None and array is not None and np.shape(array) == column.tail for array in arrays]
+        self.unread.note(f"annotations[].{name}", (v for v, fits in zip(values, is_held, strict=True) if not fits))
         if column is None:
             return
         column.pad(self._count)
         missing = np.full(column.tail, np.nan)
-        column.extend([number if held else missing for number, held in zip(numbers, fits, strict=True)])
+        column.extend([array if fits else missing for array, fits in zip(arrays, is_held, strict=True)])
         types = self._extra_types.setdefault(name, set())
-        types.update(type(value) for value, held in zip(values, fits, strict=True) if held)
+        types.update(type(value) for value, fits in zip(values, is_held, strict=True) if fits)
 
     def finish(
         self,
@@ -210,40 +210,43 @@ class ObjectColumns:
         image_ids: Int[np.ndarray, "m"],
         sizes_hw: Int[np.ndarray, "m 2"],
         category_ids: Sequence[int],
-        refused: Int[np.ndarray, "r"] | None = None,
+        rejected_ids: Int[np.ndarray, "r"] | None = None,
     ) -> Objects:
         """Build the objects, ordered by image, in file order within an image.
 
         Parameters
         ----------
         image_ids, sizes_hw
-            The images in their order.
+            Ids and sizes of the images, in the order of their indices.
         category_ids
-            The categories in the order of their labels.
-        refused
-            Ids of images that were left out and reported already; their objects are dropped silently.
+            Ids of the categories, in the order of their labels.
+        rejected_ids
+            Ids of invalid images, which were reported already; their objects are dropped silently.
         """
-        sizes_hw = sizes_hw if len(sizes_hw) else np.zeros((1, 2), dtype=np.int64)  # of no image
+        sizes_hw = sizes_hw if len(sizes_hw) else np.zeros((1, 2), dtype=np.int64)  # indexed below even without images
         integers = {name: column.finish() for name, column in self._integers.items()}
         image, known_image = indices_of_ids(integers["image_id"], image_ids)
         labels, known_category = indices_of_ids(integers["category_id"], np.asarray(category_ids, dtype=np.int64))
         missing = integers["id"] == _NO_ID  # numbered in file order, after the largest id of the file
         integers["id"][missing] = integers["index"][missing] + 1 + integers["id"].max(initial=0)
-        keep = np.ones(self._count, dtype=bool) if refused is None else ~np.isin(integers["image_id"], refused)
+        keep = (
+            np.ones(self._count, dtype=bool) if rejected_ids is None else ~np.isin(integers["image_id"], rejected_ids)
+        )
         checks = ObjectChecks(integers["index"], keep, self._fault)
-        for what, name, known in (("image", "image_id", known_image), ("category", "category_id", known_category)):
+        for entity, name, known in (("image", "image_id", known_image), ("category", "category_id", known_category)):
             hint = ""
             if self.predictions and name == "category_id" and not known[checks.keep].all():
-                from otus.metrics.diagnosis.mismatches import guess_id_convention  # seldom needed
+                from otus.metrics.diagnosis.mismatches import guess_id_convention  # slow to import, rarely needed
 
                 convention = guess_id_convention(np.unique(integers[name][checks.keep]), category_ids)
                 hint = f"; the file's ids seem to be {convention}" if convention else ""
             elif self.predictions and not known[checks.keep].any():
                 hint = (
-                    f", nor any other of this file; the data has {_examples(image_ids)}; add a file_name to each record"
+                    f", nor any other id of this file; ids of the data are {_examples(image_ids)}; "
+                    "or add a file_name to each record"
                 )
             problems = (
-                f"no {what} has the id {unknown}{hint}" for unknown in integers[name][checks.keep & ~known].tolist()
+                f"no {entity} has the id {unknown}{hint}" for unknown in integers[name][checks.keep & ~known].tolist()
             )
             checks.drop(~known, f".{name}", problems)
         checks.drop(are_repeated(integers["id"]), ".id", repeat("duplicate id"))
@@ -256,18 +259,18 @@ class ObjectColumns:
         rows = np.flatnonzero(checks.keep)
         order = rows[np.argsort(image[rows], kind="stable")]
         # Reorder one column at a time, so that only one is in memory twice.
-        outlines = {name: self._segmentations.pop(name).finish(order) for name in list(self._segmentations)}
+        segmentations = {name: self._segmentations.pop(name).finish(order) for name in list(self._segmentations)}
         floats: dict[str, np.ndarray] = {}
         for name in list(self._optional):
-            floats[name] = self._finished(self._optional.pop(name), order)
-        keypoints = None if self._keypoints is None else self._finished(self._keypoints, order)
+            floats[name] = self._finish_column(self._optional.pop(name), order)
+        keypoints = None if self._keypoints is None else self._finish_column(self._keypoints, order)
         image = image[order]
         xywh = floats.get("bbox", np.full((len(order), 4), np.nan))
         areas = floats.get("area", np.full(len(order), np.nan))
         if self.predictions:
             areas[:] = np.nan
         _fill_in_missing(
-            xywh, areas, outlines.get("segmentation"), keypoints, sizes_hw[image], predictions=self.predictions
+            xywh, areas, segmentations.get("segmentation"), keypoints, sizes_hw[image], predictions=self.predictions
         )
         if keypoints is not None:
             keypoints[np.isnan(keypoints)] = 0
@@ -278,17 +281,21 @@ class ObjectColumns:
             ids=integers["id"][order],
             areas=areas,
             is_crowd=integers["iscrowd"][order] != 0,
-            segmentations=outlines.get("segmentation"),
-            scores=floats.get("score", np.zeros(len(order)) if self.predictions else None),  # a list may be empty
+            segmentations=segmentations.get("segmentation"),
+            scores=floats.get(
+                "score", np.zeros(len(order)) if self.predictions else None
+            ),  # no column if the list is empty
             keypoints=keypoints,
             corners_xy=floats["corners"].reshape(-1, 4, 2) if "corners" in floats else None,
             cuboids=floats.get("cuboid"),
             amodal_boxes_xyxy=_xyxy(floats["amodal_bbox"]) if "amodal_bbox" in floats else None,
-            amodal_segmentations=outlines.get("amodal_segmentation"),
-            columns={name: self._typed(name, self._finished(column, order)) for name, column in self._extras.items()},
+            amodal_segmentations=segmentations.get("amodal_segmentation"),
+            columns={
+                name: self._typed(name, self._finish_column(column, order)) for name, column in self._extras.items()
+            },
         )
 
-    def _finished(self, column: ColumnBuilder, order: Int[np.ndarray, "n"]) -> np.ndarray:
+    def _finish_column(self, column: ColumnBuilder, order: Int[np.ndarray, "n"]) -> np.ndarray:
         column.pad(self._count)
         return column.finish()[order]
 
@@ -332,7 +339,7 @@ def _as_numbers(value: Any) -> np.ndarray | float | None:
 def _fill_in_missing(
     xywh: Float[np.ndarray, "n 4"],
     areas: Float[np.ndarray, "n"],
-    outlines: Segmentations | None,
+    segmentations: Segmentations | None,
     keypoints: Float[np.ndarray, "n k 3"] | None,
     sizes_hw: Int[np.ndarray, "n 2"],
     *,
@@ -340,23 +347,26 @@ def _fill_in_missing(
 ) -> None:
     """Compute missing (NaN) boxes and areas.
 
-    A box encloses the segmentation, else the labelled keypoints, if any. An area is that of the segmentation, else of the
-    box. For predictions as in pycocotools' ``loadRes``: the area of the box, and the box of all keypoints.
+    A missing box encloses the segmentation, else the labelled keypoints (if none is labelled, all). A missing area is
+    that of the segmentation, else of the box. For predictions, as in pycocotools' ``loadRes``, the area of the box and
+    the box of all keypoints are used.
     """
     no_box, no_area = np.isnan(xywh[:, 0]), np.isnan(areas)
-    has_outline = np.zeros(len(xywh), dtype=bool) if outlines is None else outlines.kinds != Outline.NONE
-    measured = np.flatnonzero(has_outline & (no_box | (no_area & (not predictions))))
-    for row in measured.tolist() if outlines is not None else ():
-        assert outlines is not None
-        masks = outlines.masks([row], (int(sizes_hw[row, 0]), int(sizes_hw[row, 1])))
+    has_segmentation = np.zeros(len(xywh), dtype=bool) if segmentations is None else segmentations.kinds != Outline.NONE
+    from_segmentation = np.flatnonzero(has_segmentation & (no_box | (no_area & (not predictions))))
+    for row in from_segmentation.tolist() if segmentations is not None else ():
+        assert segmentations is not None
+        masks = segmentations.masks([row], (int(sizes_hw[row, 0]), int(sizes_hw[row, 1])))
         if masks is not None and no_area[row]:
             areas[row] = masks.area()[0]
         if masks is not None and no_box[row]:
-            points = np.concatenate([masks.boxes_xyxy().reshape(2, 2), *outlines.polygons(row)])
-            first = 2 if outlines.kinds[row] == Outline.POLYGONS else 0  # a polygon's box is that of its points
+            points = np.concatenate([masks.boxes_xyxy().reshape(2, 2), *segmentations.polygons(row)])
+            first = (
+                2 if segmentations.kinds[row] == Outline.POLYGONS else 0
+            )  # the box of polygons is that of their points, not of the mask
             xywh[row] = _box_around(points[first:])
     if keypoints is not None:
-        for row in np.flatnonzero(no_box & ~has_outline).tolist():
+        for row in np.flatnonzero(no_box & ~has_segmentation).tolist():
             points = keypoints[row, ~np.isnan(keypoints[row, :, 0])]
             labelled = points[points[:, 2] > 0]
             xywh[row] = _box_around((points if predictions or not len(labelled) else labelled)[:, :2])
@@ -381,7 +391,7 @@ def annotation_records(dataset: Dataset, objects: Objects, image_ids: Sequence[i
         **objects.columns,
     }
     floats = {name: values for name, values in columns.items() if values is not None}
-    outlines = {"segmentation": objects.segmentations, "amodal_segmentation": objects.amodal_segmentations}
+    segmentations_by_name = {"segmentation": objects.segmentations, "amodal_segmentation": objects.amodal_segmentations}
     keypoint_labels = {label for label, name in enumerate(dataset.categories) if dataset.categories.keypoints_of(name)}
     for row in range(len(objects)):
         image, label = int(objects.image_index[row]), int(objects.labels[row])
@@ -393,14 +403,14 @@ def annotation_records(dataset: Dataset, objects: Objects, image_ids: Sequence[i
             "area": float(objects.areas[row]),
             "iscrowd": int(objects.is_crowd[row]),
         }
-        for name, segmentations in outlines.items():
-            outline = (
+        for name, segmentations in segmentations_by_name.items():
+            segmentation = (
                 None
                 if segmentations is None
                 else segmentation_record(segmentations, row, dataset.images.size_hw(image))
             )
-            if outline is not None:
-                record[name] = outline
+            if segmentation is not None:
+                record[name] = segmentation
         for name, values in floats.items():
             if not np.isnan(values[row]).any():
                 record[name] = values[row].tolist()
@@ -410,12 +420,12 @@ def annotation_records(dataset: Dataset, objects: Objects, image_ids: Sequence[i
         yield record
 
 
-def segmentation_record(outlines: Segmentations, row: int, size_hw: tuple[int, int]) -> Any:
-    """Return the value of COCO's ``segmentation``, None for an object without."""
-    counts = outlines.rle(row)
+def segmentation_record(segmentations: Segmentations, row: int, size_hw: tuple[int, int]) -> Any:
+    """Return the value of COCO's field ``segmentation``; None for an object without a segmentation."""
+    counts = segmentations.rle(row)
     if counts is not None:
         return {"size": list(size_hw), "counts": counts.decode("ascii")}
-    return [ring.reshape(-1).tolist() for ring in outlines.polygons(row)] or None
+    return [ring.reshape(-1).tolist() for ring in segmentations.polygons(row)] or None
 
 
 def _xywh(boxes_xyxy: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:

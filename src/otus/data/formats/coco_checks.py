@@ -1,4 +1,4 @@
-"""Check COCO annotations: each record as it is read, then ids, boxes and RLE of all objects at once."""
+"""Check COCO annotations: single records while reading, then ids, boxes and RLE of all objects at once."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -32,25 +32,25 @@ def find_record_faults(values: Mapping[str, list[Any]], count: int, *, predictio
     values
         The fields of the records, by name.
     count
-        How many records there are.
+        Number of records.
     predictions
-        Whether each needs a score.
+        Whether each record must have a score.
     """
     faults: dict[int, Fault] = {}
     for name in ("segmentation", "amodal_segmentation"):
-        for k, outline in enumerate(values.get(name, ())):
-            problem = segmentation_problem(outline) if outline else None
+        for k, segmentation in enumerate(values.get(name, ())):
+            problem = segmentation_problem(segmentation) if segmentation else None
             if problem is not None:
                 faults[k] = (f".{name}{problem[0]}", problem[1], "bad_outline")
     for k, keypoints in enumerate(values.get("keypoints", ())):
         if keypoints and len(keypoints) % 3:
-            problem_text = f"expected x, y, visibility of each, got {len(keypoints)} numbers"
+            problem_text = f"expected x, y, visibility of each keypoint, got {len(keypoints)} numbers"
             faults[k] = (".keypoints", problem_text, "bad_keypoints")
     if "bbox" not in values or None in values["bbox"]:
         missing = [None] * count
-        outlines = zip(*(values.get(name, missing) for name in ("bbox", "segmentation", "keypoints")), strict=True)
-        for k, (box, outline, keypoints) in enumerate(outlines):
-            if box is None and not outline and not keypoints:
+        records = zip(*(values.get(name, missing) for name in ("bbox", "segmentation", "keypoints")), strict=True)
+        for k, (box, segmentation, keypoints) in enumerate(records):
+            if box is None and not segmentation and not keypoints:
                 faults[k] = ("", "expected a bbox, a segmentation or keypoints", "no_box")
     if predictions:
         for k, score in enumerate(values.get("score", [None] * count)):
@@ -60,7 +60,7 @@ def find_record_faults(values: Mapping[str, list[Any]], count: int, *, predictio
 
 
 class ObjectChecks:
-    """Checks over all N objects of a file. Each faulty object is reported once, and left out of ``keep``.
+    """Checks over all N objects of a file. Each invalid object is reported once and removed from ``keep``.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class ObjectChecks:
         self.keep = self.keep & ~faulty
 
     def drop_inverted_boxes(self, field: str, boxes_xywh: Float[np.ndarray, "n 4"]) -> None:
-        """Drop boxes of negative width or height; pycocotools takes any."""
+        """Drop boxes of negative width or height, which pycocotools accepts."""
         sizes_wh = boxes_xywh[:, 2:]
         inverted = np.logical_or(sizes_wh[:, 0] < 0, sizes_wh[:, 1] < 0)
         sizes = sizes_wh[self.keep & inverted].tolist()
@@ -94,21 +94,21 @@ class ObjectChecks:
 
     def drop_wrong_rle(self, field: str, outlines: SegmentationBuilder, sizes_hw: Int[np.ndarray, "n 2"]) -> None:
         """Drop RLEs whose size is not the image's, or whose runs do not add up to it."""
-        kinds, made_for_hw, counts_bytes, offsets = outlines.run_lengths()
+        kinds, stated_hw, counts_bytes, offsets = outlines.run_lengths()
         is_rle = kinds == Outline.RLE
         if not is_rle.any():
             return
-        has_wrong_size = is_rle & (made_for_hw != sizes_hw).any(axis=1)
+        has_wrong_size = is_rle & (stated_hw != sizes_hw).any(axis=1)
         sizes = zip(
-            made_for_hw[self.keep & has_wrong_size].tolist(), sizes_hw[self.keep & has_wrong_size].tolist(), strict=True
+            stated_hw[self.keep & has_wrong_size].tolist(), sizes_hw[self.keep & has_wrong_size].tolist(), strict=True
         )
         problems = (
             f"made for {a} x {b} pixels (height x width), but the image has {c} x {d}" for (a, b), (c, d) in sizes
         )
         self.drop(has_wrong_size, f"{field}.size", problems)
         pixels = total_pixels(counts_bytes, offsets)
-        malformed = is_rle & (pixels != made_for_hw.astype(np.int64).prod(axis=1))
-        sums = zip(pixels[self.keep & malformed].tolist(), made_for_hw[self.keep & malformed].tolist(), strict=True)
+        malformed = is_rle & (pixels != stated_hw.astype(np.int64).prod(axis=1))
+        sums = zip(pixels[self.keep & malformed].tolist(), stated_hw[self.keep & malformed].tolist(), strict=True)
         problems = (
             f"the run lengths {f'add up to {total} pixels' if total >= 0 else 'are malformed'}, expected {h} x {w} = {h * w}"
             for total, (h, w) in sums
@@ -127,7 +127,7 @@ def indices_of_ids(ids: Int[np.ndarray, "n"], among: Int[np.ndarray, "m"]) -> tu
 
 
 def are_repeated(ids: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
-    """Return a mask of all ids but the first of equal ones."""
+    """Return a mask of the ids that occurred before."""
     repeated = np.ones(len(ids), dtype=bool)
     repeated[np.unique(ids, return_index=True)[1]] = False
     return repeated

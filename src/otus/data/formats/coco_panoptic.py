@@ -111,12 +111,12 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     for name, value in reader.others.items():
         unread.note(name, [value])
     unread.note("images[].coco_url", (record.coco_url for _, record in records["images"] if record.file_name))
-    images, refused = valid_images(
+    images, rejected_ids = valid_images(
         file, records["images"], report, reader.faulty_ids["images"], allow_outside=allow_outside
     )
     categories = read_categories(file, records["categories"], report)
     index_of = {image.id: index for index, image in enumerate(images)}
-    records["annotations"] = [record for record in records["annotations"] if record[1].image_id not in refused]
+    records["annotations"] = [record for record in records["annotations"] if record[1].image_id not in rejected_ids]
     panoptic = _panoptic_files(file, records["annotations"], index_of, categories, report, allow_outside=allow_outside)
     names = tuple(image.file_name for image in images)
     sizes_hw = np.array([(image.height, image.width) for image in images], dtype=np.int64).reshape(-1, 2)
@@ -132,8 +132,9 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
 
 
 def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at_first) -> PanopticFiles:
-    """Read predicted panoptic maps, in the same layout or as ``otus predict --out`` writes them; only ``annotations`` is
-    used, which may be the whole document.
+    """Read predicted panoptic maps, in the same layout or as ``otus predict --out`` writes them.
+
+    Only the array ``annotations`` is read, which may be the whole document.
 
     Parameters
     ----------
@@ -162,26 +163,27 @@ def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report 
     types: dict[str, type[msgspec.Struct]] = {"annotations": PredictedMap}
     for batch in RecordReader(files[0], types, report, records_key="annotations", open_ended=types.keys()):
         annotations += zip(batch.indices.tolist(), batch.records, strict=True)
-    annotations = [one for one in annotations if _named_categories(*one, files[0], dataset.panoptic.categories, report)]
+    categories = dataset.panoptic.categories
+    annotations = [item for item in annotations if _resolve_category_names(*item, files[0], categories, report)]
     ids = image_ids(dataset)
     if any(isinstance(annotation.image_id, str) for _, annotation in annotations):
-        name_of = image_index_by_name(dataset)
+        find_index = image_index_by_name(dataset)
         for _, annotation in annotations:
-            index = name_of(annotation.image_id) if isinstance(annotation.image_id, str) else None
+            index = find_index(annotation.image_id) if isinstance(annotation.image_id, str) else None
             annotation.image_id = annotation.image_id if index is None else ids[index]
     index_of = {image_id: index for index, image_id in enumerate(ids)}
-    return _panoptic_files(files[0], annotations, index_of, dataset.panoptic.categories, report, allow_outside=False)
+    return _panoptic_files(files[0], annotations, index_of, categories, report, allow_outside=False)
 
 
-def _named_categories(index: int, annotation: Any, file: Path, categories: Categories, report: Report) -> bool:
-    """Set the category ids of a predicted map's segments that say the name of a category; False if there is none of it."""
+def _resolve_category_names(index: int, annotation: Any, file: Path, categories: Categories, report: Report) -> bool:
+    """Set ``category_id`` of the segments of a predicted map that name a category; return False if a name is unknown."""
     ids = dict(zip(categories, categories.ids, strict=True))
-    for number, info in enumerate(annotation.segments_info):
+    for position, info in enumerate(annotation.segments_info):
         if info.category is None:
             continue
         if info.category not in ids:
-            where = f"annotations[{index}].segments_info[{number}].category"
-            problem = f"{info.category!r} is none of the data's categories{did_you_mean(info.category, categories)}"
+            where = f"annotations[{index}].segments_info[{position}].category"
+            problem = f"{info.category!r} is not a category of the data{did_you_mean(info.category, categories)}"
             report(DataError(problem, file=file, where=where, remedy="correct it", kind="unknown_category"))
             return False
         info.category_id = ids[info.category]
@@ -208,7 +210,7 @@ def _panoptic_files(
             problem = (".image_id", f"a second map for image {annotation.image_id}")
         if problem is not None:
             where = f"annotations[{index}]{problem[0]}"
-            report(DataError(problem[1], file=file, where=where, remedy="correct the record or take it out"))
+            report(DataError(problem[1], file=file, where=where, remedy="correct the record or remove it"))
             continue
         files[index_of[annotation.image_id]] = (maps if maps.is_dir() else file.parent) / annotation.file_name
         segments[index_of[annotation.image_id]] = tuple(
@@ -238,12 +240,12 @@ def _problem(
 def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
     """Write ``panoptic_<split>.json``, the PNGs in ``panoptic_<split>/`` and the images in ``images/`` to a new folder.
 
-    The images of several splits lie in ``images/<split>/``.
+    With several splits, the images are in ``images/<split>/``.
 
     Raises
     ------
     DataError
-        If a data set has no panoptic maps; they are not derived from objects, which may overlap.
+        If a data set has no panoptic maps; they are not made from objects, since those may overlap.
     """
     losses: list[ConversionLoss] = []
     splits = as_splits(datasets)

@@ -35,7 +35,7 @@ Finders = Mapping[str, tuple[str, Callable[[str], int | None]]]
 
 
 def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at_first) -> Objects:
-    """Read predictions for a data set, ordered by image; ``ids`` are the numbers of the records in the file, from 1.
+    """Read predictions for a data set, ordered by image; ``ids`` are the 1-based positions of the records in the file.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at
     for batch in reader:
         if batch.columns is None and ("file_name" in batch.attributes or _has_text_ids(batch)):
             finders = finders or _finders(dataset)
-            batch = _with_ids_by_name(batch, finders, example_names(dataset), columns.place, report)
+            batch = _with_ids_by_name(batch, finders, example_names(dataset), columns.locate, report)
         columns.extend(batch)
     return columns.finish(
         image_ids=np.array(image_ids(dataset), dtype=np.int64),
@@ -94,7 +94,7 @@ def _finders(dataset: Dataset) -> Finders:
 
 
 def _with_ids_by_name(
-    batch: RecordBatch, finders: Finders, examples: str, place: Callable[[int], tuple[Path, str]], report: Report
+    batch: RecordBatch, finders: Finders, examples: str, locate: Callable[[int], tuple[Path, str]], report: Report
 ) -> RecordBatch:
     """Replace names by ids; records with an unknown name are reported and left out.
 
@@ -108,13 +108,13 @@ def _with_ids_by_name(
             name = getattr(record, batch.attributes.get(field, field), None)
             matching_id = find(name) if isinstance(name, str) else getattr(record, id_field)
             if matching_id is None:
-                file, where = place(int(batch.indices[k]))
-                what = id_field.removesuffix("_id")
-                problem = f"{name!r} does not name one {what} of the data"
+                file, where = locate(int(batch.indices[k]))
+                entity = id_field.removesuffix("_id")
+                problem = f"{name!r} does not match exactly one {entity} of the data"
                 remedy = f"correct the record, or remove the name if {id_field} is an id of the data"
                 if field == id_field:
-                    remedy = f"correct it; the images are called {examples}"
-                kind = f"unknown_{what}"
+                    remedy = f"correct it; names of images are {examples}"
+                kind = f"unknown_{entity}"
                 report(DataError(problem, file=file, where=f"{where}.{field}", remedy=remedy, kind=kind))
                 break
             setattr(record, id_field, matching_id)

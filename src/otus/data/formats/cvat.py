@@ -68,7 +68,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     if root.tag != "annotations":
         raise DataError(f"expected <annotations>, got <{root.tag}>", file=file, remedy="leave this file out")
     if root.find("track") is not None:
-        raise DataError("has the tracks of a video, which are not read", file=file, remedy=_VIDEO_REMEDY)
+        raise DataError("has tracks of a video, which cannot be read", file=file, remedy=_VIDEO_REMEDY)
     unread = UnreadFields()
     names: list[str] = []
     sizes: list[tuple[int, int]] = []
@@ -87,14 +87,14 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
             continue
         names.append(name)
         sizes.append(size_hw)
-        for number, node in enumerate(image):
+        for position, node in enumerate(image):
             if node.tag not in _SHAPES:
                 unread.note(f"image/{node.tag}", [node.get("label") or node.tag])
                 continue
             try:
                 shapes.append(_shape(node, len(names) - 1, size_hw))
             except ValueError as error:
-                report(_fault(error, file, f"{where}.{node.tag}[{number}]"))
+                report(_fault(error, file, f"{where}.{node.tag}[{position}]"))
                 continue
             occluded.append(node.get("occluded") == "1")
             unread.note(
@@ -154,7 +154,7 @@ def _parse_number(text: str, name: str) -> float:
 
 
 def _size_hw(image: ElementTree.Element) -> tuple[int, int]:
-    height, width = (_number(image, side) for side in ("height", "width"))
+    height, width = (_number(image, name) for name in ("height", "width"))
     if height < 1 or width < 1 or height % 1 or width % 1 or height * width > MAX_PIXELS:
         raise ValueError(f"expected the image's width and height, got {width:g} x {height:g}")
     return int(height), int(width)
@@ -165,7 +165,7 @@ def _shape(node: ElementTree.Element, image: int, size_hw: tuple[int, int]) -> D
     label = _text(node, "label")
     angle = radians(_parse_number(node.get("rotation") or "0", "rotation"))
     if node.tag == "box":
-        x1, y1, x2, y2 = (_number(node, side) for side in ("xtl", "ytl", "xbr", "ybr"))
+        x1, y1, x2, y2 = (_number(node, name) for name in ("xtl", "ytl", "xbr", "ybr"))
         if angle:
             return oriented_shape(image, label, ((x1 + x2) / 2, (y1 + y2) / 2, abs(x2 - x1), abs(y2 - y1), angle))
         return box_shape(image, label, (x1, y1, x2, y2))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from otus.data.formats.polygons import polygon_area
 from otus.structures import Categories, Masks, Objects, Segmentations, oriented
 
-_ELLIPSE_SIDES = 64
+_ELLIPSE_POINTS = 64
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,21 @@ def box_shape(image: int, label: str, box_xyxy: Sequence[float]) -> DrawnShape:
 def oriented_shape(image: int, label: str, box_xywhr: Sequence[float]) -> DrawnShape:
     """Return an oriented box from its centre, width, height and angle (radians, clockwise on a screen)."""
     corners = oriented.corners(np.array([box_xywhr], dtype=np.float64))[0]
-    return DrawnShape(image, label, _around(corners), polygon_area(corners), corners_xy=corners)
+    return DrawnShape(image, label, _enclosing_box(corners), polygon_area(corners), corners_xy=corners)
 
 
 def polygon_shape(image: int, label: str, ring: Float[np.ndarray, "p 2"]) -> DrawnShape:
     """Return a polygon; ValueError if it has fewer than three points."""
     if len(ring) < 3:
         raise ValueError(f"expected 3 or more points of a polygon, got {ring.tolist()}")
-    return DrawnShape(image, label, _around(ring), polygon_area(ring), outline=[ring])
+    return DrawnShape(image, label, _enclosing_box(ring), polygon_area(ring), outline=[ring])
 
 
 def ellipse_shape(
     image: int, label: str, centre_xy: Sequence[float], radii: Sequence[float], angle: float
 ) -> DrawnShape:
     """Return an ellipse, rotated by an angle (radians, clockwise on the screen), as a polygon of 64 points."""
-    angles = np.arange(_ELLIPSE_SIDES) * (2 * np.pi / _ELLIPSE_SIDES)
+    angles = np.arange(_ELLIPSE_POINTS) * (2 * np.pi / _ELLIPSE_POINTS)
     points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.asarray(radii)
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return polygon_shape(image, label, points @ rotation + np.asarray(centre_xy))
@@ -67,7 +67,7 @@ def mask_shape(image: int, label: str, mask: Bool[np.ndarray, "h w"]) -> DrawnSh
     return DrawnShape(image, label, masks.boxes_xyxy()[0], float(masks.area()[0]), outline=counts)
 
 
-def _around(points: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "4"]:
+def _enclosing_box(points: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "4"]:
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
 
@@ -75,17 +75,19 @@ def shapes_to_objects(
     shapes: Sequence[DrawnShape], categories: Categories, columns: Mapping[str, np.ndarray] | None = None
 ) -> Objects:
     """Convert shapes to objects; ``columns`` are further named columns."""
-    more: dict[str, Any] = {}
+    optional: dict[str, Any] = {}
     if any(shape.corners_xy is not None for shape in shapes):
         missing = np.full((4, 2), np.nan)
-        more["corners_xy"] = np.array([missing if shape.corners_xy is None else shape.corners_xy for shape in shapes])
+        optional["corners_xy"] = np.array(
+            [missing if shape.corners_xy is None else shape.corners_xy for shape in shapes]
+        )
     if any(shape.outline is not None for shape in shapes):
-        more["segmentations"] = Segmentations.build([shape.outline for shape in shapes])
+        optional["segmentations"] = Segmentations.build([shape.outline for shape in shapes])
     return Objects.build(
         image_index=[shape.image for shape in shapes],
         labels=[categories.index(shape.label) for shape in shapes],
         boxes_xyxy=np.array([shape.box_xyxy for shape in shapes]),
         areas=[shape.area for shape in shapes],
         columns=columns or {},
-        **more,
+        **optional,
     )

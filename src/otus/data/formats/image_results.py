@@ -48,7 +48,7 @@ Record = TypeVar("Record", ImageClassification, ImageClicks)
 def read_classifications(
     path: str | Path, dataset: Dataset, *, report: Report = stop_at_first
 ) -> Iterator[tuple[int, Float[np.ndarray, "k"]]]:
-    """Yield image index and scores by category, -inf for categories that the file omits.
+    """Yield the image's index and its scores (K,) for the K categories; -inf for categories that the file omits.
 
     Raises
     ------
@@ -56,22 +56,22 @@ def read_classifications(
         Through ``report``: unknown images or categories, a second record of an image, a duplicate category.
     """
     label_of = {name: label for label, name in enumerate(dataset.categories)}
-    seen: set[int] = set()
+    read_indices: set[int] = set()
     for where, index, record in _records(Path(path), ImageClassification, dataset, report):
         scores = np.full(len(label_of), -np.inf)
-        problem = ("", "a second record of the image", "duplicate_id") if index in seen else None
+        problem = ("", "a second record of the image", "duplicate_id") if index in read_indices else None
         for k, predicted in enumerate(record.classification):
-            place = f".classification[{k}].category"
+            field = f".classification[{k}].category"
             if predicted.category not in label_of:
-                problem = (place, f"{predicted.category!r} is not one of the categories", "unknown_category")
+                problem = (field, f"{predicted.category!r} is not one of the categories", "unknown_category")
             elif scores[label_of[predicted.category]] > -np.inf:
-                problem = (place, f"duplicate category {predicted.category!r}", "duplicate_id")
+                problem = (field, f"duplicate category {predicted.category!r}", "duplicate_id")
             else:
                 scores[label_of[predicted.category]] = predicted.score
         if problem is not None:
             report(_fault(Path(path), where + problem[0], *problem[1:]))
             continue
-        seen.add(index)
+        read_indices.add(index)
         yield index, scores
 
 
@@ -98,19 +98,19 @@ def _records(path: Path, kind: type[Record], dataset: Dataset, report: Report) -
     """Yield location, image index and record."""
     if path.is_dir():
         raise DataError("expected a JSON file, got a folder", file=path, remedy="give the file itself")
-    name_of = image_index_by_name(dataset)
+    find_index = image_index_by_name(dataset)
     reader = RecordReader(path, {"images": kind}, report, records_key="images")
     for batch in reader:
-        for number, record in zip(batch.indices.tolist(), batch.records, strict=True):
-            index = name_of(record.file)
+        for position, record in zip(batch.indices.tolist(), batch.records, strict=True):
+            index = find_index(record.file)
             if index is None:
                 problem = f"no image of the data has the name {record.file!r}; names are {example_names(dataset)}"
-                report(_fault(path, f"images[{number}].file", problem, "unknown_image"))
+                report(_fault(path, f"images[{position}].file", problem, "unknown_image"))
             else:
-                yield f"images[{number}]", index, record
+                yield f"images[{position}]", index, record
     if "images" not in reader.found and not (path.exists() and path.stat().st_size == 0):
         report(_fault(path, "images", "expected a list of images, found none", "broken_json"))
 
 
 def _fault(path: Path, where: str, problem: str, kind: str) -> DataError:
-    return DataError(problem, file=path, where=where, remedy="correct the record or take it out", kind=kind)
+    return DataError(problem, file=path, where=where, remedy="correct the record or remove it", kind=kind)

@@ -5,11 +5,10 @@
     JPEGImages/SEQUENCE/*.jpg  Annotations/SEQUENCE/*.png       DAVIS: the frames of videos
 
 A line of ``classes.txt`` is a name, or a pixel value and a name; without values, names are numbered from 0. Values
-without a name are ignored, as are those named unlabelled, void, ignore or ignored. The colours of a palette mean nothing,
-unless each line is a colour, red, green and blue, and a name: then colours count and values do not, and a colour without a
-name is an error. Without
-``classes.txt`` the PNGs must be binary masks: background 0 and object 255 or 1, with 128 (or 255 if the object is 1)
-for ignored pixels.
+without a name are ignored, as are those named unlabelled, void, ignore or ignored. The colours of a palette are not used,
+unless each line is red, green, blue and a name: then the PNGs are read as RGB, and a colour without a name is an error.
+Without ``classes.txt`` the PNGs must be binary masks: background 0 and object 255 or 1, with 128 (or 255 if the object
+is 1) for ignored pixels.
 """
 
 from collections.abc import Set
@@ -96,16 +95,16 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
     images = images_in(folder)
-    listed = _listed_stems(root / f"{layout.split}.txt", folder, images.keys(), report) if layout.split else None
-    if listed is not None:
-        images = {name: path for name, path in images.items() if name in listed}
+    listed_names = _listed_stems(root / f"{layout.split}.txt", folder, images.keys(), report) if layout.split else None
+    if listed_names is not None:
+        images = {name: path for name, path in images.items() if name in listed_names}
     files = images_in(masks)
-    for name in sorted((listed or set()) - images.keys()):
+    for name in sorted((listed_names or set()) - images.keys()):
         report(DataError("is listed but does not exist", file=folder / name, remedy="restore it", kind="missing_image"))
     for name in sorted(images.keys() - files.keys()):
-        problem = f"has no index image in {masks}"
+        problem = f"has no label PNG in {masks}"
         report(DataError(problem, file=images.pop(name), remedy="add it or remove the image"))
-    for name in sorted(files.keys() - images.keys()) if listed is None else ():
+    for name in sorted(files.keys() - images.keys()) if listed_names is None else ():
         remedy = f"put it into {folder} or remove the labels"
         report(DataError("has no image of that name", file=files[name], remedy=remedy, kind="missing_image"))
     paths, sizes = read_image_sizes(list(images.values()), report)
@@ -169,9 +168,9 @@ def _semantic_files(root: Path, files: list[Path]) -> SemanticFiles:
     values = _binary_values(files)
     if values is None:
         raise DataError(
-            f"the index images of {root} are not binary masks of one object",
+            f"the label PNGs of {root} are not binary masks",
             file=root / _CLASSES_FILE,
-            remedy="write this file: a line 'value name' for each category",
+            remedy="write this file, with a line 'value name' for each category",
         )
     lookup[0] = 0
     lookup[1 if 1 in values else 255] = 1
@@ -182,7 +181,7 @@ def _class_names(file: Path) -> tuple[dict[int, str], tuple[tuple[int, int, int]
     """Return the names by pixel value, sorted by value, and the colour of each value if lines are of colours and names."""
     lines = [line for line in map(str.strip, read_text(file).splitlines()) if line]
     if not lines:
-        raise DataError("has no categories", file=file, remedy="write a line 'value name' for each")
+        raise DataError("has no categories", file=file, remedy="write a line 'value name' for each category")
     words = [line.split(maxsplit=3) for line in lines]
     if all(len(parts) == 4 and all(part.isdecimal() for part in parts[:3]) for parts in words):
         return _coloured_names(file, words)

@@ -20,7 +20,7 @@ from otus.structures import IGNORE, SemanticMap
 def find_semantic_results(
     folder: str | Path, dataset: Dataset, *, report: Report = stop_at_first
 ) -> tuple[Path | None, ...]:
-    """Return the path of each image's predicted map, None if it has none.
+    """Return the path of each image's predicted map, None for an image without one.
 
     Raises
     ------
@@ -32,12 +32,12 @@ def find_semantic_results(
     if not paths:
         remedy = "give a folder with one PNG per image, of the same name"
         raise DataError("expected a folder of index PNGs, found none", file=folder, remedy=remedy)
-    name_of = image_index_by_name(dataset)
+    find_index = image_index_by_name(dataset)
     files: list[Path | None] = [None] * len(dataset)
     for path in paths:
-        index = name_of(path.relative_to(folder).with_suffix("").as_posix())
+        index = find_index(path.relative_to(folder).with_suffix("").as_posix())
         if index is None:
-            remedy = "name it as its image, or remove it"
+            remedy = "name it like its image, or remove it"
             problem = f"is not the name of an image of the data; names are {example_names(dataset)}"
             report(DataError(problem, file=path, remedy=remedy, kind="unknown_image"))
         elif files[index] is not None:

@@ -20,7 +20,7 @@ from otus.data.dataset import Dataset
 from otus.errors import DataError
 
 ImageMode = Literal["copy", "link", "none"]
-"""What a writer does with the images: copy them, link to them (hard, else symbolic), or neither."""
+"""Whether a writer copies the images, links to them (hard links, else symbolic), or does neither."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def split_name_losses(dataset: Dataset, name: str | None) -> list[ConversionLoss
     """Return the loss of a split's name if the target format stores another."""
     if dataset.split in (None, name):
         return []
-    now = f"becomes {name!r}" if name else "is not stored"
-    return [ConversionLoss("split", "", None, f"the name of the split {dataset.split!r}, which {now}")]
+    outcome = f"becomes {name!r}" if name else "is not stored"
+    return [ConversionLoss("split", "", None, f"the name of the split {dataset.split!r}, which {outcome}")]
 
 
 def duplicate_image_error(dataset: Dataset, index: int) -> DataError:

@@ -42,12 +42,12 @@ NAMES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram
 
 def find(path: Path) -> list[Layout]:
     """Find a folder with ``image_2`` and ``label_2``, or subfolders with both (``training``), which are splits."""
-    if _holds_kitti(path):
+    if _is_kitti(path):
         return [Layout("kitti", path)]
-    return [Layout("kitti", path, folder.name) for folder in subfolders(path) if _holds_kitti(folder)]
+    return [Layout("kitti", path, folder.name) for folder in subfolders(path) if _is_kitti(folder)]
 
 
-def _holds_kitti(folder: Path) -> bool:
+def _is_kitti(folder: Path) -> bool:
     return (folder / "image_2").is_dir() and (folder / "label_2").is_dir()
 
 
@@ -93,7 +93,7 @@ def parse_objects(lines: list[LabelLine], categories: Categories, report: Report
     for line in lines:
         if line.words[0] not in label_of:
             report(line.fault(f"{line.words[0]!r} is not one of the categories: {', '.join(categories)}", "correct it"))
-    lines, values = _checked(of_known_category, report)
+    lines, values = _valid_lines(of_known_category, report)
     names = [line.words[0] for line in lines]
     ignored = np.array([name == IGNORED for name in names], dtype=bool)
     columns = {name: np.where(ignored, 0.0, values[:, i]) for i, name in enumerate(("truncated", "occluded", "alpha"))}
@@ -108,7 +108,7 @@ def parse_objects(lines: list[LabelLine], categories: Categories, report: Report
     )
 
 
-def _checked(lines: list[LabelLine], report: Report) -> tuple[list[LabelLine], Float[np.ndarray, "n v"]]:
+def _valid_lines(lines: list[LabelLine], report: Report) -> tuple[list[LabelLine], Float[np.ndarray, "n v"]]:
     """Return the valid lines and their numeric fields: 14, or 15 with a score."""
     lengths = {len(line.words) for line in lines}
     length = 16 if lengths == {16} else 15

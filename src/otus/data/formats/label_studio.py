@@ -1,11 +1,11 @@
 """Label Studio JSON: a list of tasks, each an image with annotations. Read only.
 
-labelstud.io/guide/task_format. Of each task the annotation marked as ground truth is read, else the first that was not
+labelstud.io/guide/task_format. Of each task, the annotation marked as ground truth is read, else the first that was not
 cancelled: rectangles (rotated ones as oriented boxes), polygons, and ellipses as polygons of 64 points. All numbers are
-percentages of the image. Brushes, points and predictions are counted, not read; for masks of brushes export COCO.
+percentages of the image's size. Brush masks, points and predictions are counted, not read; for brush masks export COCO.
 
-``data`` has the path of the image on the server. Here the longest trailing part of it that exists beside the file or in
-``images/`` is used, also without the eight digits that the server puts before the names of uploaded files.
+``data`` has the path of the image on the server. Its longest trailing part that exists beside the file or in ``images/``
+is used, also without the eight digits that the server puts before the names of uploaded files.
 """
 
 import os
@@ -95,8 +95,8 @@ def find(path: Path) -> list[Layout]:
 
 def _is_label_studio(text: bytes) -> bool:
     is_list = text.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith(b"[")
-    of_tasks = all(key in text for key in (b'"data"', b'"annotations"'))
-    return is_list and of_tasks and any(key in text for key in (b'"result"', b'"predictions"', b'"project"'))
+    has_tasks = all(key in text for key in (b'"data"', b'"annotations"'))
+    return is_list and has_tasks and any(key in text for key in (b'"result"', b'"predictions"', b'"project"'))
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
@@ -113,7 +113,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     sizes: list[tuple[int, int]] = []
     shapes: list[DrawnShape] = []
     for index, task in _tasks(file, report):
-        annotation, others = _chosen(task.annotations)
+        annotation, others = _select_annotation(task.annotations)
         regions = list(_regions(annotation, file, f"[{index}]", report, unread))
         unread.note("annotations of others", ["of a task"] * others)
         unread.note("predictions", ["of a task"] * len(task.predictions))
@@ -160,7 +160,7 @@ def _tasks(file: Path, report: Report) -> Iterator[tuple[int, Task]]:
             report(DataError(str(error), file=file, where=f"[{index}]", remedy="correct the task or remove it"))
 
 
-def _chosen(annotations: list[Annotation]) -> tuple[Annotation | None, int]:
+def _select_annotation(annotations: list[Annotation]) -> tuple[Annotation | None, int]:
     """Return the annotation to use, and the number of others."""
     valid = [annotation for annotation in annotations if not annotation.was_cancelled]
     if not valid:
@@ -172,8 +172,8 @@ def _regions(
     annotation: Annotation | None, file: Path, task: str, report: Report, unread: UnreadFields
 ) -> Iterator[tuple[str, Region]]:
     """Yield location and region of the supported results of an annotation."""
-    for number, record in enumerate(annotation.result if annotation is not None else ()):
-        where = f"{task}.result[{number}]"
+    for position, record in enumerate(annotation.result if annotation is not None else ()):
+        where = f"{task}.result[{position}]"
         try:
             kind = msgspec.json.decode(record, type=_Typed).type
             if kind.removesuffix("labels") in ("rectangle", "polygon", "ellipse", ""):
@@ -238,7 +238,7 @@ def _shape(region: Region, image: int, size_hw: tuple[int, int]) -> DrawnShape:
     width, height = value.width * scale_x, value.height * scale_y
     if not angle:
         return box_shape(image, label, (x, y, x + width, y + height))
-    # It is rotated about its first corner, (x, y).
+    # Rotated about its first corner, (x, y).
     centre_x = x + (width * cos(angle) - height * sin(angle)) / 2
     centre_y = y + (width * sin(angle) + height * cos(angle)) / 2
     return oriented_shape(image, label, (centre_x, centre_y, width, height, angle))

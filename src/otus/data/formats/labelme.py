@@ -62,12 +62,12 @@ _LABELS_FILE = "labels.txt"
 
 def find(path: Path) -> list[Layout]:
     """Find a folder of LabelMe files, or its subfolders with such files (splits)."""
-    if _holds_labelme(path):
+    if _is_labelme(path):
         return [Layout("labelme", path)]
-    return [Layout("labelme", path, folder.name) for folder in subfolders(path) if _holds_labelme(folder)]
+    return [Layout("labelme", path, folder.name) for folder in subfolders(path) if _is_labelme(folder)]
 
 
-def _holds_labelme(folder: Path) -> bool:
+def _is_labelme(folder: Path) -> bool:
     return any(b'"shapes"' in read_head(file, 4000) for file in sample_files(list_files(folder, "*.json")))
 
 
@@ -135,19 +135,26 @@ def _size_hw(content: LabelMeFile, path: Path, file: Path) -> tuple[int, int]:
 
 def _categories(layout: Layout, contents: list[LabelMeFile], objects: list[LabelMeObject]) -> Categories:
     """Return categories with keypoint names: from ``labels.txt`` and ``keypoint_names``, else those in use."""
-    used = {instance.label for instance in objects}
-    points = list(dict.fromkeys(name for instance in objects for name in instance.keypoints))
-    listed = _listed(layout)
-    if not listed and layout.split:
-        used |= _labels_of_other_splits(layout.source) - set(points)
-    names = [name for name in listed if name in used or (name[0] != "_" and name not in points)]
-    names += sorted(used - set(names))
-    stored = {name: points for content in contents for name, points in (content.keypoint_names or {}).items() if points}
-    shared = sorted(points, key=listed.index) if set(points) <= set(listed) else points
-    schemes = {name: list(dict.fromkeys(points)) for name, points in stored.items()}
+    used_labels = {instance.label for instance in objects}
+    point_labels = list(dict.fromkeys(name for instance in objects for name in instance.keypoints))
+    listed_labels = _listed_labels(layout)
+    if not listed_labels and layout.split:
+        used_labels |= _labels_of_other_splits(layout.source) - set(point_labels)
+    names = [name for name in listed_labels if name in used_labels or (name[0] != "_" and name not in point_labels)]
+    names += sorted(used_labels - set(names))
+    stored = {
+        name: point_labels
+        for content in contents
+        for name, point_labels in (content.keypoint_names or {}).items()
+        if point_labels
+    }
+    common_points = (
+        sorted(point_labels, key=listed_labels.index) if set(point_labels) <= set(listed_labels) else point_labels
+    )
+    schemes = {name: list(dict.fromkeys(point_labels)) for name, point_labels in stored.items()}
     for instance in objects:
         if instance.keypoints:
-            scheme = schemes.setdefault(instance.label, list(shared))
+            scheme = schemes.setdefault(instance.label, list(common_points))
             scheme += [name for name in instance.keypoints if name not in scheme]
     return Categories(
         tuple(names),
@@ -155,7 +162,7 @@ def _categories(layout: Layout, contents: list[LabelMeFile], objects: list[Label
     )
 
 
-def _listed(layout: Layout) -> list[str]:
+def _listed_labels(layout: Layout) -> list[str]:
     for folder in (layout.source / (layout.split or ""), layout.source):
         if (folder / _LABELS_FILE).is_file():
             return list(
@@ -178,18 +185,18 @@ def _labels_of_other_splits(source: Path) -> set[str]:
 
 def _columns(by_image: list[list[LabelMeObject]], categories: Categories) -> Objects:
     objects = [instance for instances in by_image for instance in instances]
-    outlines = [instance.outline for instance in objects]
+    segmentations = [instance.outline for instance in objects]
     flags = sorted({name for instance in objects for name in instance.flags if name != "crowd"})
     scores = np.array([instance.score for instance in objects])
-    more: dict[str, Any] = {}
+    optional: dict[str, Any] = {}
     if any(instance.corners_xy is not None for instance in objects):
-        more["corners_xy"] = np.array(
+        optional["corners_xy"] = np.array(
             [np.full((4, 2), np.nan) if o.corners_xy is None else o.corners_xy for o in objects]
         )
-    if any(outline is not None for outline in outlines):
-        more["segmentations"] = Segmentations.build(outlines)
+    if any(outline is not None for outline in segmentations):
+        optional["segmentations"] = Segmentations.build(segmentations)
     if categories.keypoints:
-        more["keypoints"] = _keypoints(objects, categories)
+        optional["keypoints"] = _keypoints(objects, categories)
     return Objects.build(
         image_index=np.repeat(np.arange(len(by_image)), [len(instances) for instances in by_image]),
         labels=[categories.index(instance.label) for instance in objects],
@@ -198,7 +205,7 @@ def _columns(by_image: list[list[LabelMeObject]], categories: Categories) -> Obj
         is_crowd=[instance.flags.get("crowd", False) for instance in objects],
         scores=None if np.isnan(scores).all() else scores,
         columns={name: np.array([instance.flags.get(name, False) for instance in objects]) for name in flags},
-        **more,
+        **optional,
     )
 
 
@@ -245,7 +252,7 @@ def _write_split(dataset: Dataset, folder: Path, images: ImageMode) -> list[Conv
     losses = find_losses(dataset, can_hold=frozenset(can_hold), areas=_areas(dataset, objects))
     scores = np.full(len(objects), np.nan) if objects.scores is None else objects.scores
     for row in np.flatnonzero((scores < 0) | (scores > 1)).tolist():
-        lost = f"its confidence, which is not in 0..1: {scores[row]:g}"
+        lost = f"its score, which is not in 0..1: {scores[row]:g}"
         losses.append(
             ConversionLoss("score", dataset.images.files[objects.image_index[row]], int(objects.ids[row]), lost)
         )
@@ -279,13 +286,13 @@ def _areas(dataset: Dataset, objects: Objects) -> np.ndarray:
     """Return areas as a reader computes them: of the polygons or mask, else the oriented box, else the box."""
     areas = np.prod(objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2], axis=1)
     for row in range(len(objects)):
-        outlines = objects.segmentations
-        rings = [] if outlines is None else outlines.polygons(row)
+        segmentations = objects.segmentations
+        rings = [] if segmentations is None else segmentations.polygons(row)
         if not rings and objects.corners_xy is not None and not np.isnan(objects.corners_xy[row]).any():
             rings = [objects.corners_xy[row]]
         if rings:
             areas[row] = sum(polygon_area(ring) for ring in rings)
-        if outlines is not None and (counts := outlines.rle(row)) is not None:
+        if segmentations is not None and (counts := segmentations.rle(row)) is not None:
             size_hw = dataset.images.size_hw(int(objects.image_index[row]))
             areas[row] = Masks.from_rle([counts], size_hw).area()[0] or areas[row]
     return areas
@@ -297,9 +304,9 @@ def _shapes(dataset: Dataset, objects: Objects, row: int, flags: dict[str, bool]
     size_hw = dataset.images.size_hw(int(objects.image_index[row]))
     shapes: list[dict[str, Any]] = []
 
-    def add(kind: str, points: np.ndarray, **more: Any) -> None:
+    def add(kind: str, points: np.ndarray, **fields: Any) -> None:
         shapes.append(
-            {"label": label, "points": points.tolist(), "group_id": None, "shape_type": kind, "flags": {}, **more}
+            {"label": label, "points": points.tolist(), "group_id": None, "shape_type": kind, "flags": {}, **fields}
         )
 
     rings: list[np.ndarray] = []

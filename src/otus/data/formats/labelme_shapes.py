@@ -31,8 +31,8 @@ _POINT_COUNTS = {
 }
 _POLYGON_TYPES = ("polygon", "quadrilateral")
 OBJECT_SHAPES = frozenset((*_POLYGON_TYPES, *_POINT_COUNTS)) - {"point"}
-_CIRCLE_SIDES = 64
-_UPRIGHT_PX = 0.01
+_CIRCLE_POINTS = 64
+_AXIS_ALIGNED_PX = 0.01
 
 
 class Shape(msgspec.Struct):
@@ -166,7 +166,7 @@ def _add(group: _Group, shape: Shape, size_hw: tuple[int, int]) -> None:
     """Add a shape to an object; if the shape is invalid, raise ValueError and leave the object unchanged."""
     kind = shape.shape_type
     if kind not in ("point", *OBJECT_SHAPES):
-        raise ValueError(f"a {kind!r} is no object: expected a polygon, rectangle, circle, mask or point")
+        raise ValueError(f"shape_type {kind!r} is not supported: expected a polygon, rectangle, circle, mask or point")
     points = np.array(shape.points, dtype=np.float64).reshape(-1, 2)
     if len(points) not in _POINT_COUNTS[kind] if kind in _POINT_COUNTS else len(points) < 3:
         expected = " or ".join(map(str, _POINT_COUNTS.get(kind, ("3", "more"))))
@@ -181,7 +181,9 @@ def _add(group: _Group, shape: Shape, size_hw: tuple[int, int]) -> None:
         group.keypoints[shape.label] = (*points[0].tolist(), 1.0 if flags.get("occluded") else 2.0)
         return
     if group.label not in (None, shape.label):
-        raise ValueError(f"expected {group.label!r} as others of group_id {shape.group_id}, got {shape.label!r}")
+        raise ValueError(
+            f"expected {group.label!r} like other shapes of group_id {shape.group_id}, got {shape.label!r}"
+        )
     if shape.score is not None and not 0 <= shape.score <= 1:
         raise ValueError(f"expected a score in 0..1, got {shape.score}")
     if kind == "mask":
@@ -195,7 +197,7 @@ def _add(group: _Group, shape: Shape, size_hw: tuple[int, int]) -> None:
             raise ValueError(f"a second rectangle of group_id {shape.group_id}")
         group.box = np.concatenate([points.min(axis=0), points.max(axis=0)])
     elif kind == "circle":
-        angles = np.arange(_CIRCLE_SIDES) * (2 * np.pi / _CIRCLE_SIDES)
+        angles = np.arange(_CIRCLE_POINTS) * (2 * np.pi / _CIRCLE_POINTS)
         radius = float(np.linalg.norm(points[1] - points[0]))
         group.rings.append(points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1))
     else:
@@ -209,7 +211,7 @@ def _add(group: _Group, shape: Shape, size_hw: tuple[int, int]) -> None:
 def _is_upright(points: Float[np.ndarray, "p 2"]) -> bool:
     """Return whether two or four corners, in any order, are those of an axis-aligned box."""
     low, high = points.min(axis=0), points.max(axis=0)
-    return len(points) == 2 or bool((np.minimum(points - low, high - points) <= _UPRIGHT_PX).all())
+    return len(points) == 2 or bool((np.minimum(points - low, high - points) <= _AXIS_ALIGNED_PX).all())
 
 
 def _mask(shape: Shape, points: np.ndarray, size_hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
@@ -228,7 +230,7 @@ def _mask(shape: Shape, points: np.ndarray, size_hw: tuple[int, int]) -> Bool[np
         raise ValueError(f"expected a PNG in base64, but {error}") from None
     if not fits:
         raise ValueError(
-            f"expected a mask of {x2 - x1 + 1} x {y2 - y1 + 1} as its points say, got {size[0]} x {size[1]}"
+            f"expected a mask of {x2 - x1 + 1} x {y2 - y1 + 1} as its points state, got {size[0]} x {size[1]}"
         )
     mask = np.zeros(size_hw, dtype=bool)
     mask[y1 : y2 + 1, x1 : x2 + 1] = values

@@ -23,7 +23,7 @@ def list_files(folder: Path, pattern: str) -> list[Path]:
 
 
 def sample_files(files: Sequence[Path], count: int = 8) -> list[Path]:
-    """Return a few files spread over a list, to recognise a format by (the first may be unrelated)."""
+    """Return a few files spread over a list, to recognise a format (the first file may be unrelated)."""
     step = max(1, len(files) // count)
     return list(files[::step])
 
@@ -37,7 +37,7 @@ def subfolders(path: Path) -> list[Path]:
 
 
 def report_unmatched_labels(labels: Sequence[Path], expected: Sequence[Path], report: Report) -> None:
-    """Report label files that belong to none of the images."""
+    """Report label files that belong to no image."""
     paths = {os.path.normpath(path) for path in expected}
     for file in labels:
         if os.path.normpath(file) not in paths:
@@ -74,10 +74,10 @@ def resolve_inside(name: str, folder: Path, *, within: Path, allow_outside: bool
     """
     path, limit = Path(os.path.normpath(folder.absolute() / name)), Path(os.path.normpath(within.absolute()))
     try:
-        possible = "\0" not in name and max(len(os.fsencode(part)) for part in path.parts) <= 255
-    except ValueError:  # half a surrogate pair
-        possible = False
-    if not possible:
+        is_valid = "\0" not in name and max(len(os.fsencode(part)) for part in path.parts) <= 255
+    except ValueError:  # e.g. half a surrogate pair
+        is_valid = False
+    if not is_valid:
         raise DataError(f"{name[:40]!r} cannot be a path", file=file, where=where, remedy="correct the name")
     if not allow_outside and not path.is_relative_to(limit):
         raise DataError(

@@ -27,12 +27,12 @@ class Polygon:
 def mask_to_polygons(mask: Bool[np.ndarray, "h w"]) -> list[Polygon]:
     """Trace the connected parts (8-connectivity) of a mask, from top to bottom.
 
-    Outer rings run clockwise on the screen, holes the other way; only corners where a ring turns are given.
+    Outer rings run clockwise on the screen, holes counter-clockwise; only points where the direction changes are kept.
 
     >>> [part.outer.tolist() for part in mask_to_polygons(np.ones((2, 3), dtype=bool))]
     [[[0.0, 0.0], [3.0, 0.0], [3.0, 2.0], [0.0, 2.0]]]
     """
-    from scipy.ndimage import label as label_components  # a quarter of a second, which most commands need not pay
+    from scipy.ndimage import label as label_components  # takes a quarter of a second to import
 
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
@@ -56,7 +56,7 @@ def mask_to_polygons(mask: Bool[np.ndarray, "h w"]) -> list[Polygon]:
 
 
 def clip_polygon(ring: Float[np.ndarray, "p 2"], size_wh: Float[np.ndarray, "2"]) -> Float[np.ndarray, "p 2"]:
-    """Clip a ring to the image, (0, 2) if nothing is left: Sutherland and Hodgman, CACM 1974.
+    """Clip a ring to the image; (0, 2) if nothing remains (Sutherland and Hodgman, CACM 1974).
 
     >>> clip_polygon(np.array([[-2.0, 1], [2, 1], [2, 3]]), np.array([8.0, 8])).tolist()
     [[0.0, 2.0], [0.0, 1.0], [2.0, 1.0], [2.0, 3.0]]
@@ -67,15 +67,15 @@ def clip_polygon(ring: Float[np.ndarray, "p 2"], size_wh: Float[np.ndarray, "2"]
         if is_inside.all():
             continue
         points = []
-        for here, previous, inside, was_inside in zip(
+        for point, previous, inside, was_inside in zip(
             ring, np.roll(ring, 1, 0), is_inside, np.roll(is_inside, 1), strict=True
         ):
             if inside != was_inside:
-                crossing = previous + (here - previous) * ((limit - previous[axis]) / (here[axis] - previous[axis]))
+                crossing = previous + (point - previous) * ((limit - previous[axis]) / (point[axis] - previous[axis]))
                 crossing[axis] = limit
                 points.append(crossing)
             if inside:
-                points.append(here)
+                points.append(point)
         ring = np.array(points).reshape(-1, 2)
     return ring
 
@@ -98,7 +98,7 @@ def _trace_rings(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the corners (P, 2) of all rings of a zero-padded mask, and the end of each ring.
 
     Each ring starts at its first edge, in reading order, with the object below and background above. Where four edges
-    meet, the trace turns left, to the diagonal neighbour (8-connectivity).
+    meet, the trace turns left, towards the diagonal neighbour (8-connectivity).
     """
     height, width = mask.shape
     seen = np.zeros((height, width), dtype=np.bool_)

@@ -119,11 +119,11 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         k = bisect_right(starts, index) - 1
         return starting_files[k], f"annotations[{index - starts[k]}]"
 
-    columns = ObjectColumns(place, report)
+    columns = ObjectColumns(locate, report)
     attributes = {name: name for name in Mask.__struct_fields__}
     decoder = msgspec.json.Decoder(Document)
     for file in files:
-        document = _decoded(file, decoder, report, columns.unread)
+        document = _decode(file, decoder, report, columns.unread)
         if document is None:
             continue
         image = document.image
@@ -149,7 +149,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     return Dataset(source, FORMAT, all_images, CATEGORIES, objects, unread=columns.unread.finish())
 
 
-def _decoded(
+def _decode(
     file: Path, decoder: msgspec.json.Decoder[Document], report: Report, unread: UnreadFields
 ) -> Document | None:
     try:
@@ -171,8 +171,8 @@ def _decoded(
     return document
 
 
-def _problem(image: Image, seen: dict[int, Image], *, allow_outside: bool) -> str | None:
-    if image.image_id in seen:
+def _problem(image: Image, images: dict[int, Image], *, allow_outside: bool) -> str | None:
+    if image.image_id in images:
         return f"duplicate image_id {image.image_id}"
     if image.width <= 0 or image.height <= 0:
         return f"expected a width and a height above 0, got {image.width} x {image.height}"

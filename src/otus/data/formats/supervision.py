@@ -104,7 +104,7 @@ def from_supervision(
 def to_supervision_keypoints(instances: Instances) -> "KeyPoints":
     """Return the keypoints of the objects as ``supervision.KeyPoints``; visibility 1 and 2 count as visible.
 
-    The visibility itself goes into ``data["visibility"]``, from which :func:`from_supervision` takes it back.
+    The visibility is stored in ``data["visibility"]``, where :func:`from_supervision` reads it.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def to_supervision_keypoints(instances: Instances) -> "KeyPoints":
 
 def _keypoints(keypoints: "KeyPoints", count: int) -> tuple[np.ndarray, np.ndarray | None]:
     if len(keypoints) != count:
-        raise ShapeError(f"keypoints: expected those of {count} objects, as detections has, got {len(keypoints)}")
+        raise ShapeError(f"keypoints: expected those of {count} objects, as in detections, got {len(keypoints)}")
     visibility = keypoints.data.get(_VISIBILITY)
     if visibility is None:
         visible = keypoints.visible if keypoints.visible is not None else (keypoints.xy != 0).any(axis=-1)
@@ -152,5 +152,5 @@ def _supervision() -> Any:
     try:
         import supervision
     except ImportError:
-        raise MissingExtraError("supervision", "supervision", "giving objects to supervision") from None
+        raise MissingExtraError("supervision", "supervision", "converting objects to supervision") from None
     return supervision

@@ -1,4 +1,4 @@
-"""Read text files of labels: any Unicode encoding, lists of names, lines of numbers."""
+"""Read text files of labels: decode any Unicode encoding, read lists of names and lines of numbers."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -63,14 +63,14 @@ def read_json_bytes(file: Path) -> bytes:
 
 
 def read_bytes(file: Path) -> bytes:
-    """Read a file; DataError if it is missing, unreadable or a Git LFS pointer."""
+    """Read a file; raise a DataError if it is missing, unreadable or a Git LFS pointer."""
     raise_if_lfs_pointer(file)
     try:
         return file.read_bytes()
     except FileNotFoundError:
         raise DataError("there is no such file", file=file, remedy="check the path") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read: {error}", file=file, remedy="check its rights") from None
+        raise DataError(f"cannot be read: {error}", file=file, remedy="check its permissions") from None
 
 
 def decode_text(content: bytes, file: Path, *, declared: str = "") -> str:
@@ -112,7 +112,7 @@ def read_name_list(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_label_lines(files: Sequence[Path], report: Report) -> list[LabelLine]:
-    """Read the non-blank lines of label files, file i belonging to image i; missing files have none."""
+    """Read the non-blank lines of label files, of which file i belongs to image i; missing files have no lines."""
     lines: list[LabelLine] = []
     for image, file in enumerate(files):
         try:
@@ -131,7 +131,7 @@ def read_label_lines(files: Sequence[Path], report: Report) -> list[LabelLine]:
 def parse_numbers(
     lines: list[LabelLine], words: slice, report: Report
 ) -> tuple[list[LabelLine], Float[np.ndarray, "v"]]:
-    """Convert some words of each line to numbers, concatenated over the lines; lines with others are reported."""
+    """Convert some words of each line to numbers, concatenated over the lines; report lines with other words there."""
     try:
         values = np.fromiter((float(word) for line in lines for word in line.words[words]), dtype=np.float64)
         if (np.abs(values) <= MAX_NUMBER).all():

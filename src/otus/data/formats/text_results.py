@@ -1,8 +1,8 @@
 """Predictions as a folder of text files: DOTA's, KITTI's and YOLO's. Read only. ::
 
-    Task1_CATEGORY.txt   image score x1 y1 x2 y2 x3 y3 x4 y4                          DOTA, a file a category
-    NAME.txt             type -1 -1 alpha  left top right bottom  h w l  x y z  ry  score   KITTI, a file an image
-    NAME.txt             label cx cy w h score, or label x1 y1 … x4 y4 score            YOLO, a file an image, fractions
+    Task1_CATEGORY.txt   image score x1 y1 x2 y2 x3 y3 x4 y4                              DOTA, one file per category
+    NAME.txt             type -1 -1 alpha  left top right bottom  h w l  x y z  ry  score   KITTI, one per image
+    NAME.txt             label cx cy w h score, or label x1 y1 … x4 y4 score      YOLO, one per image, normalised
 
 An image without a file, or with an empty one, has no predictions.
 """
@@ -49,12 +49,12 @@ def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = 
         raise DataError("has no text files of predictions", file=folder, remedy=remedy)
     if any(file.stem.startswith(_TASK) for file in files):
         return _read_dota_results(files, dataset, report)
-    name_of = image_index_by_name(dataset)
+    find_index = image_index_by_name(dataset)
     file_of_image: list[Path] = [folder / "none"] * len(dataset)
     for file in files:
-        index = name_of(file.relative_to(folder).with_suffix("").as_posix())
+        index = find_index(file.relative_to(folder).with_suffix("").as_posix())
         if index is None:
-            remedy = "name it as its image, or remove it"
+            remedy = "name it like its image, or remove it"
             problem = f"is not the name of an image of the data; names are {example_names(dataset)}"
             report(DataError(problem, file=file, remedy=remedy, kind="unknown_image"))
         else:
@@ -68,7 +68,7 @@ def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = 
         return objects
     if len(objects):
         raise DataError(
-            "a prediction needs a score, the last number of its line", file=folder, remedy="write it", kind="no_score"
+            "predictions need a score, the last number of a line", file=folder, remedy="add the scores", kind="no_score"
         )
     return Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
 
@@ -83,10 +83,10 @@ def _read_dota_results(files: list[Path], dataset: Dataset, report: Report) -> O
             continue
         problem = f"{file.stem.removeprefix(_TASK)!r} is not one of the categories: {', '.join(label_of)}"
         report(DataError(problem, file=file, remedy="rename or remove it", kind="unknown_category"))
-    name_of = image_index_by_name(dataset)
+    find_index = image_index_by_name(dataset)
     lines, images = [], []
     for line in read_label_lines(category_files, report):  # here ``line.image`` is the index of the file
-        index = name_of(line.words[0])
+        index = find_index(line.words[0])
         if len(line.words) != 10:
             report(line.fault(f"expected an image, a score and 8 numbers, got {len(line.words)} words", "correct it"))
         elif index is None:

@@ -16,7 +16,7 @@ from otus.structures import Categories, Instances, Masks
 if TYPE_CHECKING:
     from torch import Tensor
 
-_COLUMNS = {"area": "areas", "iscrowd": "is_crowd"}  # names of torchvision's reference targets, and ours
+_COLUMNS = {"area": "areas", "iscrowd": "is_crowd"}  # names in torchvision's reference targets, and in Otus
 
 
 def to_torchvision(instances: Instances, *, class_indices: Sequence[int] | None = None) -> dict[str, "Tensor"]:
@@ -40,7 +40,7 @@ def to_torchvision(instances: Instances, *, class_indices: Sequence[int] | None 
 
     arrays: dict[str, Any] = {
         "boxes": instances.boxes_xyxy.astype(np.float32),
-        "labels": _renumbered(instances.labels, class_indices),
+        "labels": _to_class_indices(instances.labels, class_indices),
     }
     if instances.scores is not None:
         arrays["scores"] = instances.scores.astype(np.float32)
@@ -76,14 +76,14 @@ def from_torchvision(
     categories
         Names of the labels, without background.
     class_indices
-        As of :func:`to_torchvision`.
+        As in :func:`to_torchvision`.
     mask_threshold
         Minimum probability of a pixel of a predicted mask.
 
     Raises
     ------
     ShapeError
-        If ``boxes`` or ``labels`` are missing, a label is background or none of ``class_indices``, or shapes do not fit.
+        If ``boxes`` or ``labels`` are missing, a label is background or not in ``class_indices``, or shapes do not match.
     """
     missing = [name for name in ("boxes", "labels") if name not in output]
     if missing:
@@ -95,7 +95,7 @@ def from_torchvision(
         masks = masks >= mask_threshold if masks.dtype.kind == "f" else masks != 0
     return Instances(
         arrays["boxes"],
-        _labels(arrays["labels"], class_indices),
+        _to_labels(arrays["labels"], class_indices),
         size_hw,
         categories,
         scores=arrays.get("scores"),
@@ -106,17 +106,17 @@ def from_torchvision(
     )
 
 
-def _renumbered(labels: np.ndarray, class_indices: Sequence[int] | None) -> np.ndarray:
+def _to_class_indices(labels: np.ndarray, class_indices: Sequence[int] | None) -> np.ndarray:
     if class_indices is None:
         return labels + 1
     if len(labels) and labels.max() >= len(class_indices):
         raise ShapeError(
-            f"class_indices: expected one for each category, up to label {labels.max()}, got {len(class_indices)}"
+            f"class_indices: expected one per category, up to label {labels.max()}, got {len(class_indices)}"
         )
     return np.array(class_indices, dtype=np.int64)[labels] if len(labels) else labels
 
 
-def _labels(indices: np.ndarray, class_indices: Sequence[int] | None) -> np.ndarray:
+def _to_labels(indices: np.ndarray, class_indices: Sequence[int] | None) -> np.ndarray:
     if class_indices is None:
         labels = indices.astype(np.int64) - 1
     else:
@@ -125,7 +125,7 @@ def _labels(indices: np.ndarray, class_indices: Sequence[int] | None) -> np.ndar
     if (labels < 0).any():
         invalid = sorted(set(indices[labels < 0].tolist()))
         raise ShapeError(
-            f"labels: {invalid} are background or none of class_indices; remove those objects, or pass class_indices"
+            f"labels: {invalid} are background or not in class_indices; remove those objects, or pass class_indices"
         )
     return labels
 

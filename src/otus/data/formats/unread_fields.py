@@ -17,7 +17,7 @@ _MAX_CHARACTERS = 60
 
 @dataclass
 class UnreadFields:
-    """Counts values per field. Empty values (null, "", [], {}) do not count."""
+    """Counter of values per field. Empty values (null, "", [], {}) are not counted."""
 
     _counts: dict[str, int] = field(default_factory=dict)
     _examples: dict[str, str] = field(default_factory=dict)
@@ -36,12 +36,12 @@ class UnreadFields:
                 self.note(prefix + name, [_value(bytes(raw))])
 
     def declared(self, batch: RecordBatch, record: type[Record]) -> list[tuple[int, Record]]:
-        """Return index and record of a batch, reduced to the declared fields; the other fields are counted."""
+        """Return the indices and records of a batch, reduced to the fields of ``record``; count the other fields."""
         known = [name for name in batch.attributes if name in record.__struct_fields__]
         for name, attribute in batch.attributes.items():
             if name not in known:
                 self.note(f"{batch.array}[].{name}", (getattr(record, attribute) for record in batch.records))
-        records = (record(**{name: getattr(read, name) for name in known}) for read in batch.records)
+        records = (record(**{name: getattr(full, name) for name in known}) for full in batch.records)
         return list(zip(batch.indices.tolist(), records, strict=True))
 
     def finish(self) -> tuple[UnreadField, ...]:

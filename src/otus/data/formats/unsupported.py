@@ -1,4 +1,4 @@
-"""Recognise files of labelling tools that cannot be read, and say what to export instead."""
+"""Recognise files of labelling tools that Otus cannot read, and the export to use instead."""
 
 import re
 from collections.abc import Iterator
@@ -34,8 +34,12 @@ def find_unsupported(path: Path) -> Iterator[tuple[Path, str, str]]:
         samples = [sample_files(list_files(folder, f"*{suffix}")) for folder in folders] if folders else [[path]]
         for file in (file for files in samples for file in files if file.suffix == suffix):
             text = read_head(file, _HEAD_BYTES).decode(errors="replace")
-            for tool, own_suffix, marks, export in _TOOLS:
-                if suffix == own_suffix and tool not in reported and all(re.search(mark, text) for mark in marks):
+            for tool, tool_suffix, patterns, export in _TOOLS:
+                if (
+                    suffix == tool_suffix
+                    and tool not in reported
+                    and all(re.search(pattern, text) for pattern in patterns)
+                ):
                     reported.add(tool)
                     yield file, tool, export
                     break

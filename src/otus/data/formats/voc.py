@@ -65,22 +65,22 @@ _SAMPLE_LINES = 8
 
 def find(path: Path) -> list[Layout]:
     """Find data sets: one per list in ImageSets, else one for all XML files, or one per split folder."""
-    found = []
+    layouts = []
     for folder in (path, *sorted(path.glob("VOC*")), *sorted(path.glob("VOCdevkit/VOC*"))):
         lists = _split_lists(folder)
         if (folder / "Annotations").is_dir() and lists:
-            found += [Layout("voc", folder, split) for split in lists]
-        elif _looks_like_voc(_label_folder(folder)) or _looks_like_voc(folder):
-            found.append(Layout("voc", folder))
-    parts = [part for part in subfolders(path) if part.name.lower() in _SPLITS] if not found else []
-    return found or [Layout("voc", path, part.name) for part in parts if _looks_like_voc(_label_folder(part))]
+            layouts += [Layout("voc", folder, split) for split in lists]
+        elif _has_voc_xml(_label_folder(folder)) or _has_voc_xml(folder):
+            layouts.append(Layout("voc", folder))
+    splits = [split for split in subfolders(path) if split.name.lower() in _SPLITS] if not layouts else []
+    return layouts or [Layout("voc", path, split.name) for split in splits if _has_voc_xml(_label_folder(split))]
 
 
 def _label_folder(folder: Path) -> Path:
     return next((folder / name for name in _LABEL_FOLDERS if (folder / name).is_dir()), folder)
 
 
-def _looks_like_voc(folder: Path) -> bool:
+def _has_voc_xml(folder: Path) -> bool:
     return any(
         re.search(rb"<annotation[\s>]", read_head(file, 2000)) for file in sample_files(list_files(folder, "*.xml"))
     )
@@ -122,7 +122,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     image_folder = next((base / name for name in _IMAGE_FOLDERS if (base / name).is_dir()), folder)
     images = {path.stem: path for path in list_images(image_folder)}
     labelled = [file.stem for file in list_files(folder, "*.xml")]
-    stems = _listed(root, layout.split, {*labelled, *images}) if layout.split and is_listed else labelled
+    stems = _listed_stems(root, layout.split, {*labelled, *images}) if layout.split and is_listed else labelled
     has_classes, has_objects = (root / "SegmentationClass").is_dir(), (root / "SegmentationObject").is_dir()
 
     records, kept, paths, sizes = [], [], [], []
@@ -188,7 +188,7 @@ def _missing_path(name: str, folder: Path, file: Path) -> Path:
     return path if path.parent.is_dir() else folder / path.name
 
 
-def _listed(root: Path, split: str, known: set[str]) -> list[str]:
+def _listed_stems(root: Path, split: str, known: set[str]) -> list[str]:
     """Return the file stems in an image list (they may contain spaces), without trailing flags."""
     lists = _split_lists(root)
     if split not in lists:
@@ -200,27 +200,27 @@ def _listed(root: Path, split: str, known: set[str]) -> list[str]:
 
 def _category_names(root: Path, folders: list[Path], records: list[Record]) -> tuple[str, ...]:
     label_map = root / "labelmap.txt"
-    found = {name for record in records for name in record.names}
+    used = {name for record in records for name in record.names}
     if label_map.is_file():
         lines = [line for line in read_text(label_map).splitlines() if line.strip()]
-        # The first line may be a header. Below it, # may begin a category; it is a comment if it has fewer than
+        # The first line may be a header. In later lines # may start a name; the line is a comment if it has fewer than
         # three colons.
         lines = [line for i, line in enumerate(lines) if not line.startswith("#") or (i > 0 and line.count(":") >= 3)]
         names = [line.rsplit(":", 3)[0] for line in lines]
         if names[:1] == ["background"]:
             del names[0]
-        if unknown := sorted(found - set(names)):
-            raise DataError(f"does not have the categories {unknown}", file=label_map, remedy="add a line for each")
+        if unknown := sorted(used - set(names)):
+            raise DataError(f"lacks the categories {unknown}", file=label_map, remedy="add a line for each")
         return tuple(dict.fromkeys(names))
-    if found <= set(NAMES):
+    if used <= set(NAMES):
         return NAMES
     # Include the names of the other splits, so that class indices agree between splits.
     for file in (file for folder in folders for file in list_files(folder, "*.xml")):
         try:
-            found.update((node.findtext("name") or "").strip() for node in parse(file).iterfind("object"))
+            used.update((node.findtext("name") or "").strip() for node in parse(file).iterfind("object"))
         except DataError:  # reported when its split is read
             continue
-    return tuple(sorted(found - {""}))
+    return tuple(sorted(used - {""}))
 
 
 def _objects(records: list[Record], categories: Categories, box_format: BoxFormat) -> Objects:
@@ -230,17 +230,17 @@ def _objects(records: list[Record], categories: Categories, box_format: BoxForma
     boxes = convert(boxes, box_format, BoxFormat.XYXY)
     oriented_boxes = np.array([box for record in records for box in record.oriented], dtype=np.float64).reshape(-1, 5)
     is_oriented = ~np.isnan(oriented_boxes[:, 0])
-    areas, more = area(boxes), {}
+    areas, optional = area(boxes), {}
     if is_oriented.any():
-        more["corners_xy"] = oriented.corners(oriented_boxes)
+        optional["corners_xy"] = oriented.corners(oriented_boxes)
         boxes[is_oriented] = oriented.enclosing_boxes(oriented_boxes[is_oriented])
-        areas[is_oriented] = oriented.areas_of_corners(more["corners_xy"][is_oriented])
+        areas[is_oriented] = oriented.areas_of_corners(optional["corners_xy"][is_oriented])
     return Objects.build(
         image_index=np.repeat(np.arange(len(records)), [len(record.names) for record in records]),
         labels=[label_of[name] for record in records for name in record.names],
         boxes_xyxy=boxes,
         areas=areas,
-        **more,
+        **optional,
         columns={
             flag: np.array([flags.get(flag, False) for flags in all_flags], dtype=bool)
             for flag in FLAGS
@@ -252,8 +252,8 @@ def _objects(records: list[Record], categories: Categories, box_format: BoxForma
 def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
     """Write a data set, or its splits, as VOC, with ``labelmap.txt`` to keep the order of the categories.
 
-    The masks of an image become a single PNG of object indices, in which smaller objects cover larger ones. Pixels lost
-    by this are reported, as are objects beyond the 254 that such a PNG can index.
+    The masks of an image become a single PNG of object indices, in which smaller objects are drawn over larger ones.
+    Hidden pixels are reported as losses, as are objects beyond the 254 that such a PNG can index.
 
     Raises
     ------
@@ -288,10 +288,10 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Conve
         stem = Path(name).stem
         instances = dataset.instances(index)
         names_of_objects = [dataset.categories[label] for label in instances.labels.tolist()]
-        here = slice(bounds[index], bounds[index + 1])
-        xml = to_xml(name, instances, names_of_objects, {flag: column[here] for flag, column in flags.items()})
+        rows = slice(bounds[index], bounds[index + 1])
+        xml = to_xml(name, instances, names_of_objects, {flag: column[rows] for flag, column in flags.items()})
         file = folder / "Annotations" / f"{stem}.xml"
-        if file.exists() and dataset.format != "voc":  # in which splits share annotation files
+        if file.exists() and dataset.format != "voc":  # the splits of VOC share annotation files
             raise duplicate_image_error(dataset, index)
         file.write_bytes(xml)
         losses += write_object_masks(dataset, index, folder / "SegmentationObject" / f"{stem}.png")

@@ -1,4 +1,4 @@
-"""The SegmentationObject PNGs of Pascal VOC: match them to the boxes, and write them."""
+"""Match the SegmentationObject PNGs of Pascal VOC to boxes, and write them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ def add_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]],
 
     Masks that fit no box (see :func:`_match`) go to ``report``.
     """
-    outlines: list[Any] = [None] * len(objects)
+    segmentations: list[Any] = [None] * len(objects)
     areas = objects.areas.copy()
     bounds = np.searchsorted(objects.image_index, np.arange(len(files) + 1))
     for image, file in enumerate(files):
@@ -38,40 +38,41 @@ def add_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]],
         counts = [Masks.from_dense(values[None] == value).rle()[0]["counts"] for value in indices]
         masks = Masks.from_rle(counts, values.shape)  # type: ignore[arg-type]
         mask_areas = masks.area()
-        here = slice(bounds[image], bounds[image + 1])
-        for row, match in enumerate(_match(indices, masks.boxes_xyxy(), objects.boxes_xyxy[here])):
-            if match is None:
+        rows = slice(bounds[image], bounds[image + 1])
+        for k, object_index in enumerate(_match(indices, masks.boxes_xyxy(), objects.boxes_xyxy[rows])):
+            if object_index is None:
                 report(
                     DataError(
-                        f"the mask of value {indices[row]} fits none of the {here.stop - here.start} boxes",
+                        f"the mask of value {indices[k]} fits none of the {rows.stop - rows.start} boxes",
                         file=file,
-                        where=f"value {indices[row]}",
-                        remedy="number the masks in the order of the XML's objects, or correct the boxes",
+                        where=f"value {indices[k]}",
+                        remedy="number the masks in the order of the objects in the XML file, or correct the boxes",
                         kind="mask_without_box",
                     )
                 )
                 continue
-            outlines[here.start + match] = counts[row]
-            areas[here.start + match] = mask_areas[row]
+            segmentations[rows.start + object_index] = counts[k]
+            areas[rows.start + object_index] = mask_areas[k]
     columns = {
         name: getattr(objects, name) for name in ("image_index", "labels", "boxes_xyxy", "corners_xy", "columns")
     }
-    return Objects.build(**columns, areas=areas, segmentations=Segmentations.build(outlines))
+    return Objects.build(**columns, areas=areas, segmentations=Segmentations.build(segmentations))
 
 
 def _match(indices: np.ndarray, mask_boxes: np.ndarray, boxes: np.ndarray) -> list[int | None]:
-    """Match masks to objects: value k to the k-th object if all masks fit so, else by best box IoU.
+    """Match masks to objects: value k to the k-th object if all masks fit, else by maximum total box IoU.
 
-    A mask fits a box if their IoU is at least 0.5, and the k-th box also if it lies inside: an object partly hidden.
+    A mask fits a box if the IoU of the boxes is at least 0.5; it also fits the k-th box if it lies inside, since an object
+    may be partly hidden.
     """
-    numbered = indices - 1
+    object_indices = indices - 1
     iou = pairwise_iou(mask_boxes, boxes)
-    if len(numbered) and numbered.max() < len(boxes):
-        inner = _intersect(mask_boxes, boxes[numbered] + [-1, -1, 1, 1])
-        inside = area(inner) >= 0.9 * area(mask_boxes)
-        if (inside | (iou[np.arange(len(numbered)), numbered] >= _MIN_IOU)).all():
-            return [int(k) for k in numbered]
-    from scipy.optimize import linear_sum_assignment  # slow to import, and only here
+    if len(object_indices) and object_indices.max() < len(boxes):
+        intersection = _intersect(mask_boxes, boxes[object_indices] + [-1, -1, 1, 1])
+        is_inside = area(intersection) >= 0.9 * area(mask_boxes)
+        if (is_inside | (iou[np.arange(len(object_indices)), object_indices] >= _MIN_IOU)).all():
+            return [int(k) for k in object_indices]
+    from scipy.optimize import linear_sum_assignment  # slow to import, rarely needed
 
     match: list[int | None] = [None] * len(indices)
     for row, column in zip(*linear_sum_assignment(-iou), strict=True):
@@ -86,7 +87,7 @@ def _intersect(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
 
 
 def palette() -> UInt8[np.ndarray, "256 3"]:
-    """Return VOC's colour map (256, 3): bits of the index spread over red, green and blue, highest first."""
+    """Return VOC's colour map (256, 3): the index's bits alternate between red, green and blue."""
     index, colours = np.arange(256), np.zeros((256, 3), dtype=np.uint8)
     for bit in range(8):
         for channel in range(3):
@@ -95,7 +96,7 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
 
 
 def write_object_masks(dataset: Dataset, index: int, file: Path) -> Iterator[ConversionLoss]:
-    """Write the label image of one image's objects, small over large; yield the hidden pixels as losses."""
+    """Write the label image of one image's objects, small ones over large; yield hidden pixels as losses."""
     instances = dataset.instances(index)
     if instances.masks is None:
         return

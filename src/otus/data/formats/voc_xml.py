@@ -42,17 +42,19 @@ class Record:
 
 
 def parse(file: Path) -> ElementTree.Element:
-    """Parse an XML file; document types are rejected, since entities can expand without bound."""
+    """Parse an XML file; document type declarations are rejected, since entities can expand without bound."""
     builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate("utf-8")  # whatever encoding the file declares
 
     def refuse(*_: object) -> None:
-        raise DataError("has a document type", file=file, remedy="VOC files have none: remove the line <!DOCTYPE …>")
+        raise DataError(
+            "has a document type declaration", file=file, remedy="VOC files have none: remove the line <!DOCTYPE …>"
+        )
 
     parser.buffer_text = True
     parser.StartElementHandler = builder.start
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
-    parser.StartDoctypeDeclHandler = refuse
+    parser.StartDoctypeDeclHandler = reject_doctype
     content = read_bytes(file)
     declared = _ENCODING.match(content)
     text = decode_text(content, file, declared=declared[1].decode() if declared else "")
@@ -64,7 +66,7 @@ def parse(file: Path) -> ElementTree.Element:
 
 
 def read_xml(file: Path, report: Report, unread: UnreadFields) -> Record:
-    """Read size and objects of a file; invalid objects are reported, unknown elements counted in ``unread``."""
+    """Read the size and objects of a file; invalid objects are reported, unknown elements counted in ``unread``."""
     root = parse(file)
     if root.tag != "annotation":
         raise DataError(f"expected <annotation>, got <{root.tag}>", file=file, remedy="leave this file out")
@@ -122,11 +124,11 @@ def _note_unread(node: ElementTree.Element, prefix: str, known: Set[str], unread
 
 
 def _single_child(node: ElementTree.Element, tag: str, file: Path, where: str | None) -> ElementTree.Element | None:
-    """Return the child with that tag, None without one; DataError if there are several."""
+    """Return the child with that tag, None if there is none; raise a DataError if there are several."""
     children = node.findall(tag)
     if len(children) > 1:
         problem = f"expected one <{tag}>, got {len(children)}"
-        raise DataError(problem, file=file, where=where, remedy="keep one, or make each an object of its own")
+        raise DataError(problem, file=file, where=where, remedy="keep one, or make each a separate object")
     return children[0] if children else None
 
 

@@ -89,14 +89,13 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         raise DataError(f"has no images for {split or 'any split'!r}", file=layout.source, remedy=remedy)
     paths: list[Path] = []
     for entry in description.splits[split]:
-        here = _images(entry, description.root, layout.source, allow_outside, report)
+        images = _images(entry, description.root, layout.source, allow_outside, report)
         labels = _label_file(entry / "any", description.root).parent
-        if (
-            os.path.isdir(entry) and labels != entry and labels.is_dir()
-        ):  # a folder of images may contain other text files
+        # If labels are in the folder of images, other text files there need no image.
+        if os.path.isdir(entry) and labels != entry and labels.is_dir():
             files = [file for file in list_files(labels, "**/*.txt") if file.name != "classes.txt"]
-            report_unmatched_labels(files, [_label_file(path, description.root) for path in here], report)
-        paths += here
+            report_unmatched_labels(files, [_label_file(path, description.root) for path in images], report)
+        paths += images
     paths, sizes = read_image_sizes(paths, report)
     lines = read_label_lines([_label_file(path, description.root) for path in paths], report)
     categories = description.categories or _default_categories(description, lines, layout.source, allow_outside)
@@ -111,7 +110,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
             ids=tuple(path.stem for path in paths),
         ),
         categories=categories,
-        objects=parse_objects(lines, sizes, categories, description.point_shape, report),
+        objects=parse_objects(lines, sizes, categories, description.keypoint_shape, report),
         unread=description.unread,
     )
 
@@ -158,8 +157,8 @@ def _default_categories(
             )
     # Include all splits, so that labels agree between them; invalid lines are reported when their split is read.
     listed = [_images(entry, description.root, source, allow_outside, lambda _: None) for entry in entries]
-    others = [_label_file(path, description.root) for paths in listed for path in paths]
-    words = {line.words[0] for line in (*lines, *read_label_lines(others, lambda _: None))}
+    label_files = [_label_file(path, description.root) for paths in listed for path in paths]
+    words = {line.words[0] for line in (*lines, *read_label_lines(label_files, lambda _: None))}
     indices = [int(word) for word in words if word.isdecimal() and len(word) < 9]
     count = max((index for index in indices if index < MAX_CATEGORIES), default=-1) + 1
     return Categories(tuple(str(index) for index in range(count)))

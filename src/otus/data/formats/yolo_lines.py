@@ -15,29 +15,31 @@ def parse_objects(
     lines: list[LabelLine],
     sizes_hw: Int[np.ndarray, "m 2"],
     categories: Categories,
-    point_shape: tuple[int, int] | None,
+    keypoint_shape: tuple[int, int] | None,
     report: Report,
 ) -> Objects:
     """Parse label lines to objects; invalid lines are reported and left out.
 
-    ``point_shape`` is data.yaml's ``kpt_shape``: the number of keypoints, and 2 or 3 numbers for each.
+    ``keypoint_shape`` is data.yaml's ``kpt_shape``: the number of keypoints, and 2 or 3 numbers for each.
     """
-    with_points = None if point_shape is None else 4 + point_shape[0] * point_shape[1]
+    keypoint_count = None if keypoint_shape is None else 4 + keypoint_shape[0] * keypoint_shape[1]
     valid_lines = []
     for line in lines:
-        if _line_type(len(line.words) - 1, with_points) is None:
-            expected = f"{with_points} numbers" if with_points else "4 numbers, or pairs of at least three points,"
+        if _line_type(len(line.words) - 1, keypoint_count) is None:
+            expected = (
+                f"{keypoint_count} numbers" if keypoint_count else "4 numbers, or pairs of at least three points,"
+            )
             report(line.fault(f"expected a category, {expected} and perhaps a confidence, got {len(line.words)} words"))
         else:
             valid_lines.append(line)
     valid_lines, values = parse_numbers(valid_lines, slice(None), report)
-    if faults := _faults(valid_lines, values, with_points, categories):
+    if faults := _faults(valid_lines, values, keypoint_count, categories):
         for index in sorted(faults):
             report(valid_lines[index].fault(*faults[index]))
         valid_lines, values = parse_numbers(
             [line for i, line in enumerate(valid_lines) if i not in faults], slice(None), report
         )
-    return _assemble(valid_lines, values, sizes_hw, point_shape)
+    return _assemble(valid_lines, values, sizes_hw, keypoint_shape)
 
 
 def is_representable(fractions: list[np.ndarray]) -> Bool[np.ndarray, "n"]:
@@ -51,40 +53,40 @@ def is_representable(fractions: list[np.ndarray]) -> Bool[np.ndarray, "n"]:
     )
 
 
-def _line_type(count: int, with_points: int | None) -> tuple[str, bool] | None:
+def _line_type(count: int, keypoint_count: int | None) -> tuple[str, bool] | None:
     """Return the type of a line by its number count, and whether the last number is a score."""
     if count in (4, 5):
         return "box", count == 5
-    if with_points is not None:
-        return ("points", count > with_points) if count in (with_points, with_points + 1) else None
+    if keypoint_count is not None:
+        return ("points", count > keypoint_count) if count in (keypoint_count, keypoint_count + 1) else None
     return ("polygon", count % 2 == 1) if count >= 6 else None
 
 
 class _Columns:
     """The numbers of all lines, and the type of each line."""
 
-    def __init__(self, lines: list[LabelLine], values: np.ndarray, with_points: int | None) -> None:
-        types = [_line_type(len(line.words) - 1, with_points) for line in lines]
+    def __init__(self, lines: list[LabelLine], values: np.ndarray, keypoint_count: int | None) -> None:
+        types = [_line_type(len(line.words) - 1, keypoint_count) for line in lines]
         counts = np.array([len(line.words) for line in lines], dtype=np.int64)
         self.values = values
         self.ends = np.cumsum(counts)
         self.starts = self.ends - counts
         self.labels = values[self.starts]
-        self.is_scored = np.array([bool(form and form[1]) for form in types], dtype=bool)
-        self.is_polygon = np.array([bool(form and form[0] == "polygon") for form in types], dtype=bool)
-        self.has_points = np.array([bool(form and form[0] == "points") for form in types], dtype=bool)
-        self.coordinates = counts - 1 - self.is_scored
+        self.has_score = np.array([bool(line_type and line_type[1]) for line_type in types], dtype=bool)
+        self.is_polygon = np.array([bool(line_type and line_type[0] == "polygon") for line_type in types], dtype=bool)
+        self.has_keypoints = np.array([bool(line_type and line_type[0] == "points") for line_type in types], dtype=bool)
+        self.coordinates = counts - 1 - self.has_score
 
     def gather(self, rows: np.ndarray, first: int, count: int) -> Float[np.ndarray, "n count"]:
         return self.values[self.starts[rows][:, None] + np.arange(first, first + count)]
 
 
 def _faults(
-    lines: list[LabelLine], values: np.ndarray, with_points: int | None, categories: Categories
+    lines: list[LabelLine], values: np.ndarray, keypoint_count: int | None, categories: Categories
 ) -> dict[int, tuple[str, str]]:
     """Return problem and remedy of invalid lines, by line index."""
     faults: dict[int, tuple[str, str]] = {}
-    columns = _Columns(lines, values, with_points)
+    columns = _Columns(lines, values, keypoint_count)
     labels = columns.labels
     for i in np.flatnonzero((labels % 1 != 0) | (labels < 0) | (labels >= len(categories))):
         faults[int(i)] = (
@@ -100,14 +102,14 @@ def _faults(
     for i in boxes[(columns.gather(boxes, 3, 2) < 0).any(axis=1)]:
         faults[int(i)] = ("width and height must not be negative", "correct the line")
     scores = values[columns.ends - 1]
-    for i in np.flatnonzero(columns.is_scored & ((scores < 0) | (scores > 1))):
+    for i in np.flatnonzero(columns.has_score & ((scores < 0) | (scores > 1))):
         faults[int(i)] = (f"expected a confidence in 0..1, got {scores[i]}", "correct the line")
     valid = np.ones(len(lines), dtype=bool)
     valid[list(faults)] = False
-    scored, unscored = valid & columns.is_scored, valid & ~columns.is_scored
+    scored, unscored = valid & columns.has_score, valid & ~columns.has_score
     if scored.any() and scored.sum() < unscored.sum():  # a minority of lines with a score is an error
         for i in np.flatnonzero(scored):
-            problem = f"has {len(lines[i].words) - 1} numbers, as with a confidence, which most lines do not have"
+            problem = f"has {len(lines[i].words) - 1} numbers: one is a confidence, which most lines do not have"
             faults[int(i)] = (problem, "remove the confidence, or add the missing number")
     elif scored.any():
         for i in np.flatnonzero(unscored):
@@ -116,9 +118,9 @@ def _faults(
 
 
 def _assemble(
-    lines: list[LabelLine], values: np.ndarray, sizes_hw: np.ndarray, point_shape: tuple[int, int] | None
+    lines: list[LabelLine], values: np.ndarray, sizes_hw: np.ndarray, keypoint_shape: tuple[int, int] | None
 ) -> Objects:
-    columns = _Columns(lines, values, None if point_shape is None else 4 + point_shape[0] * point_shape[1])
+    columns = _Columns(lines, values, None if keypoint_shape is None else 4 + keypoint_shape[0] * keypoint_shape[1])
     image = np.array([line.image for line in lines], dtype=np.int64)
     size_wh = sizes_hw[image][:, ::-1].astype(np.float64)
     boxes = np.zeros((len(lines), 4))
@@ -128,8 +130,8 @@ def _assemble(
     rows = np.flatnonzero(columns.is_polygon)
     counts = columns.coordinates[rows]
     ends = np.cumsum(counts)
-    inside = np.arange(counts.sum()) - np.repeat(ends - counts, counts) + np.repeat(columns.starts[rows] + 1, counts)
-    points = _pixels(values[inside].reshape(-1, 2), np.repeat(size_wh[rows], counts // 2, axis=0))
+    positions = np.arange(counts.sum()) - np.repeat(ends - counts, counts) + np.repeat(columns.starts[rows] + 1, counts)
+    points = _pixels(values[positions].reshape(-1, 2), np.repeat(size_wh[rows], counts // 2, axis=0))
     corners_xy = segmentations = None
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     if len(rows):
@@ -155,17 +157,17 @@ def _assemble(
         labels=columns.labels.astype(np.int64),
         boxes_xyxy=boxes,
         areas=areas,
-        scores=values[columns.ends - 1] if columns.is_scored.any() else None,
+        scores=values[columns.ends - 1] if columns.has_score.any() else None,
         segmentations=segmentations,
         corners_xy=corners_xy,
-        keypoints=None if point_shape is None else _keypoints(columns, point_shape, size_wh),
+        keypoints=None if keypoint_shape is None else _keypoints(columns, keypoint_shape, size_wh),
     )
 
 
-def _keypoints(columns: _Columns, point_shape: tuple[int, int], size_wh: np.ndarray) -> Float[np.ndarray, "n k 3"]:
+def _keypoints(columns: _Columns, keypoint_shape: tuple[int, int], size_wh: np.ndarray) -> Float[np.ndarray, "n k 3"]:
     """Return pixels and visibility; if the file has no visibility, a point at 0, 0 is unlabelled."""
-    count, numbers_each = point_shape
-    rows = np.flatnonzero(columns.has_points)
+    count, numbers_each = keypoint_shape
+    rows = np.flatnonzero(columns.has_keypoints)
     keypoints = np.zeros((len(size_wh), count, 3))
     values = columns.gather(rows, 5, count * numbers_each).reshape(-1, count, numbers_each)
     keypoints[rows, :, :2] = _pixels(values[..., :2], size_wh[rows][:, None])

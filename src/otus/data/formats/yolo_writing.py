@@ -1,4 +1,4 @@
-"""Write YOLO label files; see :mod:`otus.data.formats.yolo` for their forms."""
+"""Write YOLO label files; see :mod:`otus.data.formats.yolo` for their format."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,7 +49,10 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
     names = [_split_name(dataset.split) for dataset in splits]
     if len(set(names)) < len(names):
         renamed = ", ".join(f"{dataset.split!r} as {name}" for dataset, name in zip(splits, names, strict=True))
-        raise DataError(f"YOLO knows {', '.join(SPLITS)}, and not {renamed}", remedy="choose some by --split")
+        raise DataError(
+            f"YOLO has only the splits {', '.join(SPLITS)}, but the names become {renamed}",
+            remedy="choose some by --split",
+        )
     objects_per_split = [dataset.objects if dataset.objects is not None else Objects.empty() for dataset in splits]
     kind = _kind(objects_per_split)
     num_keypoints = max(0 if objects.keypoints is None else objects.keypoints.shape[1] for objects in objects_per_split)
@@ -76,8 +79,8 @@ def _write_labels(
     scores = objects.scores
     if scores is not None and not ((scores >= 0) & (scores <= 1)).all():  # NaN is neither
         scores = None
-    full_rings = [_ring(dataset, objects, row, kind) for row in range(len(objects))]
-    boxes, rings = _clip_to_image(dataset, objects, full_rings, kind)
+    unclipped_rings = [_ring(dataset, objects, row, kind) for row in range(len(objects))]
+    boxes, rings = _clip_to_image(dataset, objects, unclipped_rings, kind)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     for row, ring in enumerate(rings):
         if ring is not None:
@@ -95,11 +98,11 @@ def _write_labels(
         fractions = [np.concatenate(pair) for pair in zip(fractions, keypoints, strict=True)]
         for row in np.flatnonzero(outside).tolist():
             losses.append(_loss("keypoints", dataset, objects, row, f"{outside[row]} keypoints beyond the image"))
-    written = _is_visible(objects, boxes, full_rings, rings) & is_representable(fractions)
+    written = _is_visible(objects, boxes, unclipped_rings, rings) & is_representable(fractions)
     for row in np.flatnonzero(~written).tolist():
         lost = "the object, which is outside the image or inverted"
         losses.append(_loss("object", dataset, objects, row, lost))
-    losses += _clipping_losses(dataset, objects, full_rings, rings, written, kind)
+    losses += _clipping_losses(dataset, objects, unclipped_rings, rings, written, kind)
     losses += _box_losses(dataset, objects, boxes, rings, written)
     if kind == "outline" and all(
         len(coordinates) == 8 for coordinates, kept in zip(fractions, written, strict=True) if kept
@@ -164,37 +167,42 @@ def _clip_to_image(
 
 
 def _is_visible(
-    objects: Objects, boxes: np.ndarray, full_rings: list[np.ndarray | None], rings: list[np.ndarray | None]
+    objects: Objects, boxes: np.ndarray, unclipped_rings: list[np.ndarray | None], rings: list[np.ndarray | None]
 ) -> Bool[np.ndarray, "n"]:
-    """Return which objects are still visible after clipping; objects without area stay."""
-    before, after = (sides[:, 2:] - sides[:, :2] for sides in (objects.boxes_xyxy, boxes))
+    """Return which objects remain visible after clipping; objects without area are kept."""
+    before, after = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2] for boxes_xyxy in (objects.boxes_xyxy, boxes))
     visible: Bool[np.ndarray, "n"] = np.logical_and(before >= 0, (after > 0) | (before == 0)).all(axis=1)
-    for row, (full, ring) in enumerate(zip(full_rings, rings, strict=True)):
-        if full is not None and ring is not None:
-            visible[row] = len(ring) >= 3 and (polygon_area(ring) > 0 or polygon_area(full) == 0)
+    for row, (unclipped, ring) in enumerate(zip(unclipped_rings, rings, strict=True)):
+        if unclipped is not None and ring is not None:
+            visible[row] = len(ring) >= 3 and (polygon_area(ring) > 0 or polygon_area(unclipped) == 0)
     return visible
 
 
 def _clipping_losses(
     dataset: Dataset,
     objects: Objects,
-    full_rings: list[np.ndarray | None],
+    unclipped_rings: list[np.ndarray | None],
     rings: list[np.ndarray | None],
     written: np.ndarray,
     kind: str,
 ) -> Iterator[ConversionLoss]:
     """Yield a loss per clipped segmentation or oriented box."""
     for row in np.flatnonzero(written).tolist():
-        full, ring = full_rings[row], rings[row]
-        if full is not None and ring is not None:
+        unclipped, ring = unclipped_rings[row], rings[row]
+        if unclipped is not None and ring is not None:
             distance = max(
-                np.abs(full.min(axis=0) - ring.min(axis=0)).max(), np.abs(full.max(axis=0) - ring.max(axis=0)).max()
+                np.abs(unclipped.min(axis=0) - ring.min(axis=0)).max(),
+                np.abs(unclipped.max(axis=0) - ring.max(axis=0)).max(),
             )
             if distance > _VISIBLE_PX:
-                what = (
-                    "corners of its oriented box, moved to the border" if kind == "corners" else "part of its outline"
+                description = (
+                    "corners of its oriented box, moved to the border"
+                    if kind == "corners"
+                    else "part of its segmentation"
                 )
-                yield _loss(kind, dataset, objects, row, f"the {what}, up to {distance:.2f} pixels beyond the image")
+                yield _loss(
+                    kind, dataset, objects, row, f"the {description}, up to {distance:.2f} pixels beyond the image"
+                )
 
 
 def _loss(kind: str, dataset: Dataset, objects: Objects, row: int, lost: str) -> ConversionLoss:
@@ -204,7 +212,7 @@ def _loss(kind: str, dataset: Dataset, objects: Objects, row: int, lost: str) ->
 def _box_losses(
     dataset: Dataset, objects: Objects, boxes: np.ndarray, rings: list[np.ndarray | None], written: np.ndarray
 ) -> Iterator[ConversionLoss]:
-    """Yield losses for boxes that will be read back changed; slight changes (rounding) are one loss together."""
+    """Yield losses for boxes that a reader will read differently; slight differences (rounding) are one loss together."""
     distances = np.abs(boxes - objects.boxes_xyxy).max(axis=1, initial=0)
     for row, ring in enumerate(rings):
         if ring is not None and len(ring):
@@ -212,12 +220,14 @@ def _box_losses(
             distances[row] = np.abs(box - objects.boxes_xyxy[row]).max()
     distances[~written] = 0
     for row in np.flatnonzero(distances > _VISIBLE_PX).tolist():
-        whose = "that of what lies in the image" if rings[row] is None else "that of its outline"
-        lost = f"its box, which differs from {whose} by {distances[row]:.2f} pixels"
+        compared = "its part in the image" if rings[row] is None else "that of its segmentation"
+        lost = f"its box, which differs from {compared} by {distances[row]:.2f} pixels"
         yield _loss("box", dataset, objects, row, lost)
     slight = distances[(distances > _NEGLIGIBLE_PX) & (distances <= _VISIBLE_PX)]
     if len(slight):
-        lost = f"{len(slight)} boxes, which differ from those of their outlines by at most {slight.max():.1g} pixels"
+        lost = (
+            f"{len(slight)} boxes, which differ from those of their segmentations by at most {slight.max():.1g} pixels"
+        )
         yield ConversionLoss("box", "", None, lost)
 
 

@@ -19,12 +19,12 @@ from otus.errors import DataError
 from otus.structures import Categories, KeypointNames
 
 SPLITS = ("train", "val", "test")
-MAX_CATEGORIES = 20_000  # more is a typing error
+MAX_CATEGORIES = 20_000  # more is a mistake
 _READ_KEYS = frozenset((*SPLITS, "path", "names", "nc", "kpt_shape", "kpt_names", "flip_idx"))
 _MAX_KEYPOINTS = 1_000
-_MAX_BYTES = 2_000_000  # 20,000 names take seconds
+_MAX_BYTES = 2_000_000  # parsing 20,000 names takes seconds
 _NUMBER = re.compile(r"-?\d*\.?\d+(?:[eE]-?\d+)?")
-_DEEP = re.compile(r"(?:[\[{][^\[\]{}]*){100}")
+_DEEP_NESTING = re.compile(r"(?:[\[{][^\[\]{}]*){100}")
 
 
 class _UniqueKeys(yaml.SafeLoader):  # not the faster CSafeLoader: deep nesting overflows its stack
@@ -40,12 +40,12 @@ class _UniqueKeys(yaml.SafeLoader):  # not the faster CSafeLoader: deep nesting 
 
 @dataclass(frozen=True)
 class YoloDescription:
-    """Content of a data.yaml, or what the folders show without one."""
+    """Content of a data.yaml, or the same derived from the folders if there is none."""
 
     root: Path
     splits: dict[str, list[Path]]
     categories: Categories | None = None
-    point_shape: tuple[int, int] | None = None
+    keypoint_shape: tuple[int, int] | None = None
     unread: tuple[UnreadField, ...] = ()
 
 
@@ -75,7 +75,7 @@ def is_darknet(file: Path) -> bool:
     return file.suffix == ".data" and bool(re.search(rb"(?m)^\s*(?:train|valid)\s*=", read_head(file, 4000)))
 
 
-def _darknet(source: Path) -> YoloDescription:
+def _read_darknet(source: Path) -> YoloDescription:
     """Read a Darknet ``.data`` file, also CVAT's "YOLO 1.1".
 
     Its paths are relative to an unknown folder: the longest trailing part that exists beside the file is used.
@@ -110,7 +110,7 @@ def load_yaml(file: Path) -> dict[str, Any]:
         raise DataError("is too large for a description of a data set", file=file, remedy="give the right file")
     try:
         text = read_text(file)
-        if _DEEP.search(text):  # parsing time grows with the square of the depth
+        if _DEEP_NESTING.search(text):  # parsing time grows with the square of the depth
             raise ValueError("brackets are nested too deep")
         content = yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -132,7 +132,7 @@ def read_description(source: Path, *, allow_outside: bool = False) -> YoloDescri
     if not source.is_file():
         return YoloDescription(source, split_folders(source))
     if source.suffix == ".data":
-        return _darknet(source)
+        return _read_darknet(source)
     content = load_yaml(source)
 
     def resolved(value: object, folder: Path, where: str) -> Path:
@@ -144,22 +144,22 @@ def read_description(source: Path, *, allow_outside: bool = False) -> YoloDescri
             value or ".", folder, within=source.parent, allow_outside=allow_outside, file=source, where=where
         )
 
-    root = resolved(content.get("path"), source.parent, "path")
+    root = resolve(content.get("path"), source.parent, "path")
     splits = {}
     for split in SPLITS:
         if value := content.get(split):
             entries = value if isinstance(value, list) else [value]
-            splits[split] = [resolved(entry, root, split) for entry in entries]
+            splits[split] = [resolve(entry, root, split) for entry in entries]
     categories = _names(content, source)
-    point_shape = _point_shape(content, source)
-    if point_shape is not None and categories:
-        schemes = _keypoint_names(content, categories, point_shape[0], source)
+    keypoint_shape = _keypoint_shape(content, source)
+    if keypoint_shape is not None and categories:
+        schemes = _keypoint_names(content, categories, keypoint_shape[0], source)
         categories = Categories(categories.names, keypoints=schemes)
     unread = UnreadFields()
     for name, value in content.items():
         if name not in _READ_KEYS:
             unread.note(f"{source.name}: {name}", [value])
-    return YoloDescription(root, splits, categories, point_shape, unread.finish())
+    return YoloDescription(root, splits, categories, keypoint_shape, unread.finish())
 
 
 def _as_list(value: object, field: str, file: Path) -> list[Any]:
@@ -192,15 +192,15 @@ def _names(content: dict[str, Any], file: Path) -> Categories | None:
             raise DataError(f"expected a string, got {short(name)}", file=file, where=f"names[{index}]", remedy=remedy)
     if count is not None and count != len(names):
         raise DataError(
-            f"expected nc: {len(names)}, one a name, got {count}", file=file, where="nc", remedy="correct one"
+            f"expected nc: {len(names)}, one per name, got {count}", file=file, where="nc", remedy="correct one"
         )
     texts = tuple(str(name) for name in names)
     if len(set(texts)) < len(texts):
-        raise DataError("duplicate names", file=file, where="names", remedy="give each category its own name")
+        raise DataError("duplicate names", file=file, where="names", remedy="give each category a different name")
     return Categories(texts)
 
 
-def _point_shape(content: dict[str, Any], file: Path) -> tuple[int, int] | None:
+def _keypoint_shape(content: dict[str, Any], file: Path) -> tuple[int, int] | None:
     match content.get("kpt_shape"):
         case None:
             return None
@@ -220,7 +220,7 @@ def _keypoint_names(
     by_label = names if isinstance(names, dict) else dict.fromkeys(range(len(categories)), names)
     order = content.get("flip_idx") or list(range(count))
     if not isinstance(order, list) or not _swaps_pairs(order, count):
-        problem = f"expected the indices 0..{count - 1}, pairs exchanged, got {short(order)}"
+        problem = f"expected the indices 0..{count - 1}, with pairs swapped, got {short(order)}"
         raise DataError(
             problem, file=file, where="flip_idx", remedy="give for each keypoint the index of its mirror image"
         )

@@ -1,9 +1,9 @@
-"""Parse purely numeric records from JSON text to columns: beneath :mod:`otus.data.formats.json_reader.stream`.
+"""Compiled parser of purely numeric JSON records to columns, used by :mod:`otus.data.formats.json_reader.stream`.
 
-Reads ``{"image_id": 7, "bbox": [1, 2.5, 3, 4], "score": 0.9}, …`` ten times as fast as a decoder that makes objects. It
-stops at anything else (null, strings, another field, a number too long): the decoder reads that, and reports errors.
+It reads ``{"image_id": 7, "bbox": [1, 2.5, 3, 4], "score": 0.9}, …`` ten times as fast as a decoder that makes objects,
+and stops at anything else (null, strings, another field, a number that is too long), which the decoder then reads.
 
-Numbers are exactly those of ``float``: D. Lemire, Number parsing at a gigabyte per second, Software: Practice and
+Numbers are rounded exactly as by ``float``: D. Lemire, Number parsing at a gigabyte per second, Software: Practice and
 Experience 51, 2021.
 """
 
@@ -14,14 +14,14 @@ from jaxtyping import Float, Int, UInt8
 
 from otus._numba import kernel
 
-_LARGEST_EXPONENT = 40
+_MAX_EXPONENT = 40
 _POWERS_OF_TEN = np.array([10.0**k for k in range(23)])  # exact
 
 
 def _powers_of_five() -> np.ndarray:
     """Return the first 128 bits of 5^k for k in -40..40, (81, 2); those of negative powers rounded up."""
     powers = []
-    for k in range(-_LARGEST_EXPONENT, _LARGEST_EXPONENT + 1):
+    for k in range(-_MAX_EXPONENT, _MAX_EXPONENT + 1):
         power = 5 ** abs(k)
         if k < 0:
             power = (1 << (127 + power.bit_length())) // power + 1
@@ -60,11 +60,11 @@ def number_columns(
         Largest absolute value allowed.
     """
     fields, size, row = len(widths), len(text), 0
-    seen = np.zeros(fields, np.int64)
-    integer_at, float_at = np.zeros(fields, np.int64), np.zeros(fields, np.int64)
+    last_rows = np.zeros(fields, np.int64)
+    integer_offsets, float_offsets = np.zeros(fields, np.int64), np.zeros(fields, np.int64)
     for f in range(1, fields):
-        integer_at[f] = integer_at[f - 1] + (widths[f - 1] if is_integer[f - 1] else 0)
-        float_at[f] = float_at[f - 1] + (0 if is_integer[f - 1] else widths[f - 1])
+        integer_offsets[f] = integer_offsets[f - 1] + (widths[f - 1] if is_integer[f - 1] else 0)
+        float_offsets[f] = float_offsets[f - 1] + (0 if is_integer[f - 1] else widths[f - 1])
     f, start = 0, 0
     while True:
         position = _skip_space(text, start)
@@ -76,9 +76,9 @@ def number_columns(
             if position >= size or text[position] != 34:  # "
                 return row, start
             f = _field(text, position + 1, names, name_ends, f if count else 0)
-            if f < 0 or seen[f] != row:
+            if f < 0 or last_rows[f] != row:
                 return row, start
-            seen[f] = row + 1
+            last_rows[f] = row + 1
             position += 2 + name_ends[f] - (name_ends[f - 1] if f else 0)
             position = _skip_space(text, position)
             if position >= size or text[position] != 58:  # colon
@@ -95,20 +95,20 @@ def number_columns(
                         return row, start
                     position += 1
                 position = _skip_space(text, position)
-                mantissa, exponent, negative, after = _number(text, position)
-                if after < 0:
+                mantissa, exponent, negative, end = _number(text, position)
+                if end < 0:
                     return row, start
                 if is_integer[f]:
-                    if _is_fraction(text, position, after) or mantissa > np.uint64(1) << np.uint64(62):
+                    if _is_fraction(text, position, end) or mantissa > np.uint64(1) << np.uint64(62):
                         return row, start
                     integer = np.int64(mantissa)
-                    integers[row, integer_at[f] + k] = -integer if negative else integer
+                    integers[row, integer_offsets[f] + k] = -integer if negative else integer
                 else:
                     value = _float(mantissa, exponent)
                     if not value <= largest:
                         return row, start
-                    floats[row, float_at[f] + k] = -value if negative else value
-                position = after
+                    floats[row, float_offsets[f] + k] = -value if negative else value
+                position = end
             if widths[f] > 1:
                 position = _skip_space(text, position)
                 if position >= size or text[position] != 93:  # ]
@@ -183,7 +183,7 @@ def _number(text: UInt8[np.ndarray, "b"], position: int) -> tuple[np.uint64, int
             return mantissa, 0, negative, -1
     if position < size and (text[position] == 101 or text[position] == 69):  # e, E
         position += 1
-        falls = position < size and text[position] == 45
+        is_negative_exponent = position < size and text[position] == 45
         if position < size and (text[position] == 45 or text[position] == 43):
             position += 1
         start, power = position, 0
@@ -192,7 +192,7 @@ def _number(text: UInt8[np.ndarray, "b"], position: int) -> tuple[np.uint64, int
             position += 1
         if position == start:
             return mantissa, 0, negative, -1
-        exponent += -power if falls else power
+        exponent += -power if is_negative_exponent else power
     return mantissa, exponent, negative, -1 if digits > 19 else position
 
 
@@ -214,15 +214,15 @@ def _float(mantissa: np.uint64, exponent: int) -> float:
         if exponent < 0:
             return np.float64(mantissa) / _POWERS_OF_TEN[-exponent]
         return np.float64(mantissa) * _POWERS_OF_TEN[exponent]
-    if not -_LARGEST_EXPONENT <= exponent <= _LARGEST_EXPONENT:
+    if not -_MAX_EXPONENT <= exponent <= _MAX_EXPONENT:
         return np.nan
     zeros = _leading_zeros(mantissa)
     digits = mantissa << np.uint64(zeros)
-    high, low = _multiply(digits, _POWERS_OF_FIVE[exponent + _LARGEST_EXPONENT, 0])
+    high, low = _multiply(digits, _POWERS_OF_FIVE[exponent + _MAX_EXPONENT, 0])
     if high & np.uint64(0x1FF) == np.uint64(0x1FF):  # the power's further bits may carry over
-        further, _ = _multiply(digits, _POWERS_OF_FIVE[exponent + _LARGEST_EXPONENT, 1])
-        low = low + further
-        if low < further:
+        carry, _ = _multiply(digits, _POWERS_OF_FIVE[exponent + _MAX_EXPONENT, 1])
+        low = low + carry
+        if low < carry:
             high += np.uint64(1)
     if low == np.uint64(0xFFFFFFFFFFFFFFFF):
         return np.nan

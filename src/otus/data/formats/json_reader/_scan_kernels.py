@@ -1,6 +1,6 @@
-"""The scanner of :mod:`~otus.data.formats.json_reader.stream`: finds where the elements of the outer arrays end.
+"""Compiled scanner of :mod:`~otus.data.formats.json_reader.stream`: finds where the elements of the outer arrays end.
 
-It follows strings and brackets only; the decoder checks the rest.
+It tracks strings and brackets only; the decoder validates the rest.
 """
 
 import numpy as np

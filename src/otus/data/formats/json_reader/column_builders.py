@@ -30,7 +30,7 @@ class ColumnBuilder:
         flat = np.asarray(values).reshape(-1)
         end = self._used + len(flat)
         if end > len(self._values):
-            # Usually in place; a larger factor would touch memory that is never used.
+            # Usually grows in place; a larger factor would touch memory that is never used.
             self._values.resize(max(end, len(self._values) * 9 // 8, 1024), refcheck=False)
         self._values[self._used : end] = flat
         self._used = end
@@ -61,28 +61,28 @@ class JsonRLE(msgspec.Struct, gc=False):
 
 
 Coordinate = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
-"""Rasterising takes memory proportional to the length of an outline, so coordinates are limited."""
+"""Coordinates are limited because rasterising takes memory proportional to the length of a polygon."""
 JsonSegmentation = list[list[Coordinate]] | JsonRLE | None
 
 
-def segmentation_problem(outline: JsonSegmentation) -> tuple[str, str] | None:
-    """Return field and problem of a segmentation that is invalid whatever its image; else None."""
-    if isinstance(outline, list):
-        for index, ring in enumerate(outline):
+def segmentation_problem(segmentation: JsonSegmentation) -> tuple[str, str] | None:
+    """Return the field and the problem of a segmentation that is invalid regardless of its image; None if it is valid."""
+    if isinstance(segmentation, list):
+        for index, ring in enumerate(segmentation):
             if len(ring) < 6 or len(ring) % 2:
                 return (
                     f"[{index}]",
                     f"expected a polygon of 3 points or more (6, 8, 10 … numbers), got {len(ring)} numbers",
                 )
-    elif outline is not None:
-        height, width = outline.size
+    elif segmentation is not None:
+        height, width = segmentation.size
         if min(height, width) < 0 or max(height, width) > 1 << 30:
             return ".size", f"expected a height and a width, got {height} and {width}"
-        if isinstance(outline.counts, list):
-            if (outline.counts and min(outline.counts) < 0) or sum(outline.counts) != height * width:
-                total = sum(outline.counts)
+        if isinstance(segmentation.counts, list):
+            if (segmentation.counts and min(segmentation.counts) < 0) or sum(segmentation.counts) != height * width:
+                total = sum(segmentation.counts)
                 return ".counts", f"expected runs that add up to {height} x {width}, got {total}"
-        elif not outline.counts.isascii():
+        elif not segmentation.counts.isascii():
             return ".counts", "expected run lengths in ASCII"
     return None
 
@@ -109,22 +109,25 @@ class SegmentationBuilder:
         for column in (self._kinds, self._ring_counts, self._byte_counts, self._sizes_hw):
             column.pad(count)
 
-    def extend(self, outlines: Sequence[JsonSegmentation]) -> None:
+    def extend(self, segmentations: Sequence[JsonSegmentation]) -> None:
         """Append objects whose segmentations have no :func:`segmentation_problem`."""
-        kinds = np.zeros(len(outlines), dtype=np.uint8)
+        kinds = np.zeros(len(segmentations), dtype=np.uint8)
         rings: list[list[float]] = []
         rle_bytes: list[bytes] = []
-        ring_counts, byte_counts = np.zeros(len(outlines), dtype=np.int64), np.zeros(len(outlines), dtype=np.int64)
-        sizes_hw = np.full((len(outlines), 2), -1, dtype=np.int32)
-        for i, outline in enumerate(outlines):
-            if not outline:
+        ring_counts, byte_counts = (
+            np.zeros(len(segmentations), dtype=np.int64),
+            np.zeros(len(segmentations), dtype=np.int64),
+        )
+        sizes_hw = np.full((len(segmentations), 2), -1, dtype=np.int32)
+        for i, segmentation in enumerate(segmentations):
+            if not segmentation:
                 continue
-            if isinstance(outline, list):
-                kinds[i], ring_counts[i] = Outline.POLYGONS, len(outline)
-                rings += outline
+            if isinstance(segmentation, list):
+                kinds[i], ring_counts[i] = Outline.POLYGONS, len(segmentation)
+                rings += segmentation
             else:
-                counts = _compressed(outline)
-                kinds[i], byte_counts[i], sizes_hw[i] = Outline.RLE, len(counts), outline.size
+                counts = _compressed(segmentation)
+                kinds[i], byte_counts[i], sizes_hw[i] = Outline.RLE, len(counts), segmentation.size
                 rle_bytes.append(counts)
         self._kinds.extend(kinds)
         self._ring_counts.extend(ring_counts)
@@ -160,8 +163,8 @@ class SegmentationBuilder:
         )
 
 
-def _compressed(outline: JsonRLE) -> bytes:
-    if isinstance(outline.counts, str):
-        return outline.counts.encode("ascii")
-    record = {"size": list(outline.size), "counts": outline.counts}
-    return bytes(rle_codec.frPyObjects(record, *outline.size)["counts"])
+def _compressed(segmentation: JsonRLE) -> bytes:
+    if isinstance(segmentation.counts, str):
+        return segmentation.counts.encode("ascii")
+    record = {"size": list(segmentation.size), "counts": segmentation.counts}
+    return bytes(rle_codec.frPyObjects(record, *segmentation.size)["counts"])

@@ -1,4 +1,4 @@
-"""Records with numeric fields only, read as columns (:mod:`~otus.data.formats.json_reader._number_kernels`)."""
+"""Read records with numeric fields only as columns, by :mod:`~otus.data.formats.json_reader._number_kernels`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,9 +45,8 @@ def read_number_records(
         return NumberRecords(0, {}, start)
     fields = [known[name] for name in names]
     encoded = [name.encode() for name in names]
-    capacity = (len(text) - start) // sum(
-        len(name) + 4 for name in encoded
-    ) + 1  # a record has at least that many bytes
+    min_record_bytes = sum(len(name) + 4 for name in encoded)
+    capacity = (len(text) - start) // min_record_bytes + 1
     widths = np.array([field.width for field in fields])
     is_integer = np.array([field.is_integer for field in fields])
     integers = np.empty((capacity, int(widths[is_integer].sum())), dtype=np.int64)
@@ -56,9 +55,9 @@ def read_number_records(
         np.frombuffer(text, dtype=np.uint8)[start:], np.frombuffer(b"".join(encoded), dtype=np.uint8),
         np.cumsum([len(name) for name in encoded]), widths, is_integer, integers, floats, largest,
     )  # fmt: skip
-    columns, used = {}, {True: 0, False: 0}
+    columns, next_columns = {}, {True: 0, False: 0}
     for name, field in zip(names, fields, strict=True):
-        values, first = (integers if field.is_integer else floats)[:count], used[field.is_integer]
+        values, first = (integers if field.is_integer else floats)[:count], next_columns[field.is_integer]
         columns[name] = values[:, first] if field.width == 1 else values[:, first : first + field.width]
-        used[field.is_integer] += field.width
+        next_columns[field.is_integer] += field.width
     return NumberRecords(count, columns, start + end)

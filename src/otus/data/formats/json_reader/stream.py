@@ -96,7 +96,9 @@ class RecordReader:
             self.report(DataError(problem, file=self.path, remedy="save it as UTF-8", kind="not_utf8"))
         except OSError as error:
             self.report(
-                DataError(f"cannot be read: {error.strerror}", file=self.path, remedy="check the path and its rights")
+                DataError(
+                    f"cannot be read: {error.strerror}", file=self.path, remedy="check the path and its permissions"
+                )
             )
 
     def _batches(self, file: IO[bytes]) -> Iterator[RecordBatch]:
@@ -110,30 +112,28 @@ class RecordReader:
             self.report(DataError(LFS_PROBLEM, file=self.path, remedy=LFS_REMEDY))
             return
         if (first == b"[" and not self.records_key) or first not in b"[{":
-            what = "an array" if first == b"[" else f"a text that starts with {first.decode('latin-1')!r}"
-            self.report(DataError(f"expected a JSON object, got {what}", file=self.path, kind="broken_json"))
+            description = "an array" if first == b"[" else f"a text that starts with {first.decode('latin-1')!r}"
+            self.report(DataError(f"expected a JSON object, got {description}", file=self.path, kind="broken_json"))
             return
         level = 1 if first == b"[" else 2
         decoders = {key: self._decoder(key, ()) for key in self.arrays}
-        occurring: dict[str, list[str]] = {key: [] for key in self.arrays}
+        field_names: dict[str, list[str]] = {key: [] for key in self.arrays}
         state = np.zeros(scanner.STATE_SIZE, dtype=np.int64)
         fields = np.zeros(scanner.MAX_FIELDS, dtype=np.uint64)
         key = self.records_key if level == 1 else ""
-        inside: str | None = None  # the array that the scanner is in
+        current_array: str | None = None  # the array that the scanner is in
         skeleton = bytearray()  # the text without the records
-        position, pending, index = (
-            offset,
-            offset,
-            0,
-        )  # end of the scan; start of the text not decoded yet; index of the next record
+        position = offset  # end of the scan
+        pending = offset  # start of the text that is not decoded yet
+        index = 0  # of the next record
         base = 0  # offset of the window in the file
         while True:
             state[scanner.LAST_COMMA], state[scanner.COMMAS] = -1, 0
-            if inside is not None:  # numeric records with the fields so far need no scanner
-                numbers = self._numbers(decoders[inside], inside, window, pending)
+            if current_array is not None:  # numeric records with the fields so far need no scanner
+                numbers = self._numbers(decoders[current_array], current_array, window, pending)
                 if numbers.count:
                     indices = np.arange(index, index + numbers.count)
-                    yield RecordBatch(inside, indices, [], decoders[inside].attributes, numbers.columns)
+                    yield RecordBatch(current_array, indices, [], decoders[current_array].attributes, numbers.columns)
                     index += numbers.count
                     position = pending = numbers.end
                     state[[scanner.DEPTH, scanner.IN_STRING, scanner.ESCAPED, scanner.AFTER_COLON]] = level, 0, 0, 0
@@ -148,23 +148,25 @@ class RecordReader:
                     key = string.decode("utf-8", "replace")
                 elif event == scanner.OPENED and key in self.arrays and window[position - 1 : position] == b"[":
                     skeleton += window[pending:position]
-                    inside, pending, index = key, position, 0
-                    self.found.add(inside)
+                    current_array, pending, index = key, position, 0
+                    self.found.add(current_array)
                     state[scanner.COMMAS], state[scanner.FIELDS] = 0, 0
-                elif event == scanner.CLOSED and inside is not None:
+                elif event == scanner.CLOSED and current_array is not None:
                     yield from self._decode(
-                        decoders[inside], inside, window[pending : position - 1], index, base + pending
+                        decoders[current_array], current_array, window[pending : position - 1], index, base + pending
                     )
-                    inside, pending = None, position - 1
-                elif event == scanner.FIELD and inside is not None and inside in self.open_ended:
-                    occurring[inside].append(string.decode("utf-8", "replace"))
-                    decoders[inside] = self._decoder(inside, occurring[inside])
+                    current_array, pending = None, position - 1
+                elif event == scanner.FIELD and current_array is not None and current_array in self.open_ended:
+                    field_names[current_array].append(string.decode("utf-8", "replace"))
+                    decoders[current_array] = self._decoder(current_array, field_names[current_array])
             comma = int(state[scanner.LAST_COMMA])
-            if inside is None:
+            if current_array is None:
                 skeleton += window[pending:]
                 pending = len(window)
             elif comma >= pending:
-                yield from self._decode(decoders[inside], inside, window[pending:comma], index, base + pending)
+                yield from self._decode(
+                    decoders[current_array], current_array, window[pending:comma], index, base + pending
+                )
                 index += int(state[scanner.COMMAS])
                 pending = comma + 1
             more = file.read(_WINDOW)
@@ -175,17 +177,17 @@ class RecordReader:
             window = window[kept:] + more
             base, position, pending = base + kept, position - kept, pending - kept
             state[scanner.STRING_START] -= kept
-        self._check_frame(bytes(skeleton), complete=inside is None, inside=inside, index=index)
+        self._check_skeleton(bytes(skeleton), complete=current_array is None, inside=current_array, index=index)
 
-    def _decoder(self, array: str, occurring: Sequence[str]) -> _Decoder:
+    def _decoder(self, array: str, field_names: Sequence[str]) -> _Decoder:
         """Return a decoder for records with the given fields."""
         declared = self.arrays[array]
         known = {field.name: field for field in msgspec.structs.fields(declared)}
         if array not in self.open_ended:
             return _Decoder(msgspec.json.Decoder(list[declared]), {name: name for name in known})  # type: ignore[valid-type]
         # msgspec accepts only such names; others come from broken JSON.
-        occurring_names = [name for name in occurring if name.isprintable() and not set(name) & {'"', "\\"}]
-        names = dict.fromkeys([name for name, field in known.items() if field.required] + occurring_names)
+        printable_names = [name for name in field_names if name.isprintable() and not set(name) & {'"', "\\"}]
+        names = dict.fromkeys([name for name, field in known.items() if field.required] + printable_names)
         attributes = {name: name if name in known else f"extra_{k}" for k, name in enumerate(names)}
         fields = [
             (attribute, *((Any, None) if name not in known else _type_and_default(known[name])))
@@ -233,24 +235,24 @@ class RecordReader:
 
     def _explain(self, error: Exception, record: str, text: bytes, offset: int) -> DataError:
         if isinstance(error, msgspec.ValidationError):
-            problem, _, path = str(error).partition(" - at `$[0]")
+            problem, _, field = str(error).partition(" - at `$[0]")
             return DataError(
-                problem, file=self.path, where=record + path.rstrip("`"), remedy="correct the record or take it out"
+                problem, file=self.path, where=record + field.rstrip("`"), remedy="correct the record or remove it"
             )
         if isinstance(error, UnicodeDecodeError):
             problem = f"expected text in UTF-8, but {error}"
             return DataError(problem, file=self.path, where=record, remedy="save the file as UTF-8", kind="not_utf8")
         try:
-            for path, number in _not_finite(json.loads(text)):
+            for field, number in _non_finite_numbers(json.loads(text)):
                 problem = f"expected a finite number, got {number}"
-                return DataError(problem, file=self.path, where=record + path, kind="not_finite")
+                return DataError(problem, file=self.path, where=record + field, kind="not_finite")
         except (ValueError, RecursionError):
             pass
         return DataError(
             f"broken JSON in line {self._line(offset)} or after: {error}",
             file=self.path,
             where=record,
-            remedy="correct the record or take it out",
+            remedy="correct the record or remove it",
             kind="broken_json",
         )
 
@@ -262,7 +264,7 @@ class RecordReader:
                 offset -= len(part)
         return count
 
-    def _check_frame(self, skeleton: bytes, *, complete: bool, inside: str | None, index: int) -> None:
+    def _check_skeleton(self, skeleton: bytes, *, complete: bool, inside: str | None, index: int) -> None:
         """Report invalid JSON around the records, and values that should be arrays."""
         if not complete:
             self.report(
@@ -270,7 +272,7 @@ class RecordReader:
                     "the file ends in the middle of an array",
                     file=self.path,
                     where=f"{inside}[{index}]",
-                    remedy="it was cut off; copy or write it again",
+                    remedy="it is truncated; copy or write it again",
                     kind="broken_json",
                 )
             )
@@ -314,16 +316,16 @@ def _raise_empty() -> list[Any]:
     raise msgspec.DecodeError("a comma without a record")
 
 
-def _not_finite(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+def _non_finite_numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
     """Yield the location of NaN and infinity, which Python's json module writes."""
     if isinstance(value, float) and not math.isfinite(value):
         yield path, value
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _not_finite(item, f"{path}.{key}")
+            yield from _non_finite_numbers(item, f"{path}.{key}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _not_finite(item, f"{path}[{index}]")
+            yield from _non_finite_numbers(item, f"{path}[{index}]")
 
 
 def write_records(file: IO[bytes], records: Iterator[Any]) -> None:
