@@ -188,12 +188,12 @@ def _columns(records: Records, document: dict[str, Any], *, predictions: bool) -
 
 
 def to_values(document: dict[str, Any], results: Records) -> SimpleNamespace:
-    """``truth``, ``predictions``, ``categories``, ``image_ids`` and ``sizes_hw`` of COCO records."""
+    """``ground_truth``, ``predictions``, ``categories``, ``image_ids`` and ``sizes_hw`` of COCO records."""
     ordered = sorted(document["categories"], key=lambda c: c["id"])
     names = tuple(c["name"] for c in ordered)
     person = KeypointNames(tuple(f"p{i}" for i in range(KEYPOINTS)))
     return SimpleNamespace(
-        truth=_columns(document["annotations"], document, predictions=False),
+        ground_truth=_columns(document["annotations"], document, predictions=False),
         predictions=_columns(results, document, predictions=True),
         categories=Categories(names, ids=tuple(c["id"] for c in ordered), keypoints=tuple((n, person) for n in names)),
         image_ids=[image["id"] for image in document["images"]],
@@ -216,16 +216,16 @@ def pycocotools_answer(
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = copy.deepcopy(document)
-        truth.createIndex()
+        ground_truth = COCO()
+        ground_truth.dataset = copy.deepcopy(document)
+        ground_truth.createIndex()
         if results:
-            found = truth.loadRes(copy.deepcopy(results))
+            found = ground_truth.loadRes(copy.deepcopy(results))
         else:
             found = COCO()
             found.dataset = {**copy.deepcopy(document), "annotations": []}
             found.createIndex()
-        evaluation = COCOeval(truth, found, kind)
+        evaluation = COCOeval(ground_truth, found, kind)
         if max_dets:
             evaluation.params.maxDets = max_dets
         if area_ranges:

@@ -15,7 +15,7 @@ from otus.structures import Categories, Objects, Segmentations
 def score(values, kind: str, **changes) -> CocoResult:
     metric = AveragePrecision(amodal_protocols()[f"amodal_{kind}"], values.categories)
     return metric.update(
-        changes.get("truth", values.truth),
+        changes.get("ground_truth", values.ground_truth),
         changes.get("predictions", values.predictions),
         image_ids=values.image_ids,
         sizes_hw=values.sizes_hw,
@@ -35,12 +35,12 @@ def hidden_by(objects: Objects, share: float = 0.5) -> Objects:
 def test_whole_objects_are_judged_as_coco_judges_visible_ones(kind, seed, coco_scene, coco_values, pycocotools_says):
     scene = coco_scene(seed, outlines=True)
     values = coco_values(*scene)
-    truth = hidden_by(values.truth)
-    result = score(values, kind, truth=truth)
+    ground_truth = hidden_by(values.ground_truth)
+    result = score(values, kind, ground_truth=ground_truth)
     theirs = pycocotools_says(*scene, kind)
     np.testing.assert_array_equal(result.curves.precision[..., 0, :], theirs.eval["precision"][..., 0, :])
     assert result.figures["AR100"] == theirs.stats[8]
-    given = score(values, kind, truth=truth, predictions=hidden_by(values.predictions))
+    given = score(values, kind, ground_truth=ground_truth, predictions=hidden_by(values.predictions))
     np.testing.assert_array_equal(given.curves.precision, result.curves.precision)
 
 
@@ -50,11 +50,13 @@ def test_the_split_is_recall_of_the_objects_hidden_so_much(coco_scene, coco_valu
         record["occlude_rate"] = [0.0, 0.1, 0.25, 0.26, 1.0][index % 5]
     values = coco_values(document, results)
     rates = {record["id"]: record["occlude_rate"] for record in document["annotations"]}
-    said = np.array([rates[one] for one in values.truth.ids])
-    truth = replace(
-        values.truth, amodal_boxes_xyxy=values.truth.boxes_xyxy, columns={**values.truth.columns, "occlude_rate": said}
+    said = np.array([rates[one] for one in values.ground_truth.ids])
+    ground_truth = replace(
+        values.ground_truth,
+        amodal_boxes_xyxy=values.ground_truth.boxes_xyxy,
+        columns={**values.ground_truth.columns, "occlude_rate": said},
     )
-    result = score(values, "bbox", truth=truth)
+    result = score(values, "bbox", ground_truth=ground_truth)
     for part, chosen in (("none", {0.0}), ("partial", {0.1, 0.25}), ("heavy", {0.26, 1.0})):
         for record in document["annotations"]:
             # pycocotools ignores what lies outside the area range: give the others areas that no range has.
@@ -67,7 +69,7 @@ def test_the_split_is_recall_of_the_objects_hidden_so_much(coco_scene, coco_valu
 
 def test_detections_that_find_nothing_are_false_in_every_part():
     boxes = np.array([[0.0, 0, 10, 10], [20, 20, 30, 30]])
-    truth = Objects.build(
+    ground_truth = Objects.build(
         image_index=[0, 0],
         labels=[0, 0],
         boxes_xyxy=boxes,
@@ -80,7 +82,7 @@ def test_detections_that_find_nothing_are_false_in_every_part():
         scores=np.array([0.9, 0.8, 0.7]),
     )
     metric = AveragePrecision(amodal_protocols()["amodal_bbox"], Categories(("a",)))
-    figures = metric.update(truth, found, image_ids=[1]).compute().figures
+    figures = metric.update(ground_truth, found, image_ids=[1]).compute().figures
     assert figures["AR_none"] == figures["AR_heavy"] == 1
     assert figures["AP_none"] == figures["AP_heavy"] == pytest.approx(0.5)
     assert np.isnan(figures["AP_partial"])
@@ -106,10 +108,10 @@ def test_what_says_how_much_is_hidden():
 
 def test_perfect_whole_objects_give_1_and_nothing_amodal_is_refused(coco_scene, coco_values):
     values = coco_values(*coco_scene(1, outlines=True))
-    truth = hidden_by(values.truth.take(~values.truth.is_crowd))
-    perfect = replace(truth, scores=np.ones(len(truth)))
+    ground_truth = hidden_by(values.ground_truth.take(~values.ground_truth.is_crowd))
+    perfect = replace(ground_truth, scores=np.ones(len(ground_truth)))
     for kind in ("bbox", "segm"):
-        assert score(values, kind, truth=truth, predictions=perfect).figures["AP"] == pytest.approx(1)
+        assert score(values, kind, ground_truth=ground_truth, predictions=perfect).figures["AP"] == pytest.approx(1)
         with pytest.raises(UsageError, match=f"amodal {kind}: the truth has no amodal"):
             score(values, kind)
     with pytest.raises(UsageError, match="kind"):

@@ -19,7 +19,7 @@ from otus.structures.boxes import pairwise_iou
 def by_protocol(values, protocol):
     metric = AveragePrecision(protocol, values.categories)
     return metric.update(
-        values.truth, values.predictions, image_ids=values.image_ids, sizes_hw=values.sizes_hw
+        values.ground_truth, values.predictions, image_ids=values.image_ids, sizes_hw=values.sizes_hw
     ).compute()
 
 
@@ -27,8 +27,8 @@ def by_protocol(values, protocol):
 def scene(request, coco_scene, coco_values):
     values = coco_values(*coco_scene(request.param, outlines=True, score_steps=5))
     rng = np.random.default_rng(request.param)
-    difficult = rng.random(len(values.truth)) < 0.2
-    values.truth = replace(values.truth, columns={**values.truth.columns, "difficult": difficult})
+    difficult = rng.random(len(values.ground_truth)) < 0.2
+    values.ground_truth = replace(values.ground_truth, columns={**values.ground_truth.columns, "difficult": difficult})
     return values
 
 
@@ -60,16 +60,16 @@ def test_vocs_rules_give_vocs_figures(scene, year):
 
 def test_each_takes_what_the_plain_rule_says(scene):
     matches = DetectionMatcher(**vars(scene)).match(Rules(iou_thresholds=(0.5, 0.75)))
-    truth, found = scene.truth, scene.predictions
+    ground_truth, found = scene.ground_truth, scene.predictions
     matched = 0
     for label in range(len(scene.categories)):
         for image in range(len(scene.image_ids)):
-            there = np.flatnonzero((truth.labels == label) & (truth.image_index == image))
+            there = np.flatnonzero((ground_truth.labels == label) & (ground_truth.image_index == image))
             here = np.flatnonzero((matches.labels == label) & (matches.image_index == image))
-            crowd = truth.is_crowd[there]
+            crowd = ground_truth.is_crowd[there]
             boxes = found.boxes_xyxy[matches.detections[here]]
-            within = intersection_over_first(boxes, truth.boxes_xyxy[there])
-            iou = np.where(crowd, within, pairwise_iou(boxes, truth.boxes_xyxy[there]))
+            within = intersection_over_first(boxes, ground_truth.boxes_xyxy[there])
+            iou = np.where(crowd, within, pairwise_iou(boxes, ground_truth.boxes_xyxy[there]))
             for t, threshold in enumerate((0.5, 0.75)):
                 expected = match_image(iou, threshold, ignored=crowd, crowd=crowd)
                 np.testing.assert_array_equal(matches.matched[here, t], np.append(there, -1)[expected])
@@ -87,11 +87,13 @@ def intersection_over_first(a, b):
 
 def one_object(**columns) -> DetectionMatcher:
     """An object, one that a column marks, and a detection on each."""
-    truth = Objects.build(image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]], **columns)
+    ground_truth = Objects.build(
+        image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]], **columns
+    )
     found = Objects.build(
         image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[20, 0, 30, 10], [0, 0, 10, 10]], scores=np.array([0.9, 0.44])
     )
-    return DetectionMatcher(truth, found, Categories(("owl", "cat")), np.array([3]))
+    return DetectionMatcher(ground_truth, found, Categories(("owl", "cat")), np.array([3]))
 
 
 @pytest.mark.parametrize("mark", ["crowd", "difficult"])
@@ -121,9 +123,9 @@ def test_floor_rounding_and_average():
 
 
 def test_inclusive_boxes_reach_further():
-    truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
+    ground_truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
     found = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 5]], scores=np.array([0.5]))
-    values = DetectionMatcher(truth, found, Categories(("owl",)), np.array([3]))
+    values = DetectionMatcher(ground_truth, found, Categories(("owl",)), np.array([3]))
     assert values.match(Rules()).ious[0, 0] == pytest.approx(0.5)
     assert values.match(Rules(inclusive_boxes=True)).ious[0, 0] == pytest.approx(6 / 11)
 

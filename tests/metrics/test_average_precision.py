@@ -30,17 +30,19 @@ def scenes(draw: st.DrawFn) -> SimpleNamespace:
     scores = (rng.permutation(len(copies)) + 1) / (len(copies) + 1)
     return SimpleNamespace(
         images=images,
-        truth=Objects.build(
+        ground_truth=Objects.build(
             image_index=image, labels=labels, boxes_xyxy=true_boxes, is_crowd=rng.random(objects) < 0.1
         ),
         predictions=Objects.build(image_index=image[copies], labels=labels[copies], boxes_xyxy=boxes, scores=scores),
     )
 
 
-def score(scene: SimpleNamespace, truth: Objects | None = None, predictions: Objects | None = None) -> CocoResult:
+def score(
+    scene: SimpleNamespace, ground_truth: Objects | None = None, predictions: Objects | None = None
+) -> CocoResult:
     metric = AveragePrecision(CocoProtocol(), CATEGORIES)
     return metric.update(
-        scene.truth if truth is None else truth,
+        scene.ground_truth if ground_truth is None else ground_truth,
         scene.predictions if predictions is None else predictions,
         image_ids=range(scene.images),
     ).compute()
@@ -66,7 +68,7 @@ def assert_same(a: CocoResult, b: CocoResult) -> None:
 def test_figures_lie_between_0_and_1_or_are_not_defined(scene):
     values = np.array(list(score(scene).figures.values()))
     assert (np.isnan(values) | ((values >= 0) & (values <= 1))).all()
-    if not (~scene.truth.is_crowd).any():
+    if not (~scene.ground_truth.is_crowd).any():
         assert np.isnan(values).all()
 
 
@@ -92,7 +94,7 @@ def test_orders_of_images_categories_and_records_do_not_matter(scene, random):
         one, image_index=one.image_index[shuffle], labels=one.labels[shuffle], boxes_xyxy=one.boxes_xyxy[shuffle],
         areas=one.areas[shuffle], scores=one.scores[shuffle],
     )  # fmt: skip
-    plain, other = score(scene), score(scene, moved(scene.truth), moved(shuffled))
+    plain, other = score(scene), score(scene, moved(scene.ground_truth), moved(shuffled))
     np.testing.assert_array_equal(plain.curves.precision, other.curves.precision[:, :, labels])
     assert plain.figures["AP"] == pytest.approx(other.figures["AP"], nan_ok=True, abs=1e-12)
 
@@ -128,7 +130,7 @@ def test_one_more_false_detection_never_helps(scene, confidence, label, is_dupli
 @given(scenes())
 @settings(max_examples=40, deadline=None)
 def test_perfect_detections_above_all_others_give_1(scene):
-    kept = scene.truth.take(~scene.truth.is_crowd)
+    kept = scene.ground_truth.take(~scene.ground_truth.is_crowd)
     noise = scene.predictions
     predictions = Objects.build(
         image_index=np.append(kept.image_index, noise.image_index),
@@ -151,7 +153,7 @@ def test_shards_merge_to_the_same_figures(kind, coco_scene, coco_values):
         place = np.full(len(values.image_ids), -1)
         place[chosen] = np.arange(len(chosen))
         parts = []
-        for objects in (values.truth, values.predictions):
+        for objects in (values.ground_truth, values.predictions):
             here = np.flatnonzero(place[objects.image_index] >= 0)
             new_place = place[objects.image_index[here]]
             order = np.argsort(new_place, kind="stable")

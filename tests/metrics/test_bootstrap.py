@@ -31,8 +31,8 @@ def repeated(objects: Objects, counts: np.ndarray) -> Objects:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_resample_is_a_data_set_of_the_drawn_images(seed, protocol, coco_scene, coco_values):
     values = coco_values(*coco_scene(seed, score_steps=10**9))
-    difficult = np.random.default_rng(seed).random(len(values.truth)) < 0.2
-    values.truth = replace(values.truth, columns={**values.truth.columns, "difficult": difficult})
+    difficult = np.random.default_rng(seed).random(len(values.ground_truth)) < 0.2
+    values.ground_truth = replace(values.ground_truth, columns={**values.ground_truth.columns, "difficult": difficult})
     matcher = DetectionMatcher(**vars(values))
     rules = RULES["coco" if isinstance(protocol, CocoProtocol) else f"voc{protocol.year % 100:02}"]
     weights = resample_images(len(values.image_ids), resamples=6, seed=seed)
@@ -42,7 +42,7 @@ def test_a_resample_is_a_data_set_of_the_drawn_images(seed, protocol, coco_scene
     for counts, ours in zip(weights, figures, strict=True):
         metric = AveragePrecision(protocol, values.categories)
         metric.update(
-            repeated(values.truth, counts), repeated(values.predictions, counts), image_ids=range(counts.sum())
+            repeated(values.ground_truth, counts), repeated(values.predictions, counts), image_ids=range(counts.sum())
         )
         theirs = [figures["AP"] for figures in metric.compute().per_category.values()]
         np.testing.assert_allclose(ours.mean(axis=1), theirs, atol=1e-9)
@@ -58,7 +58,7 @@ def test_draws_are_seeded_and_as_many_as_there_are_images():
 
 def images_with(rng: np.random.Generator, chance_a: float, chance_b: float, count: int = 200):
     """An object an image, which two models find by chance."""
-    truth = Objects.build(
+    ground_truth = Objects.build(
         image_index=np.arange(count), labels=np.zeros(count), boxes_xyxy=np.tile([0, 0, 9, 9], (count, 1))
     )
     sides = []
@@ -68,7 +68,7 @@ def images_with(rng: np.random.Generator, chance_a: float, chance_b: float, coun
         found = Objects.build(
             image_index=np.arange(count), labels=np.zeros(count), boxes_xyxy=boxes, scores=rng.random(count)
         )
-        sides.append(DetectionMatcher(truth, found, Categories(("owl",)), np.arange(count)))
+        sides.append(DetectionMatcher(ground_truth, found, Categories(("owl",)), np.arange(count)))
     return sides
 
 
@@ -103,7 +103,7 @@ def test_the_names_and_what_is_not_defined():
 def test_wrong_calls_are_refused():
     a, b = images_with(np.random.default_rng(1), 0.6, 0.7, count=5)
     with pytest.raises(UsageError, match="same ground truth"):
-        paired_bootstrap(a, replace(b, truth=Objects.empty()), Rules())
+        paired_bootstrap(a, replace(b, ground_truth=Objects.empty()), Rules())
     for options in ({"resamples": 0}, {"confidence": 1.0}):
         with pytest.raises(UsageError, match="confidence"):
             paired_bootstrap(a, b, Rules(), **options)

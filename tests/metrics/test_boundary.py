@@ -17,7 +17,7 @@ from otus.metrics.detection.coco import CocoProtocol, CocoResult
 def score(values, **options) -> CocoResult:
     metric = AveragePrecision(boundary_protocols(**options)["boundary"], values.categories)
     return metric.update(
-        values.truth, values.predictions, image_ids=values.image_ids, sizes_hw=values.sizes_hw
+        values.ground_truth, values.predictions, image_ids=values.image_ids, sizes_hw=values.sizes_hw
     ).compute()
 
 
@@ -36,15 +36,15 @@ def similarities_of_the_paper(evaluation, image, category) -> np.ndarray | list:
     """What takes the place of pycocotools' ``computeIoU``."""
     from pycocotools import mask as codec
 
-    truth, found = evaluation._gts[image, category], evaluation._dts[image, category]
-    if not truth and not found:
+    ground_truth, found = evaluation._gts[image, category], evaluation._dts[image, category]
+    if not ground_truth and not found:
         return []
     order = np.argsort([-one["score"] for one in found], kind="mergesort")
     found = [found[i] for i in order][: evaluation.params.maxDets[-1]]
-    crowd = [int(one["iscrowd"]) for one in truth]
-    masks = [one["segmentation"] for one in found], [one["segmentation"] for one in truth]
+    crowd = [int(one["iscrowd"]) for one in ground_truth]
+    masks = [one["segmentation"] for one in found], [one["segmentation"] for one in ground_truth]
     whole, bands = codec.iou(*masks, crowd), codec.iou(*([slow_boundary(m) for m in side] for side in masks), crowd)
-    return np.where(np.array(crowd, dtype=bool), whole, np.minimum(whole, bands)) if truth and found else whole
+    return np.where(np.array(crowd, dtype=bool), whole, np.minimum(whole, bands)) if ground_truth and found else whole
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -94,10 +94,12 @@ def test_faster_coco_eval_says_the_same(coco_scene, coco_values):
     faster = pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is a reference")
     document, results = coco_scene(5, outlines=True, image_count=20)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = faster.COCO(
+        ground_truth = faster.COCO(
             copy.deepcopy({**document, "images": [{**i, "file_name": "x"} for i in document["images"]]})
         )
-        evaluation = faster.COCOeval_faster(truth, truth.loadRes(copy.deepcopy(results)), iouType="boundary")
+        evaluation = faster.COCOeval_faster(
+            ground_truth, ground_truth.loadRes(copy.deepcopy(results)), iouType="boundary"
+        )
         evaluation.run()
     figures = score(coco_values(document, results)).figures
     assert np.nan_to_num(list(figures.values()), nan=-1) == pytest.approx(evaluation.stats[:12], abs=1e-9)
@@ -120,7 +122,7 @@ def test_a_coarse_outline_of_a_large_object_is_not_forgiven(coco_values):
     rle["counts"] = rle["counts"].decode()
     values = coco_values(document, [{"image_id": 1, "category_id": 1, "score": 1.0, "segmentation": rle}])
     masks = AveragePrecision(CocoProtocol("segm"), values.categories).update(
-        values.truth, values.predictions, image_ids=[1], sizes_hw=values.sizes_hw
+        values.ground_truth, values.predictions, image_ids=[1], sizes_hw=values.sizes_hw
     )
     assert masks.compute().figures["AP75"] == pytest.approx(1)
     assert score(values).figures["AP50"] == 0

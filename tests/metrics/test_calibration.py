@@ -18,8 +18,8 @@ def test_equals_hotcoco(seed, tmp_path, coco_scene, coco_values):
     document, results = coco_scene(seed, score_steps=20, image_count=20)
     (tmp_path / "truth.json").write_text(json.dumps(document))
     (tmp_path / "found.json").write_text(json.dumps(results))
-    truth = hotcoco.COCO(str(tmp_path / "truth.json"))
-    evaluation = hotcoco.COCOeval(truth, truth.loadRes(str(tmp_path / "found.json")), "bbox")
+    ground_truth = hotcoco.COCO(str(tmp_path / "truth.json"))
+    evaluation = hotcoco.COCOeval(ground_truth, ground_truth.loadRes(str(tmp_path / "found.json")), "bbox")
     evaluation.evaluate()
     values = coco_values(document, results)
     for bins, iou in ((10, 0.5), (7, 0.75)):
@@ -36,10 +36,10 @@ def test_equals_hotcoco(seed, tmp_path, coco_scene, coco_values):
 
 
 def three(scores) -> DetectionMatcher:
-    truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
+    ground_truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
     boxes = [[0, 0, 10, 10], [50, 0, 60, 10], [80, 0, 90, 10]]
     found = Objects.build(image_index=[0] * 3, labels=[0] * 3, boxes_xyxy=boxes, scores=np.array(scores))
-    return DetectionMatcher(truth, found, Categories(("owl",)), np.array([1]))
+    return DetectionMatcher(ground_truth, found, Categories(("owl",)), np.array([1]))
 
 
 def test_by_hand():

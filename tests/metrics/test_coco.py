@@ -16,7 +16,7 @@ from otus.structures import Categories, Objects
 def score(values, protocol) -> CocoResult:
     metric = AveragePrecision(protocol, values.categories)
     return metric.update(
-        values.truth, values.predictions, image_ids=values.image_ids, sizes_hw=values.sizes_hw
+        values.ground_truth, values.predictions, image_ids=values.image_ids, sizes_hw=values.sizes_hw
     ).compute()
 
 
@@ -98,11 +98,11 @@ def test_boxes_exactly_at_the_threshold(source, coco_values, pycocotools_says, m
     document = {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
     theirs = pycocotools_says(document, results, "bbox")
     values = coco_values(document, results)
-    plain = replace(values.truth, columns={}), replace(values.predictions, columns={})
+    plain = replace(values.ground_truth, columns={}), replace(values.predictions, columns={})
     if source == "corners alone":
-        values.truth, values.predictions = plain
+        values.ground_truth, values.predictions = plain
     assert_same_to_the_bit(score(values, CocoProtocol()), theirs)
-    values.truth, values.predictions = plain
+    values.ground_truth, values.predictions = plain
     monkeypatch.setattr("otus.structures.boxes.written_sizes_wh", lambda boxes: boxes[:, 2:] - boxes[:, :2])
     assert (score(values, CocoProtocol()).curves.precision != theirs.eval["precision"]).any()
 
@@ -180,13 +180,13 @@ def test_real_labels_moved_a_little(shared_data, coco_values, pycocotools_says):
 @pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
 def test_published_lines_of_the_first_100_images(kind, shared_data: Path, coco_values, pycocotools_says):
     folder = shared_data / "metric_fixtures" / "coco_fake100"
-    truth, found = {
+    ground_truth, found = {
         "bbox": ("instances_val2014_100", "instances_val2014_fakebbox100_results"),
         "segm": ("instances_val2014_100", "instances_val2014_fakesegm100_results"),
         "keypoints": ("person_keypoints_val2014_100", "person_keypoints_val2014_fakekeypoints100_results"),
     }[kind]
     expected = json.loads((folder / "expected.json").read_text())
-    document = json.loads((folder / f"{truth}.json").read_text())
+    document = json.loads((folder / f"{ground_truth}.json").read_text())
     results = json.loads((folder / f"{found}.json").read_text())
     result = score(coco_values(document, results), CocoProtocol(kind))
     names = expected["keypoints_order" if kind == "keypoints" else "order"]
@@ -245,13 +245,17 @@ def test_masks_that_cannot_be_are_named(coco_scene, coco_values):
     with pytest.raises(DataError, match=r"\(id \d+\)\.segmentation.* 14400 pixels, .* 121 x 121 = 14641"):
         score(values, CocoProtocol("segm"))
     values = coco_values(*coco_scene(1, outlines=True))
-    payload = values.truth.segmentations.counts_bytes.copy()
+    payload = values.ground_truth.segmentations.counts_bytes.copy()
     payload[:] = 255
-    values.truth = replace(values.truth, segmentations=replace(values.truth.segmentations, counts_bytes=payload))
+    values.ground_truth = replace(
+        values.ground_truth, segmentations=replace(values.ground_truth.segmentations, counts_bytes=payload)
+    )
     with pytest.raises(DataError, match="run lengths"):
         score(values, CocoProtocol("segm"))
-    kinds = np.zeros_like(values.truth.segmentations.kinds)
-    values.truth = replace(values.truth, segmentations=replace(values.truth.segmentations, kinds=kinds))
+    kinds = np.zeros_like(values.ground_truth.segmentations.kinds)
+    values.ground_truth = replace(
+        values.ground_truth, segmentations=replace(values.ground_truth.segmentations, kinds=kinds)
+    )
     with pytest.raises(DataError, match="expected a segmentation"):
         score(values, CocoProtocol("segm"))
 

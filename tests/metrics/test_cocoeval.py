@@ -26,16 +26,16 @@ def judged(scene, kind, *, coco, evaluator, **params):
     document, results = copy.deepcopy(scene)
     printed = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = coco()
-        truth.dataset = document
-        truth.createIndex()
+        ground_truth = coco()
+        ground_truth.dataset = document
+        ground_truth.createIndex()
         if results:
-            found = truth.loadRes(results)
+            found = ground_truth.loadRes(results)
         else:  # which their loadRes cannot
             found = coco()
             found.dataset = {**document, "annotations": []}
             found.createIndex()
-        evaluation = evaluator(truth, found, kind)
+        evaluation = evaluator(ground_truth, found, kind)
         for name, value in params.items():
             setattr(evaluation.params, name, copy.deepcopy(value))
         evaluation.evaluate()
@@ -200,8 +200,8 @@ def test_published_lines_from_the_files(kind, shared_data, capsys):
     results = folder / f"{name}_val2014_fake{kind}100_results.json"
     texts = []
     for coco, evaluator in ((COCO, COCOeval), (theirs_coco.COCO, theirs_eval.COCOeval)):
-        truth = coco(str(labels))
-        evaluation = evaluator(truth, truth.loadRes(str(results)), kind)
+        ground_truth = coco(str(labels))
+        evaluation = evaluator(ground_truth, ground_truth.loadRes(str(results)), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         capsys.readouterr()
@@ -282,42 +282,42 @@ def test_torchmetrics_runs_on_it(kinds, average, request):
 
 def test_what_cannot_be_is_named(coco_scene):
     document, results = coco_scene(1)
-    truth = COCO(document)
+    ground_truth = COCO(document)
     for change, words in [
         ({"score": float("nan")}, ["predictions[", "scores", "nan"]),
         ({"bbox": [1, 2, 3]}, ["annotation 1.bbox", "4 numbers"]),
         ({"bbox": [1, 2, -3, 4], "area": 1}, ["predictions[", "boxes_xyxy"]),
         ({"score": "high"}, ["annotation 1.score", "'high'"]),
     ]:
-        found = truth.loadRes(results)
+        found = ground_truth.loadRes(results)
         found.anns[1].update(change)
         with pytest.raises(DataError) as caught:
-            COCOeval(truth, found, "bbox").evaluate()
+            COCOeval(ground_truth, found, "bbox").evaluate()
         for word in words:
             assert word in str(caught.value)
     with pytest.raises(DataError, match=r"\[0\].image_id: no image has the id 77"):
-        truth.loadRes([{**results[0], "image_id": 77}])
+        ground_truth.loadRes([{**results[0], "image_id": 77}])
     with pytest.raises(DataError, match="expected a bbox"):
-        truth.loadRes([{"image_id": document["images"][0]["id"], "score": 1}])
+        ground_truth.loadRes([{"image_id": document["images"][0]["id"], "score": 1}])
     with pytest.raises(DataError, match=r"annotation \d+.segmentation: expected polygons"):
-        COCOeval(truth, truth.loadRes(results), "segm").evaluate()
+        COCOeval(ground_truth, ground_truth.loadRes(results), "segm").evaluate()
     document["annotations"][1]["id"] = document["annotations"][0]["id"]
     document["annotations"] += [dict(document["annotations"][0])]
     with pytest.raises(DataError, match="have the id"):
-        COCOeval(COCO(document), truth.loadRes([]), "bbox").evaluate()
+        COCOeval(COCO(document), ground_truth.loadRes([]), "bbox").evaluate()
     with pytest.raises(DataError, match="expected a JSON object"):
         COCO([])
 
 
 def test_steps_in_another_order_are_said(coco_scene):
-    truth = COCO(coco_scene(1)[0])
-    evaluation = COCOeval(truth, truth.loadRes([]), "bbox")
+    ground_truth = COCO(coco_scene(1)[0])
+    evaluation = COCOeval(ground_truth, ground_truth.loadRes([]), "bbox")
     with pytest.raises(UsageError, match=r"evaluate\(\)"):
         evaluation.accumulate()
     with pytest.raises(UsageError, match=r"accumulate\(\)"):
         evaluation.summarize()
     with pytest.raises(UsageError, match="kind"):
-        COCOeval(truth, truth, "boxes")
+        COCOeval(ground_truth, ground_truth, "boxes")
 
 
 def test_the_index_answers_as_theirs(coco_scene):

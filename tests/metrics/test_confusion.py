@@ -20,8 +20,8 @@ def test_equals_hotcoco_without_crowds(seed, kind, tmp_path, coco_scene, coco_va
         record["iscrowd"] = 0
     (tmp_path / "truth.json").write_text(json.dumps(document))
     (tmp_path / "found.json").write_text(json.dumps(results))
-    truth = hotcoco.COCO(str(tmp_path / "truth.json"))
-    evaluation = hotcoco.COCOeval(truth, truth.loadRes(str(tmp_path / "found.json")), kind)
+    ground_truth = hotcoco.COCO(str(tmp_path / "truth.json"))
+    evaluation = hotcoco.COCOeval(ground_truth, ground_truth.loadRes(str(tmp_path / "found.json")), kind)
     matcher = DetectionMatcher(**vars(coco_values(document, results)))
     for options in ({"min_score": 0.4}, {"max_det": 5}, {"iou_thr": 0.75}, {}):
         theirs = evaluation.confusion_matrix(**options)["matrix"]
@@ -38,7 +38,7 @@ def test_equals_hotcoco_without_crowds(seed, kind, tmp_path, coco_scene, coco_va
 
 def test_by_hand():
     """A cat found, a cat taken for a dog, a dog that nobody finds, a dog on nothing, one on a crowd of dogs."""
-    truth = Objects.build(
+    ground_truth = Objects.build(
         image_index=[0, 0, 0, 0],
         labels=[0, 0, 1, 1],
         boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 100, 40]],
@@ -50,11 +50,11 @@ def test_by_hand():
         boxes_xyxy=[[0, 0, 10, 9], [20, 0, 30, 9], [0, 50, 10, 60], [70, 10, 80, 20]],
         scores=np.array([0.9, 0.8, 0.7, 0.6]),
     )
-    matcher = DetectionMatcher(truth, found, Categories(("cat", "dog")), np.array([1]))
+    matcher = DetectionMatcher(ground_truth, found, Categories(("cat", "dog")), np.array([1]))
     result = confusion_matrix(matcher)
     assert result.counts.tolist() == [[1, 1, 0], [0, 0, 1], [0, 1, 0]]
     assert result.confused() == [("cat", "dog", 1)]
     assert confusion_matrix(matcher, score_threshold=0.85).counts.tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
     nothing = Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
     assert confusion_matrix(replace(matcher, predictions=nothing)).counts[:, -1].tolist() == [2, 1, 0]
-    assert confusion_matrix(replace(matcher, truth=Objects.empty())).counts[-1].tolist() == [1, 3, 0]
+    assert confusion_matrix(replace(matcher, ground_truth=Objects.empty())).counts[-1].tolist() == [1, 3, 0]

@@ -44,27 +44,27 @@ def a_scene(seed: int, *, images: int = 4, objects: int = 40) -> SimpleNamespace
     scores = (rng.permutation(len(copies)) + 1) / (len(copies) + 1)
     return SimpleNamespace(
         images=images,
-        truth=as_objects(image, labels, cuboids),
+        ground_truth=as_objects(image, labels, cuboids),
         predictions=as_objects(image[copies], labels[copies], found, scores=scores),
     )
 
 
 def score(scene: SimpleNamespace, name: str = "cuboid") -> CocoResult:
     metric = AveragePrecision(cuboid_protocols()[name], CATEGORIES)
-    return metric.update(scene.truth, scene.predictions, image_ids=range(scene.images)).compute()
+    return metric.update(scene.ground_truth, scene.predictions, image_ids=range(scene.images)).compute()
 
 
 def slow_ap(scene: SimpleNamespace, label: int, ious: np.ndarray, threshold: float, recalls: np.ndarray) -> float:
     """Down the scores, each takes the free object that it overlaps most; then precision at each recall."""
-    truth, found = scene.truth, scene.predictions
+    ground_truth, found = scene.ground_truth, scene.predictions
     rows = np.flatnonzero(found.labels == label)
-    positives = int((truth.labels == label).sum())
+    positives = int((ground_truth.labels == label).sum())
     if not positives:
         return float("nan")
-    free = truth.labels == label
+    free = ground_truth.labels == label
     curve, true = [], 0
     for count, row in enumerate(rows[np.argsort(-found.scores[rows])], start=1):
-        mine = np.where(free & (truth.image_index == found.image_index[row]), ious[row], -1)
+        mine = np.where(free & (ground_truth.image_index == found.image_index[row]), ious[row], -1)
         best = int(mine.argmax())
         if mine[best] >= threshold:
             free[best], true = False, true + 1
@@ -77,7 +77,7 @@ def slow_ap(scene: SimpleNamespace, label: int, ious: np.ndarray, threshold: flo
 @pytest.mark.parametrize("seed", range(3))
 def test_a_slow_loop_says_the_same(name, seed):
     scene = a_scene(seed)
-    pair = scene.predictions.cuboids, scene.truth.cuboids
+    pair = scene.predictions.cuboids, scene.ground_truth.cuboids
     if name == "cuboid":
         ious = oriented.pairwise_cuboid_iou(*pair)
     else:
@@ -117,9 +117,9 @@ def test_ious_by_counting_points():
             one = as_objects([0], [0], b[None], scores=np.ones(1))
             from otus.metrics.detection.pairs import RankedDetections
 
-            truth = as_objects([0], [0], a[None])
-            order = RankedDetections.build(truth, one, label_count=1, limit=None)
-            pairs = Cuboids(seen).pairs(truth, one, order, sizes_hw=None, min_similarity=0.0)
+            ground_truth = as_objects([0], [0], a[None])
+            order = RankedDetections.build(ground_truth, one, label_count=1, limit=None)
+            pairs = Cuboids(seen).pairs(ground_truth, one, order, sizes_hw=None, min_similarity=0.0)
             both, either = inside(a, axes) & inside(b, axes), inside(a, axes) | inside(b, axes)
             assert pairs.similarities[0] == pytest.approx(both.sum() / either.sum(), abs=0.02)
 
@@ -129,7 +129,7 @@ def test_40_recalls_leave_out_recall_0():
     cuboids = np.tile([0.0, 0, 0, 4, 2, 1.5, 0], (4, 1)) + np.arange(4)[:, None] * [10, 0, 0, 0, 0, 0, 0]
     scene = SimpleNamespace(
         images=1,
-        truth=as_objects([0] * 4, [0] * 4, cuboids),
+        ground_truth=as_objects([0] * 4, [0] * 4, cuboids),
         predictions=as_objects([0], [0], cuboids[:1], scores=np.ones(1)),
     )
     assert score(scene).figures["AP50"] == pytest.approx(26 / 101)
@@ -144,16 +144,20 @@ def test_what_must_hold(seed, name):
     assert all(np.isnan(value) or 0 <= value <= 1 for value in figures.values())
     monotone = replace(scene.predictions, scores=scene.predictions.scores**3 - 2)
     assert score(SimpleNamespace(**{**vars(scene), "predictions": monotone}), name).figures == pytest.approx(figures)
-    perfect = SimpleNamespace(images=2, truth=scene.truth, predictions=replace(scene.truth, scores=np.ones(12)))
+    perfect = SimpleNamespace(
+        images=2, ground_truth=scene.ground_truth, predictions=replace(scene.ground_truth, scores=np.ones(12))
+    )
     assert score(perfect, name).figures["AP50"] == pytest.approx(1)
 
 
 def test_crowds_need_no_cuboid_and_other_records_are_named():
     scene = a_scene(0)
-    cuboids = scene.truth.cuboids.copy()
+    cuboids = scene.ground_truth.cuboids.copy()
     cuboids[3] = np.nan
     crowd = np.arange(len(cuboids)) == 3
-    result = score(SimpleNamespace(**{**vars(scene), "truth": replace(scene.truth, cuboids=cuboids, is_crowd=crowd)}))
+    result = score(
+        SimpleNamespace(**{**vars(scene), "ground_truth": replace(scene.ground_truth, cuboids=cuboids, is_crowd=crowd)})
+    )
     assert 0 < result.figures["AP"] < 1
     for broken, words in ((np.nan, "finite"), (-1.0, "sizes from 0 on")):
         cuboids = scene.predictions.cuboids.copy()
@@ -161,6 +165,6 @@ def test_crowds_need_no_cuboid_and_other_records_are_named():
         with pytest.raises(DataError, match=rf"predictions\[7\] \(id \d+\)\.cuboids: expected {words}"):
             score(SimpleNamespace(**{**vars(scene), "predictions": replace(scene.predictions, cuboids=cuboids)}))
     with pytest.raises(UsageError, match="cuboids: the truth has none"):
-        score(SimpleNamespace(**{**vars(scene), "truth": replace(scene.truth, cuboids=None)}))
+        score(SimpleNamespace(**{**vars(scene), "ground_truth": replace(scene.ground_truth, cuboids=None)}))
     with pytest.raises(UsageError, match="seen"):
         Cuboids("sideways")

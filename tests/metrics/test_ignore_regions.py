@@ -26,28 +26,28 @@ def scene(seed: int) -> tuple[Objects, Objects]:
     count, detections = 40, 90
     corner = rng.integers(0, 40, (count, 2))
     kind = rng.choice(["object", "crowd", "region"], count, p=[0.6, 0.15, 0.25])
-    truth = Objects.build(
+    ground_truth = Objects.build(
         image_index=rng.integers(0, IMAGES, count), labels=np.where(kind == "region", 2, rng.integers(0, 2, count)),
         boxes_xyxy=np.concatenate([corner, corner + rng.integers(5, 25, (count, 2))], axis=1),
         is_crowd=kind != "object", columns={"ignored": kind == "region"},
     )  # fmt: skip
-    near = truth.boxes_xyxy[rng.integers(0, count, detections)] + rng.integers(-2, 3, (detections, 4))
+    near = ground_truth.boxes_xyxy[rng.integers(0, count, detections)] + rng.integers(-2, 3, (detections, 4))
     found = Objects.build(
         image_index=rng.integers(0, IMAGES, detections), labels=rng.integers(0, 2, detections), boxes_xyxy=near,
         scores=rng.permutation(detections) / 100,
     )  # fmt: skip
-    return truth, found
+    return ground_truth, found
 
 
-def figures(protocol, truth: Objects, found: Objects):
-    return AveragePrecision(protocol, NAMES).update(truth, found, image_ids=range(IMAGES)).compute()
+def figures(protocol, ground_truth: Objects, found: Objects):
+    return AveragePrecision(protocol, NAMES).update(ground_truth, found, image_ids=range(IMAGES)).compute()
 
 
-def as_crowds_of_all(truth: Objects) -> Objects:
+def as_crowds_of_all(ground_truth: Objects) -> Objects:
     """Each region by hand once for every category: a crowd of it, as COCO knows crowds."""
-    regions = truth.take(ignore_regions(truth))
+    regions = ground_truth.take(ignore_regions(ground_truth))
     copies = [replace(regions, labels=np.full(len(regions), label)) for label in range(len(NAMES))]
-    parts = [truth.take(~ignore_regions(truth)), *copies]
+    parts = [ground_truth.take(~ignore_regions(ground_truth)), *copies]
     names = ("image_index", "labels", "boxes_xyxy", "is_crowd")
     return Objects.build(**{name: np.concatenate([getattr(one, name) for one in parts]) for name in names})
 
@@ -55,8 +55,8 @@ def as_crowds_of_all(truth: Objects) -> Objects:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_region_is_a_crowd_of_every_category_to_pycocotools(seed):
     pycoco, pycocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
-    truth, found = scene(seed)
-    spread = as_crowds_of_all(truth)
+    ground_truth, found = scene(seed)
+    spread = as_crowds_of_all(ground_truth)
 
     def records(objects: Objects, **further):
         corner, size = objects.boxes_xyxy[:, :2], objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2]
@@ -75,9 +75,9 @@ def test_a_region_is_a_crowd_of_every_category_to_pycocotools(seed):
     judge = pycocoeval.COCOeval(labels, results, "bbox")
     judge.evaluate()
     judge.accumulate()
-    ours = figures(CocoProtocol(), truth, found)
+    ours = figures(CocoProtocol(), ground_truth, found)
     np.testing.assert_array_equal(ours.curves.precision, judge.eval["precision"])
-    without = figures(CocoProtocol(), truth.take(~ignore_regions(truth)), found)
+    without = figures(CocoProtocol(), ground_truth.take(~ignore_regions(ground_truth)), found)
     assert ours.figures["AP"] > without.figures["AP"]
 
 
@@ -86,22 +86,22 @@ def test_a_region_is_a_crowd_of_every_category_to_pycocotools(seed):
 def test_false_detections_are_those_of_kittis_kit(seed, threshold):
     """evaluate_object.cpp: detections without an object are false, less those whose overlap with a region, over their own
     area, exceeds the class's minimal overlap."""
-    truth, found = scene(seed)
-    truth = truth.take(~truth.is_crowd | ignore_regions(truth))  # KITTI has no crowds
-    is_region = ignore_regions(truth)
-    matcher = DetectionMatcher(truth, found, NAMES, np.arange(IMAGES))
+    ground_truth, found = scene(seed)
+    ground_truth = ground_truth.take(~ground_truth.is_crowd | ignore_regions(ground_truth))  # KITTI has no crowds
+    is_region = ignore_regions(ground_truth)
+    matcher = DetectionMatcher(ground_truth, found, NAMES, np.arange(IMAGES))
     rules = Rules(iou_thresholds=(threshold,), max_dets=None)
     matches = matcher.match(rules)
     assert (matches.outcomes == Outcome.IGNORED).sum() >= 5
     for image in range(IMAGES):
         for label in (0, 1):
-            objects = np.flatnonzero((truth.image_index == image) & (truth.labels == label) & ~is_region)
-            regions = truth.boxes_xyxy[(truth.image_index == image) & is_region]
+            objects = np.flatnonzero((ground_truth.image_index == image) & (ground_truth.labels == label) & ~is_region)
+            regions = ground_truth.boxes_xyxy[(ground_truth.image_index == image) & is_region]
             here = np.flatnonzero((found.image_index == image) & (found.labels == label))
             free, false = set(objects.tolist()), 0
             for d in here[np.argsort(-found.scores[here])]:
                 box = found.boxes_xyxy[d]
-                ious = {g: pairwise_iou(box[None], truth.boxes_xyxy[[g]])[0, 0] for g in free}
+                ious = {g: pairwise_iou(box[None], ground_truth.boxes_xyxy[[g]])[0, 0] for g in free}
                 best = max(ious, key=ious.get, default=None)
                 if best is not None and ious[best] >= threshold:
                     free.remove(best)
@@ -117,9 +117,9 @@ def test_false_detections_are_those_of_kittis_kit(seed, threshold):
 @pytest.mark.parametrize("year", [2007, 2012])
 def test_voc_by_a_slow_loop(seed, year):
     """An object first, the one overlapped most, free or not; what is false then does not count in a crowd or region."""
-    truth, found = scene(seed)
-    spread = as_crowds_of_all(truth)
-    result = figures(VocProtocol(year), truth, found)
+    ground_truth, found = scene(seed)
+    spread = as_crowds_of_all(ground_truth)
+    result = figures(VocProtocol(year), ground_truth, found)
     for label in (0, 1):
         here = np.flatnonzero(found.labels == label)
         taken, outcomes = set(), []
@@ -144,45 +144,45 @@ def test_voc_by_a_slow_loop(seed, year):
             steps = np.diff(recall, prepend=0)
             expected = sum(step * precision[i:].max() for i, step in enumerate(steps))
         assert result.per_category[NAMES[label]]["AP"] == pytest.approx(expected, abs=1e-12)
-    rules = DetectionMatcher(truth, found, NAMES, np.arange(IMAGES)).match(RULES[f"voc{year % 100:02}"])
+    rules = DetectionMatcher(ground_truth, found, NAMES, np.arange(IMAGES)).match(RULES[f"voc{year % 100:02}"])
     assert rules.mean_average_precision() == pytest.approx(result.figures["AP"], abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_explanations_count_as_evaluate_does(seed):
-    truth, found = scene(seed)
-    matcher = DetectionMatcher(truth, found, NAMES, np.arange(IMAGES))
-    expected = figures(CocoProtocol(), truth, found).figures["AP"]
+    ground_truth, found = scene(seed)
+    matcher = DetectionMatcher(ground_truth, found, NAMES, np.arange(IMAGES))
+    expected = figures(CocoProtocol(), ground_truth, found).figures["AP"]
     assert matcher.match(Rules()).mean_average_precision() == pytest.approx(expected, abs=1e-12)
     for label in (0, 1):
         alone = matcher.of_category(label).match(Rules()).average_precision()[label].mean()
         assert alone == pytest.approx(matcher.match(Rules()).average_precision()[label].mean(), abs=1e-12)
     counted = matcher.match(Rules(crowd="counted"))
-    assert not counted.is_positive[ignore_regions(truth)].any()
+    assert not counted.is_positive[ignore_regions(ground_truth)].any()
 
 
 def test_shards_merge_to_the_same_figures():
-    truth, found = scene(5)
+    ground_truth, found = scene(5)
     first = AveragePrecision(CocoProtocol(), NAMES)
     for k in range(IMAGES):
         alone = AveragePrecision(CocoProtocol(), NAMES)
-        sides = (one.take(one.image_index == k) for one in (truth, found))
+        sides = (one.take(one.image_index == k) for one in (ground_truth, found))
         alone.update(*(replace(one, image_index=np.zeros(len(one), dtype=int)) for one in sides), image_ids=[k])
         first = alone if k == 0 else first.merge(alone)
     np.testing.assert_array_equal(
-        first.compute().curves.precision, figures(CocoProtocol(), truth, found).curves.precision
+        first.compute().curves.precision, figures(CocoProtocol(), ground_truth, found).curves.precision
     )
 
 
 def test_regions_without_outline_or_corners_are_their_boxes():
     ring = np.array([[0.0, 0], [9, 0], [9, 9], [0, 9]])
     corners = np.stack([ring, np.full((4, 2), np.nan)])
-    truth = Objects.build(
+    ground_truth = Objects.build(
         image_index=[0, 0], labels=[0, 2], boxes_xyxy=[[0, 0, 9, 9], [10, 10, 30, 30]], is_crowd=[False, True],
         columns={"ignored": np.array([False, True])}, segmentations=Segmentations.build([[ring], None]),
         corners_xy=corners,
     )  # fmt: skip
-    whole = complete_regions(truth)
+    whole = complete_regions(ground_truth)
     found = Objects.build(
         image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 9, 9], [12, 12, 20, 20]], scores=np.array([0.5, 0.9]),
         segmentations=Segmentations.build([[ring], [ring * 8 / 9 + 12]]),

@@ -30,16 +30,16 @@ def test_planted_errors_are_found(shared_data):
     names[misnamed] = (names[misnamed] + 7) % len(dataset.categories)
     kept = np.setdiff1d(np.arange(len(labels)), forgotten)
     images = rng.integers(0, len(dataset), 40)
-    truth = Objects.build(
+    ground_truth = Objects.build(
         image_index=np.concatenate([labels.image_index[kept], images]),
         labels=np.concatenate([names[kept], rng.integers(0, len(dataset.categories), 40)]),
         boxes_xyxy=np.concatenate([labels.boxes_xyxy[kept], np.tile([2.0, 2, 14, 14], (40, 1))]),
         ids=np.concatenate([kept, np.arange(100_000, 100_040)]),
     )
-    matcher = DetectionMatcher(truth, predictions, dataset.categories, np.arange(len(dataset)))
+    matcher = DetectionMatcher(ground_truth, predictions, dataset.categories, np.arange(len(dataset)))
     suspects = find_label_errors(matcher, find_errors(matcher))
-    accused = {int(truth.ids[one.truth]) for one in suspects if one.kind == "wrong_category"}
-    imagined = {int(truth.ids[one.truth]) for one in suspects if one.kind == "no_detection"}
+    accused = {int(ground_truth.ids[one.ground_truth]) for one in suspects if one.kind == "wrong_category"}
+    imagined = {int(ground_truth.ids[one.ground_truth]) for one in suspects if one.kind == "no_detection"}
     alone = {one.detection for one in suspects if one.kind == "missing_label"}
     origin = np.flatnonzero(seen)[np.argsort(labels.image_index[seen], kind="stable")]
     confident = set(np.flatnonzero(seen & (scores >= 0.5)).tolist())
@@ -55,7 +55,7 @@ def test_planted_errors_are_found(shared_data):
 
 def a_comparison() -> DetectionMatcher:
     """Image 0: one right, one false. Image 1: nothing at all. Image 2: two unfound, a weak detection on one."""
-    truth = Objects.build(
+    ground_truth = Objects.build(
         image_index=[0, 2, 2], labels=[0, 0, 0], boxes_xyxy=[[0, 0, 10, 10], [0, 0, 10, 10], [30, 0, 60, 30]]
     )
     found = Objects.build(
@@ -64,7 +64,7 @@ def a_comparison() -> DetectionMatcher:
         boxes_xyxy=[[0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 10]],
         scores=np.array([0.9, 0.8, 0.3]),
     )
-    return DetectionMatcher(truth, found, Categories(("owl",)), np.array([5, 6, 7]))
+    return DetectionMatcher(ground_truth, found, Categories(("owl",)), np.array([5, 6, 7]))
 
 
 def test_the_worst_images():
@@ -85,7 +85,7 @@ def test_the_worst_images():
 def test_by_hand():
     matcher = a_comparison()
     suspects = find_label_errors(matcher, find_errors(matcher))
-    assert [(one.kind, one.image_index, one.detection, one.truth) for one in suspects] == [
+    assert [(one.kind, one.image_index, one.detection, one.ground_truth) for one in suspects] == [
         ("missing_label", 0, 1, -1),
         ("no_detection", 2, -1, 2),
     ]
@@ -94,4 +94,4 @@ def test_by_hand():
     suspects = find_label_errors(named, find_errors(named))
     assert [one.kind for one in suspects] == ["wrong_category", "missing_label", "no_detection"]
     assert suspects[0].score == pytest.approx(0.9)
-    assert suspects[0].truth == 0
+    assert suspects[0].ground_truth == 0

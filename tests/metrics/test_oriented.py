@@ -47,14 +47,14 @@ def a_scene(seed: int, *, crowds: bool = False, images: int = 6, objects: int = 
         images=images,
         boxes=boxes,
         found=found,
-        truth=as_objects(image, labels, boxes, is_crowd=rng.random(objects) < (0.15 if crowds else 0)),
+        ground_truth=as_objects(image, labels, boxes, is_crowd=rng.random(objects) < (0.15 if crowds else 0)),
         predictions=as_objects(image[copies], labels[copies], found, scores=np.round(rng.random(len(copies)), 2)),
     )
 
 
 def score(scene: SimpleNamespace, name: str = "oriented", **options):
     metric = AveragePrecision(oriented_protocols(**options)[name], CATEGORIES)
-    return metric.update(scene.truth, scene.predictions, image_ids=range(scene.images)).compute()
+    return metric.update(scene.ground_truth, scene.predictions, image_ids=range(scene.images)).compute()
 
 
 def record(objects: Objects, row: int) -> dict:
@@ -79,8 +79,8 @@ def test_hotcoco_says_the_same(seed, crowds, tmp_path):
         "images": [{"id": i + 1, "width": 200, "height": 200} for i in range(scene.images)],
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CATEGORIES)],
         "annotations": [
-            {**record(scene.truth, row), "id": row + 1, "iscrowd": int(scene.truth.is_crowd[row])}
-            for row in range(len(scene.truth))
+            {**record(scene.ground_truth, row), "id": row + 1, "iscrowd": int(scene.ground_truth.is_crowd[row])}
+            for row in range(len(scene.ground_truth))
         ],
     }
     found = [
@@ -107,10 +107,10 @@ def test_published_ious_decide_what_matches(shared_data):
         sides = [np.array(case[side], dtype=float).reshape(-1, 5) * [1, 1, 1, 1, -np.pi / 180] for side in "ab"]
         expected = np.array(case["iou"], dtype=float).reshape(len(sides[0]), len(sides[1]))
         found = as_objects([0] * len(sides[0]), [0] * len(sides[0]), sides[0], scores=np.ones(len(sides[0])))
-        truth = as_objects([0] * len(sides[1]), [0] * len(sides[1]), sides[1])
-        truth, found = OrientedBoxes().view(truth, found, sizes_hw=None)
-        order = RankedDetections.build(truth, found, label_count=1, limit=None)
-        pairs = OrientedBoxes().pairs(truth, found, order, sizes_hw=None, min_similarity=0.0)
+        ground_truth = as_objects([0] * len(sides[1]), [0] * len(sides[1]), sides[1])
+        ground_truth, found = OrientedBoxes().view(ground_truth, found, sizes_hw=None)
+        order = RankedDetections.build(ground_truth, found, label_count=1, limit=None)
+        pairs = OrientedBoxes().pairs(ground_truth, found, order, sizes_hw=None, min_similarity=0.0)
         np.testing.assert_allclose(pairs.similarities.reshape(expected.shape), expected, atol=2e-3)
         compared += expected.size
     assert compared >= 10
@@ -119,19 +119,19 @@ def test_published_ious_decide_what_matches(shared_data):
 @pytest.mark.parametrize("year", [7, 12])
 def test_voc_rules_by_a_slow_loop(year):
     scene = a_scene(4)
-    difficult = np.random.default_rng(1).random(len(scene.truth)) < 0.2
-    scene.truth = replace(scene.truth, columns={"difficult": difficult})
+    difficult = np.random.default_rng(1).random(len(scene.ground_truth)) < 0.2
+    scene.ground_truth = replace(scene.ground_truth, columns={"difficult": difficult})
     result = score(scene, f"oriented_voc{year:02}")
-    truth, found = scene.truth, scene.predictions
-    ious = oriented.pairwise_oriented_iou(*(oriented.from_corners(one.corners_xy) for one in (found, truth)))
+    ground_truth, found = scene.ground_truth, scene.predictions
+    ious = oriented.pairwise_oriented_iou(*(oriented.from_corners(one.corners_xy) for one in (found, ground_truth)))
     for label, name in enumerate(CATEGORIES):
         rows = np.flatnonzero(found.labels == label)
         taken: set[int] = set()
         true = false = 0
         points = []
-        positives = int(((truth.labels == label) & ~difficult).sum())
+        positives = int(((ground_truth.labels == label) & ~difficult).sum())
         for row in rows[np.argsort(-found.scores[rows], kind="stable")]:
-            mine = np.flatnonzero((truth.image_index == found.image_index[row]) & (truth.labels == label))
+            mine = np.flatnonzero((ground_truth.image_index == found.image_index[row]) & (ground_truth.labels == label))
             best = mine[ious[row, mine].argmax()] if len(mine) else -1
             if best >= 0 and ious[row, best] >= 0.5:
                 if difficult[best]:
@@ -163,7 +163,7 @@ def test_axis_aligned_ones_are_coco_s(coco_scene, coco_values, pycocotools_says)
         corners = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 4, 2)
         setattr(values, side, replace(objects, corners_xy=corners))
     metric = AveragePrecision(oriented_protocols()["oriented"], values.categories)
-    figures = metric.update(values.truth, values.predictions, image_ids=values.image_ids).compute().figures
+    figures = metric.update(values.ground_truth, values.predictions, image_ids=values.image_ids).compute().figures
     assert np.nan_to_num(list(figures.values()), nan=-1) == pytest.approx(
         pycocotools_says(*scene, "bbox").stats, abs=1e-9
     )
@@ -175,13 +175,17 @@ def test_what_must_hold(seed, name):
     scene = a_scene(seed, objects=20, images=3)
     plain = score(scene, name)
     assert all(np.isnan(value) or 0 <= value <= 1 for value in plain.figures.values())
-    turned = SimpleNamespace(images=3, truth=turn(scene.truth, 0.7), predictions=turn(scene.predictions, 0.7))
+    turned = SimpleNamespace(
+        images=3, ground_truth=turn(scene.ground_truth, 0.7), predictions=turn(scene.predictions, 0.7)
+    )
     assert score(turned, name).figures["AP"] == pytest.approx(plain.figures["AP"])
     risen = replace(scene.predictions, scores=1 / (1 + np.exp(-5 * scene.predictions.scores)))
     assert score(SimpleNamespace(**{**vars(scene), "predictions": risen}), name).figures == pytest.approx(
         plain.figures, nan_ok=True
     )
-    perfect = SimpleNamespace(images=3, truth=scene.truth, predictions=replace(scene.truth, scores=np.ones(20)))
+    perfect = SimpleNamespace(
+        images=3, ground_truth=scene.ground_truth, predictions=replace(scene.ground_truth, scores=np.ones(20))
+    )
     assert score(perfect, name).figures["AP50"] == pytest.approx(1)
     far = np.array([900.0, 900, 20, 10, 0.5])
     found = scene.predictions
@@ -203,7 +207,7 @@ def test_shards_merge_and_other_comparisons_do_not():
         place = np.full(6, -1)
         place[images] = range(len(images))
         sides = []
-        for objects in (scene.truth, scene.predictions):
+        for objects in (scene.ground_truth, scene.predictions):
             here = place[objects.image_index] >= 0
             sides.append(replace(objects.take(here), image_index=place[objects.image_index[here]]))
         metric = AveragePrecision(oriented_protocols()["oriented"], CATEGORIES)
@@ -223,11 +227,17 @@ def turn(objects: Objects, angle: float) -> Objects:
 def test_records_without_corners_are_named():
     scene = a_scene(1)
     with pytest.raises(UsageError, match="corners_xy: the predictions have none"):
-        score(SimpleNamespace(images=6, truth=scene.truth, predictions=replace(scene.predictions, corners_xy=None)))
+        score(
+            SimpleNamespace(
+                images=6, ground_truth=scene.ground_truth, predictions=replace(scene.predictions, corners_xy=None)
+            )
+        )
     corners = scene.predictions.corners_xy.copy()
     corners[5, 1] = np.nan
     broken = replace(scene.predictions, corners_xy=corners)
     with pytest.raises(DataError, match=r"predictions\[5\] \(id \d+\).corners_xy"):
-        score(SimpleNamespace(images=6, truth=scene.truth, predictions=broken))
-    nothing = SimpleNamespace(images=6, truth=scene.truth, predictions=replace(Objects.empty(), scores=np.zeros(0)))
+        score(SimpleNamespace(images=6, ground_truth=scene.ground_truth, predictions=broken))
+    nothing = SimpleNamespace(
+        images=6, ground_truth=scene.ground_truth, predictions=replace(Objects.empty(), scores=np.zeros(0))
+    )
     assert score(nothing).figures["AP"] == score(nothing, "oriented_voc12").figures["AP"] == 0

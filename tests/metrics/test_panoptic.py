@@ -37,17 +37,17 @@ def a_map(rng: np.random.Generator, *, crowds: bool = False, size_hw: tuple[int,
     )
 
 
-def nearly(truth: PanopticMap, rng: np.random.Generator) -> PanopticMap:
+def nearly(ground_truth: PanopticMap, rng: np.random.Generator) -> PanopticMap:
     """The same moved by a pixel or two, some segments renamed or of another category."""
-    ids = np.roll(truth.ids, rng.integers(-2, 3, 2), axis=(0, 1)) * 1
+    ids = np.roll(ground_truth.ids, rng.integers(-2, 3, 2), axis=(0, 1)) * 1
     ids[rng.random(ids.shape) < 0.03] = 0
     ids[:5, :7] = 1 << 20
-    known = {one.id: one for one in truth.segments}
+    known = {one.id: one for one in ground_truth.segments}
     segments = []
     for one in (int(i) for i in np.unique(ids) if i):
         label = known[one].label if one in known and rng.random() < 0.8 else int(rng.integers(0, 4))
         segments.append(Segment(one, label))
-    return PanopticMap(ids, tuple(segments), truth.categories)
+    return PanopticMap(ids, tuple(segments), ground_truth.categories)
 
 
 def slow(pairs: list[tuple[PanopticMap, PanopticMap]]) -> dict[str, list[float]]:
@@ -55,16 +55,16 @@ def slow(pairs: list[tuple[PanopticMap, PanopticMap]]) -> dict[str, list[float]]
     quality: dict[str, list[float]] = {}
     for label, name in enumerate(CATEGORIES):
         ious, false, missed = [], 0, 0
-        for truth, found in pairs:
-            void = truth.ids == 0
-            mine = [one for one in truth.segments if one.label == label and not one.is_crowd]
-            crowds = [one for one in truth.segments if one.label == label and one.is_crowd]
-            excused = void | (truth.mask_of(crowds[-1].id) if crowds else False)
+        for ground_truth, found in pairs:
+            void = ground_truth.ids == 0
+            mine = [one for one in ground_truth.segments if one.label == label and not one.is_crowd]
+            crowds = [one for one in ground_truth.segments if one.label == label and one.is_crowd]
+            excused = void | (ground_truth.mask_of(crowds[-1].id) if crowds else False)
             theirs = [one for one in found.segments if one.label == label]
             taken, good = set(), set()
             for t in mine:
                 for f in theirs:
-                    a, b = truth.mask_of(t.id), found.mask_of(f.id)
+                    a, b = ground_truth.mask_of(t.id), found.mask_of(f.id)
                     iou = (a & b).sum() / (a | (b & ~void)).sum()
                     if iou > 0.5:
                         ious.append(iou)
@@ -82,15 +82,15 @@ def slow(pairs: list[tuple[PanopticMap, PanopticMap]]) -> dict[str, list[float]]
 
 def judge(pairs: list[tuple[PanopticMap, PanopticMap]]) -> PanopticResult:
     metric = PanopticQuality(CATEGORIES)
-    for truth, found in pairs:
-        metric.update(truth, found)
+    for ground_truth, found in pairs:
+        metric.update(ground_truth, found)
     return metric.compute()
 
 
 def some_pairs(seed: int, count: int = 6) -> list[tuple[PanopticMap, PanopticMap]]:
     rng = np.random.default_rng(seed)
-    truths = [a_map(rng, crowds=True) for _ in range(count)]
-    return [(truth, nearly(truth, rng)) for truth in truths]
+    ground_truths = [a_map(rng, crowds=True) for _ in range(count)]
+    return [(ground_truth, nearly(ground_truth, rng)) for ground_truth in ground_truths]
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -110,7 +110,12 @@ def test_no_test_of_these_is_without_matches_crowds_and_mistakes():
     assert sum(one.true_positives.sum() for one in results) > 50
     assert sum(one.false_positives.sum() for one in results) > 20
     assert sum(one.false_negatives.sum() for one in results) > 20
-    assert any(segment.is_crowd for seed in range(8) for truth, _ in some_pairs(seed) for segment in truth.segments)
+    assert any(
+        segment.is_crowd
+        for seed in range(8)
+        for ground_truth, _ in some_pairs(seed)
+        for segment in ground_truth.segments
+    )
 
 
 def read(file: Path):
@@ -119,17 +124,17 @@ def read(file: Path):
 
 def test_panopticapis_figures_on_real_maps(shared_data):
     folder = shared_data / "metric_fixtures" / "panoptic_pq"
-    truth, found = read(folder / "gt.json"), read(folder / "pred.json")
-    metric = PanopticQuality(truth.categories)
-    for index in range(len(truth)):
-        metric.update(truth.panoptic_map(index), found.panoptic_map(index))
+    ground_truth, found = read(folder / "gt.json"), read(folder / "pred.json")
+    metric = PanopticQuality(ground_truth.categories)
+    for index in range(len(ground_truth)):
+        metric.update(ground_truth.panoptic_map(index), found.panoptic_map(index))
     result = metric.compute()
     expected = json.loads((folder / "expected.json").read_text())["expected"]
     for suffix, group in (("", "All"), ("_th", "Things"), ("_st", "Stuff")):
         for name in ("pq", "sq", "rq"):
             assert result.figures[name.upper() + suffix] == pytest.approx(expected[group][name], abs=1e-12)
     assert sum(not np.isnan(one["PQ"]) for one in result.per_category.values()) == expected["All"]["n"]
-    names = dict(zip(truth.categories.ids, truth.categories, strict=True))
+    names = dict(zip(ground_truth.categories.ids, ground_truth.categories, strict=True))
     for source_id, figures in expected["per_class"].items():
         ours = result.per_category[names[int(source_id)]]
         assert [ours["PQ"], ours["SQ"], ours["RQ"]] == pytest.approx(list(figures.values()), abs=1e-12)
@@ -210,12 +215,12 @@ seeds = st.integers(0, 2**32 - 1)
 @settings(max_examples=25, deadline=None)
 def test_perfect_maps_give_1_and_figures_lie_between_0_and_1(seed):
     rng = np.random.default_rng(seed)
-    truth = a_map(rng)
-    perfect = judge([(truth, truth)])
+    ground_truth = a_map(rng)
+    perfect = judge([(ground_truth, ground_truth)])
     values = np.array(list(perfect.figures.values()))
     assert (np.isnan(values) | (values == 1)).all()
-    assert np.isnan(perfect.figures["PQ"]) == (not truth.segments)
-    values = np.array(list(judge([(truth, nearly(truth, rng))]).figures.values()))
+    assert np.isnan(perfect.figures["PQ"]) == (not ground_truth.segments)
+    values = np.array(list(judge([(ground_truth, nearly(ground_truth, rng))]).figures.values()))
     assert (np.isnan(values) | ((values >= 0) & (values <= 1))).all()
 
 
@@ -227,11 +232,11 @@ def test_orders_and_shards_do_not_matter(seed, random):
     random.shuffle(pairs)
     cut = random.randint(0, 5)
     parts = [PanopticQuality(CATEGORIES), PanopticQuality(CATEGORIES)]
-    for index, (truth, found) in enumerate(pairs):
+    for index, (ground_truth, found) in enumerate(pairs):
         renamed = dict(zip([s.id for s in found.segments], range(1, 100), strict=False))
         ids = np.vectorize(lambda one, renamed=renamed: renamed.get(one, 0), otypes=[np.int64])(found.ids)
         segments = tuple(replace(s, id=renamed[s.id]) for s in reversed(found.segments))
-        parts[index >= cut].update(truth, PanopticMap(ids, segments, CATEGORIES))
+        parts[index >= cut].update(ground_truth, PanopticMap(ids, segments, CATEGORIES))
     merged = parts[0].merge(parts[1]).compute()
     assert merged.figures == pytest.approx(whole.figures, nan_ok=True, abs=1e-12)
     for name, figures in whole.per_category.items():
@@ -241,14 +246,14 @@ def test_orders_and_shards_do_not_matter(seed, random):
 @given(seeds)
 @settings(max_examples=25, deadline=None)
 def test_one_more_invented_segment_never_helps(seed):
-    ((truth, found),) = some_pairs(seed, 1)
-    free = np.argwhere((found.ids == 0) & (truth.ids != 0))
+    ((ground_truth, found),) = some_pairs(seed, 1)
+    free = np.argwhere((found.ids == 0) & (ground_truth.ids != 0))
     if not len(free):
         return
     ids = found.ids.copy()
     ids[tuple(free[0])] = 99
     more = PanopticMap(ids, (*found.segments, Segment(99, 4)), CATEGORIES)  # a category that no truth has
-    without, with_it = judge([(truth, found)]), judge([(truth, more)])
+    without, with_it = judge([(ground_truth, found)]), judge([(ground_truth, more)])
     assert with_it.figures["PQ"] <= without.figures["PQ"] or np.isnan(without.figures["PQ"])
     assert with_it.per_category["e"]["PQ"] == 0
     assert np.isnan(without.per_category["e"]["PQ"])

@@ -26,29 +26,29 @@ def some_objects(rng, images, mean, **columns):
 def some_case(seed):
     rng = np.random.default_rng(seed)
     images = int(rng.integers(1, 6))
-    truth = some_objects(
+    ground_truth = some_objects(
         rng, images, rng.uniform(0, 4), is_crowd=lambda n: rng.random(n) < 0.1,
         columns=lambda n: {"difficult": rng.random(n) < 0.2},
     )  # fmt: skip
     found = some_objects(rng, images, rng.uniform(0, 12), scores=lambda n: rng.integers(0, 6, n) / 5)
-    return truth, found, images
+    return ground_truth, found, images
 
 
-def slowly(truth, found, images):
+def slowly(ground_truth, found, images):
     """Recall by (threshold, count), ABO by (label, count)."""
     best = []
-    for g in range(len(truth)):
-        if truth.is_crowd[g] or truth.columns["difficult"][g]:
+    for g in range(len(ground_truth)):
+        if ground_truth.is_crowd[g] or ground_truth.columns["difficult"][g]:
             continue
-        here = [p for p in range(len(found)) if found.image_index[p] == truth.image_index[g]]
+        here = [p for p in range(len(found)) if found.image_index[p] == ground_truth.image_index[g]]
         here.sort(key=lambda p: -found.scores[p])
         overlaps = []
         for p in here:
-            (a1, b1, a2, b2), (c1, d1, c2, d2) = truth.boxes_xyxy[g].tolist(), found.boxes_xyxy[p].tolist()
+            (a1, b1, a2, b2), (c1, d1, c2, d2) = ground_truth.boxes_xyxy[g].tolist(), found.boxes_xyxy[p].tolist()
             shared = max(0, min(a2, c2) - max(a1, c1)) * max(0, min(b2, d2) - max(b1, d1))
             union = (a2 - a1) * (b2 - b1) + (c2 - c1) * (d2 - d1) - shared
             overlaps.append(shared / union if shared else 0.0)
-        best.append((int(truth.labels[g]), [max(overlaps[:count], default=0.0) for count in PROTOCOL.counts]))
+        best.append((int(ground_truth.labels[g]), [max(overlaps[:count], default=0.0) for count in PROTOCOL.counts]))
 
     def mean(values):
         return sum(values) / len(values) if values else np.nan
@@ -62,9 +62,9 @@ def slowly(truth, found, images):
 
 @given(seed=st.integers(0, 10**6))
 def test_equal_to_the_slow_loop(seed):
-    truth, found, images = some_case(seed)
-    result = ProposalRecall(NAMES, PROTOCOL).update(truth, found, image_ids=range(images)).compute()
-    recall, average, abo, mabo, count = slowly(truth, found, images)
+    ground_truth, found, images = some_case(seed)
+    result = ProposalRecall(NAMES, PROTOCOL).update(ground_truth, found, image_ids=range(images)).compute()
+    recall, average, abo, mabo, count = slowly(ground_truth, found, images)
     np.testing.assert_allclose(result.recall, recall)
     np.testing.assert_allclose(result.average_recall, average)
     np.testing.assert_allclose(result.abo, abo)
@@ -75,8 +75,8 @@ def test_equal_to_the_slow_loop(seed):
 
 @given(seed=st.integers(0, 10**6))
 def test_more_proposals_cover_more_and_stricter_overlap_less(seed):
-    truth, found, images = some_case(seed)
-    result = ProposalRecall(NAMES, PROTOCOL).update(truth, found, image_ids=range(images)).compute()
+    ground_truth, found, images = some_case(seed)
+    result = ProposalRecall(NAMES, PROTOCOL).update(ground_truth, found, image_ids=range(images)).compute()
     if result.objects:
         assert (np.diff(result.recall, axis=1) >= 0).all()
         assert (np.diff(result.recall, axis=0) <= 0).all()
@@ -85,21 +85,23 @@ def test_more_proposals_cover_more_and_stricter_overlap_less(seed):
         assert (result.mabo <= 1).all()
         order = np.argsort(PROTOCOL.iou_thresholds)
         bound = (result.recall[order] * np.diff([0, *PROTOCOL.iou_thresholds])[:, None]).sum(axis=0)
-        overall = np.nansum(result.abo * np.bincount(_wanted(truth), minlength=3)[:, None], axis=0) / result.objects
+        overall = (
+            np.nansum(result.abo * np.bincount(_wanted(ground_truth), minlength=3)[:, None], axis=0) / result.objects
+        )
         assert (bound <= overall + 1e-9).all()  # the mean overlap is the area under recall over IoU
 
 
-def _wanted(truth):
-    return truth.labels[~truth.is_crowd & ~truth.columns["difficult"]]
+def _wanted(ground_truth):
+    return ground_truth.labels[~ground_truth.is_crowd & ~ground_truth.columns["difficult"]]
 
 
 @given(seed=st.integers(0, 10**6), cut=st.integers(0, 6))
 def test_shards_merge_to_the_same_figures(seed, cut):
-    truth, found, images = some_case(seed)
-    whole = ProposalRecall(NAMES, PROTOCOL).update(truth, found, image_ids=range(images)).compute()
+    ground_truth, found, images = some_case(seed)
+    whole = ProposalRecall(NAMES, PROTOCOL).update(ground_truth, found, image_ids=range(images)).compute()
     parts = []
     for low, high in ((0, min(cut, images)), (min(cut, images), images)):
-        cut_out = [one.take((one.image_index >= low) & (one.image_index < high)) for one in (truth, found)]
+        cut_out = [one.take((one.image_index >= low) & (one.image_index < high)) for one in (ground_truth, found)]
         moved = [Objects(**{**vars(one), "image_index": one.image_index - low}) for one in cut_out]
         parts.append(ProposalRecall(NAMES, PROTOCOL).update(*moved, image_ids=range(low, high)))
     merged = parts[1].merge(parts[0]).compute()
@@ -109,10 +111,10 @@ def test_shards_merge_to_the_same_figures(seed, cut):
 
 
 def test_the_objects_themselves_cover_everything():
-    truth = Objects.build(
+    ground_truth = Objects.build(
         image_index=[0, 1, 1], labels=[0, 1, 1], boxes_xyxy=[[0, 0, 4, 4], [1, 1, 3, 3], [2, 2, 9, 9]]
     )
-    result = ProposalRecall(NAMES).update(truth, truth, image_ids=["a", "b"]).compute()
+    result = ProposalRecall(NAMES).update(ground_truth, ground_truth, image_ids=["a", "b"]).compute()
     assert result.figures["recall50@10"] == result.figures["recall70@10"] == result.figures["AR@10"] == 1
     assert result.figures["MABO@10"] == result.per_category["owl"]["ABO@1"] == 1
     assert result.figures["recall50@1"] == pytest.approx(2 / 3)

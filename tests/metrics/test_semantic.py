@@ -21,20 +21,20 @@ def some_pairs(
     for _ in range(count):
         height, width = rng.integers(6, 40, 2)
         blocks = rng.integers(0, categories, (height // 5 + 1, width // 5 + 1))
-        truth = np.kron(blocks, np.ones((5, 5), dtype=int))[:height, :width]
-        found = np.roll(truth, rng.integers(-2, 3, 2), axis=(0, 1))
-        wrong = rng.random(truth.shape) < 0.05
-        found = np.where(wrong, rng.integers(0, categories, truth.shape), found)
+        ground_truth = np.kron(blocks, np.ones((5, 5), dtype=int))[:height, :width]
+        found = np.roll(ground_truth, rng.integers(-2, 3, 2), axis=(0, 1))
+        wrong = rng.random(ground_truth.shape) < 0.05
+        found = np.where(wrong, rng.integers(0, categories, ground_truth.shape), found)
         if ignore:
-            truth = np.where(rng.random(truth.shape) < 0.1, IGNORE, truth)
-        pairs.append((truth, found))
+            ground_truth = np.where(rng.random(ground_truth.shape) < 0.1, IGNORE, ground_truth)
+        pairs.append((ground_truth, found))
     return pairs
 
 
 def judge(pairs: list[tuple[np.ndarray, np.ndarray]], categories: Categories = CATEGORIES, **options) -> SemanticResult:
     metric = SemanticQuality(categories, **options)
-    for truth, found in pairs:
-        metric.update(SemanticMap(truth, categories), SemanticMap(found, categories))
+    for ground_truth, found in pairs:
+        metric.update(SemanticMap(ground_truth, categories), SemanticMap(found, categories))
     return metric.compute()
 
 
@@ -43,8 +43,8 @@ def test_hotcoco_says_the_same(seed):
     semantic = pytest.importorskip("hotcoco.semantic", reason="hotcoco is a reference")
     pairs = some_pairs(seed, categories=5 - seed % 2)  # a category on neither side
     theirs = semantic.SemanticEval(list(CATEGORIES))
-    for truth, found in pairs:
-        theirs.update(truth.astype(np.uint8), found.astype(np.uint8))
+    for ground_truth, found in pairs:
+        theirs.update(ground_truth.astype(np.uint8), found.astype(np.uint8))
     result = judge(pairs)
     for name, value in theirs.results().items():
         if name in result.figures:
@@ -61,9 +61,9 @@ def test_torchmetrics_says_the_same():
     pairs = some_pairs(3)
     per_class = classification.MulticlassJaccardIndex(5, average="none", ignore_index=IGNORE)
     accuracy = classification.MulticlassAccuracy(5, average="micro", ignore_index=IGNORE)
-    for truth, found in pairs:
+    for ground_truth, found in pairs:
         for metric in (per_class, accuracy):
-            metric.update(torch.from_numpy(found.ravel()), torch.from_numpy(truth.ravel()))
+            metric.update(torch.from_numpy(found.ravel()), torch.from_numpy(ground_truth.ravel()))
     result = judge(pairs)
     ours = [figures["IoU"] for figures in result.per_category.values()]
     assert ours == pytest.approx(per_class.compute().tolist(), abs=1e-6)
@@ -84,14 +84,14 @@ def davis_contour(mask: np.ndarray) -> np.ndarray:
     return contour
 
 
-def davis_f(truth: np.ndarray, found: np.ndarray, tolerance: float) -> float:
+def davis_f(ground_truth: np.ndarray, found: np.ndarray, tolerance: float) -> float:
     """F of one mask, by dilating contours with a disk."""
     from scipy.ndimage import binary_dilation
 
-    radius = int(np.ceil(tolerance * np.hypot(*truth.shape)))
+    radius = int(np.ceil(tolerance * np.hypot(*ground_truth.shape)))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     disk = x**2 + y**2 <= radius**2
-    a, b = davis_contour(truth), davis_contour(found)
+    a, b = davis_contour(ground_truth), davis_contour(found)
     if not a.any() or not b.any():
         return float(not a.any() and not b.any())
     recall = (a & binary_dilation(b, disk)).sum() / a.sum()
@@ -107,10 +107,10 @@ def test_boundary_f_is_that_of_davis(tolerance):
     expected = []
     for label in range(5):
         scores = []
-        for truth, found in pairs:
-            seen = np.where(truth == IGNORE, IGNORE, found)
-            if (truth == label).any() or (seen == label).any():
-                scores.append(davis_f(truth == label, seen == label, tolerance))
+        for ground_truth, found in pairs:
+            seen = np.where(ground_truth == IGNORE, IGNORE, found)
+            if (ground_truth == label).any() or (seen == label).any():
+                scores.append(davis_f(ground_truth == label, seen == label, tolerance))
         expected.append(np.mean(scores))
     result = judge(pairs, tolerance=tolerance)
     assert result.boundary_f == pytest.approx(expected)
@@ -118,8 +118,8 @@ def test_boundary_f_is_that_of_davis(tolerance):
 
 
 def test_what_is_on_neither_side_and_what_is_not_said():
-    truth, found = np.array([[0, 0, 1, IGNORE]]), np.array([[0, IGNORE, 2, 3]])
-    result = judge([(truth, found)])
+    ground_truth, found = np.array([[0, 0, 1, IGNORE]]), np.array([[0, IGNORE, 2, 3]])
+    result = judge([(ground_truth, found)])
     iou = [figures["IoU"] for figures in result.per_category.values()]
     assert iou == pytest.approx([0.5, 0, 0, np.nan, np.nan], nan_ok=True)
     accuracy = [figures["Acc"] for figures in result.per_category.values()]
@@ -141,7 +141,7 @@ seeds = st.integers(0, 2**32 - 1)
 @settings(max_examples=20, deadline=None)
 def test_perfect_maps_give_1_and_figures_lie_between_0_and_1(seed):
     pairs = some_pairs(seed)
-    perfect = judge([(truth, truth) for truth, _ in pairs])
+    perfect = judge([(ground_truth, ground_truth) for ground_truth, _ in pairs])
     assert list(perfect.figures.values()) == pytest.approx([1] * 5)
     values = np.array(list(judge(pairs).figures.values()))
     assert ((values >= 0) & (values <= 1)).all()
@@ -154,7 +154,7 @@ def test_orders_and_shards_do_not_matter(seed, labels, random):
     whole = judge(pairs)
     random.shuffle(pairs)
     lookup = np.append(labels, np.full(256 - 5, IGNORE))
-    moved = [(lookup[truth], lookup[found]) for truth, found in pairs]
+    moved = [(lookup[ground_truth], lookup[found]) for ground_truth, found in pairs]
     parts = [SemanticQuality(CATEGORIES), SemanticQuality(CATEGORIES)]
     for index, pair in enumerate(moved):
         parts[index >= 2].update(*(SemanticMap(one, CATEGORIES) for one in pair))

@@ -47,9 +47,9 @@ def comparison_of(scores, right) -> DetectionMatcher:
     """Detections on ten objects where ``right``, else on nothing; two more objects that nobody finds."""
     places = np.arange(len(scores)) * 20.0
     boxes = np.stack([places, np.zeros(len(places)), places + 10, np.full(len(places), 10)], axis=1)
-    truth = np.concatenate([boxes[np.array(right, dtype=bool)], boxes[:2] + np.array([0, 500, 0, 500])])
+    ground_truth = np.concatenate([boxes[np.array(right, dtype=bool)], boxes[:2] + np.array([0, 500, 0, 500])])
     return DetectionMatcher(
-        Objects.build(image_index=[0] * len(truth), labels=[0] * len(truth), boxes_xyxy=truth),
+        Objects.build(image_index=[0] * len(ground_truth), labels=[0] * len(ground_truth), boxes_xyxy=ground_truth),
         Objects.build(image_index=[0] * len(boxes), labels=[0] * len(boxes), boxes_xyxy=boxes, scores=np.array(scores)),
         Categories(("owl", "cat")),
         np.array([1]),
@@ -99,16 +99,16 @@ def test_suppression_equals_torchvision(seed, iou):
 
 
 def test_duplicates_go_where_nms_is_strict():
-    truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
+    ground_truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
     boxes = [[0, 0, 10, 10], [0, 0, 10, 8], [40, 0, 50, 10]]
     found = Objects.build(image_index=[0] * 3, labels=[0] * 3, boxes_xyxy=boxes, scores=np.array([0.9, 0.8, 0.95]))
-    matcher = DetectionMatcher(truth, found, Categories(("owl",)), np.array([1]))
+    matcher = DetectionMatcher(ground_truth, found, Categories(("owl",)), np.array([1]))
     strict, loose = sweep_nms_iou(matcher, (0.5, 0.9))
     assert (strict.detections, loose.detections) == (2, 3)
     assert strict.f1 == pytest.approx(2 / 3)
     assert (strict.precision, strict.recall, strict.score) == (0.5, 1, 0.9)
     assert strict.average_precision == pytest.approx(0.5)
-    nothing = sweep_nms_iou(replace(matcher, truth=Objects.empty()), (0.5,))[0]
+    nothing = sweep_nms_iou(replace(matcher, ground_truth=Objects.empty()), (0.5,))[0]
     assert np.isnan([nothing.f1, nothing.average_precision]).all()
     with pytest.raises(UsageError, match="NMS"):
         sweep_nms_iou(matcher, (1.5,))

@@ -23,8 +23,8 @@ def hotcoco_says(folder, document, results, kind):
     hotcoco = pytest.importorskip("hotcoco", reason="hotcoco is the reference")
     (folder / "truth.json").write_text(json.dumps(document))
     (folder / "found.json").write_text(json.dumps(results))
-    truth = hotcoco.COCO(str(folder / "truth.json"))
-    evaluation = hotcoco.COCOeval(truth, truth.loadRes(str(folder / "found.json")), kind)
+    ground_truth = hotcoco.COCO(str(folder / "truth.json"))
+    evaluation = hotcoco.COCOeval(ground_truth, ground_truth.loadRes(str(folder / "found.json")), kind)
     evaluation.evaluate()
     return evaluation.tide_errors()
 
@@ -88,7 +88,7 @@ def tidecv_points(errors: Errors, fixed: Error | None):
         if type_ == Error.NONE:
             (right if fixed is not None else points).append((matches.labels[i], matches.scores[i], True))
         elif type_ == fixed and best[i]:
-            points.append((errors.truth_labels[errors.nearest_truths[i]], matches.scores[i], True))
+            points.append((errors.gt_labels[errors.nearest_gt[i]], matches.scores[i], True))
         elif type_ not in (fixed, Error.IGNORED):
             points.append((matches.labels[i], matches.scores[i], False))
     return points + right
@@ -106,14 +106,14 @@ def test_equals_the_papers_code_with_its_mean(kind, shared_data):
     for one in ERROR_TYPES:
         left = positives
         if one is Error.MISSED:
-            left = positives - np.bincount(errors.truth_labels[errors.missed], minlength=len(positives))
+            left = positives - np.bincount(errors.gt_labels[errors.missed], minlength=len(positives))
         cost = tidecv_average(tidecv_points(errors, one), left) - before
         assert max(cost, 0) == pytest.approx(expected["main"][name][SHORT[one]], abs=0.02), one
 
 
 def by_hand() -> DetectionMatcher:
     """Two cats and two dogs in an image; detections from the best on: see the test."""
-    truth = Objects.build(
+    ground_truth = Objects.build(
         image_index=[0, 0, 0, 0],
         labels=[0, 0, 1, 1],
         boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10]],
@@ -127,7 +127,7 @@ def by_hand() -> DetectionMatcher:
         ],
         scores=np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]),
     )  # fmt: skip
-    return DetectionMatcher(truth, found, Categories(("cat", "dog")), np.array([1]))
+    return DetectionMatcher(ground_truth, found, Categories(("cat", "dog")), np.array([1]))
 
 
 def test_by_hand():
@@ -149,8 +149,8 @@ def test_by_hand():
 
 
 def test_perfect_detections_cost_nothing():
-    truth = by_hand().truth
-    matcher = replace(by_hand(), predictions=replace(truth, scores=np.ones(4)))
+    ground_truth = by_hand().ground_truth
+    matcher = replace(by_hand(), predictions=replace(ground_truth, scores=np.ones(4)))
     errors = find_errors(matcher)
     assert set(errors.counts.values()) == {0}
     assert set(errors.delta_ap().values()) == {0}
@@ -161,7 +161,7 @@ def test_nothing_on_one_side():
     errors = find_errors(replace(by_hand(), predictions=empty))
     assert errors.counts[Error.MISSED] == 4
     assert errors.delta_ap()[Error.MISSED] == 0
-    errors = find_errors(replace(by_hand(), truth=Objects.empty()))
+    errors = find_errors(replace(by_hand(), ground_truth=Objects.empty()))
     assert errors.counts[Error.BACKGROUND] == 7
     assert np.isnan(list(errors.delta_ap().values())).all()
 

@@ -16,14 +16,14 @@ from otus.structures import BoxFormat, Categories, Objects
 from otus.structures.boxes import convert, pairwise_iou
 
 
-def score(truth: Objects, found: Objects, names, images: int, protocol: VocProtocol) -> VocResult:
+def score(ground_truth: Objects, found: Objects, names, images: int, protocol: VocProtocol) -> VocResult:
     metric = AveragePrecision(protocol, Categories(tuple(names)))
-    return metric.update(truth, found, image_ids=range(images)).compute()
+    return metric.update(ground_truth, found, image_ids=range(images)).compute()
 
 
 def test_by_hand():
     """Two objects and a difficult one; from the top: true, duplicate, difficult (does not count), nothing, true."""
-    truth = Objects.build(
+    ground_truth = Objects.build(
         image_index=[0, 0, 1],
         labels=[0, 0, 0],
         boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 10, 10]],
@@ -36,26 +36,26 @@ def test_by_hand():
         scores=np.array([0.9, 0.8, 0.7, 0.6, 0.5]),
     )
     # precision 1, 1/2, 1/2, 1/3, 2/4 at recall 1/2, 1/2, 1/2, 1/2, 1
-    area = score(truth, found, ["a"], 2, VocProtocol(2012)).figures
+    area = score(ground_truth, found, ["a"], 2, VocProtocol(2012)).figures
     assert area == {"AP": pytest.approx(0.5 * 1 + 0.5 * 0.5), "AP50": pytest.approx(0.75)}
-    eleven = score(truth, found, ["a"], 2, VocProtocol(2007)).figures
+    eleven = score(ground_truth, found, ["a"], 2, VocProtocol(2007)).figures
     assert eleven["AP"] == pytest.approx((6 * 1 + 5 * 0.5) / 11)
 
 
-def voc_eval(truth, found, label: int, threshold: float, *, eleven_points: bool) -> float:
+def voc_eval(ground_truth, found, label: int, threshold: float, *, eleven_points: bool) -> float:
     """AP of one category as a slow loop over detections, written from VOCevaldet.m."""
     here = np.flatnonzero(found.labels == label)
     here = here[np.argsort(-found.scores[here], kind="stable")]
-    difficult, taken = truth.columns["difficult"], set()
-    positives = int(((truth.labels == label) & ~difficult).sum())
+    difficult, taken = ground_truth.columns["difficult"], set()
+    positives = int(((ground_truth.labels == label) & ~difficult).sum())
     if positives == 0:
         return float("nan")
     points, true, false = [], 0, 0
     for d in here:
         best, match = -1.0, -1
-        for g in range(len(truth)):
-            if truth.labels[g] == label and truth.image_index[g] == found.image_index[d]:
-                iou = pairwise_iou(found.boxes_xyxy[d : d + 1], truth.boxes_xyxy[g : g + 1])[0, 0]
+        for g in range(len(ground_truth)):
+            if ground_truth.labels[g] == label and ground_truth.image_index[g] == found.image_index[d]:
+                iou = pairwise_iou(found.boxes_xyxy[d : d + 1], ground_truth.boxes_xyxy[g : g + 1])[0, 0]
                 if iou > best:
                     best, match = iou, g
         if best < threshold or match in taken:
@@ -80,7 +80,7 @@ def test_equals_the_slow_loop(seed, threshold):
     rng = np.random.default_rng(seed)
     objects, detections = rng.integers(0, 12), rng.integers(0, 40)
     corner = rng.integers(0, 12, (objects, 2))
-    truth = Objects.build(
+    ground_truth = Objects.build(
         image_index=np.sort(rng.integers(0, 3, objects)), labels=rng.integers(0, 2, objects),
         boxes_xyxy=np.concatenate([corner, corner + rng.integers(3, 12, (objects, 2))], axis=1),
         columns={"difficult": rng.random(objects) < 0.3},
@@ -92,8 +92,8 @@ def test_equals_the_slow_loop(seed, threshold):
         scores=rng.permutation(detections) / 50,
     )  # fmt: skip
     for year in (2007, 2012):
-        result = score(truth, found, "ab", 3, VocProtocol(year, threshold))
-        expected = [voc_eval(truth, found, label, threshold, eleven_points=year == 2007) for label in (0, 1)]
+        result = score(ground_truth, found, "ab", 3, VocProtocol(year, threshold))
+        expected = [voc_eval(ground_truth, found, label, threshold, eleven_points=year == 2007) for label in (0, 1)]
         np.testing.assert_allclose(list(result.average_precision.values()), expected, rtol=0, atol=1e-12)
 
 
@@ -116,7 +116,7 @@ def test_difficult_objects_of_voc2007(shared_data):
             labels.append(names.index(one.findtext("name")))
             boxes.append([float(one.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")])
             difficult.append(one.findtext("difficult") == "1")
-    truth = Objects.build(
+    ground_truth = Objects.build(
         image_index=image, labels=labels, boxes_xyxy=convert(boxes, BoxFormat.VOC, BoxFormat.XYXY),
         columns={"difficult": np.array(difficult)},
     )  # fmt: skip
@@ -129,7 +129,7 @@ def test_difficult_objects_of_voc2007(shared_data):
     )
     for key, year in (("voc07_11point", 2007), ("voc10_area", 2012)):
         for threshold, figures in expected[key].items():
-            result = score(truth, found, names, len(images), VocProtocol(year, float(threshold)))
+            result = score(ground_truth, found, names, len(images), VocProtocol(year, float(threshold)))
             assert result.average_precision == pytest.approx(figures["AP"], abs=1e-9)
             assert result.figures["AP"] == pytest.approx(figures["mAP"], abs=1e-9)
 
@@ -141,7 +141,7 @@ def test_cartucho_map(shared_data):
     lines = read_lines(folder / "ground-truth")
     images = list(lines)
     rows = [(images.index(stem), *row) for stem, some in lines.items() for row in some]
-    truth = Objects.build(
+    ground_truth = Objects.build(
         image_index=[row[0] for row in rows], labels=[names.index(row[1]) for row in rows],
         boxes_xyxy=convert([[float(v) for v in row[2:6]] for row in rows], BoxFormat.VOC, BoxFormat.XYXY),
         columns={"difficult": np.array(["difficult" in row for row in rows])},
@@ -153,7 +153,7 @@ def test_cartucho_map(shared_data):
         boxes_xyxy=convert([[float(v) for v in row[3:7]] for row in rows], BoxFormat.VOC, BoxFormat.XYXY),
         scores=np.array([float(row[2]) for row in rows]),
     )  # fmt: skip
-    result = score(truth, found, names, len(images), VocProtocol(2012))
+    result = score(ground_truth, found, names, len(images), VocProtocol(2012))
     percent = {name: round(100 * value, 2) for name, value in result.average_precision.items()}
     assert percent == expected["AP_percent"]
     assert round(100 * result.figures["AP"], 2) == expected["mAP_percent"]
@@ -164,8 +164,8 @@ def test_padilla_sample(threshold, shared_data):
     """Its boxes are x, y, width, height of which the last pixel counts: + 1 on both sides."""
     folder = shared_data / "metric_fixtures" / "voc_ap_padilla"
     expected = json.loads((folder / "expected.json").read_text())["sample_2"]
-    truths, results = (read_lines(folder / "sample_2" / side) for side in ("groundtruths", "detections"))
-    images = list(truths)
+    ground_truths, results = (read_lines(folder / "sample_2" / side) for side in ("groundtruths", "detections"))
+    images = list(ground_truths)
 
     def columns(lines, first):
         rows = [(images.index(stem), [float(v) for v in row[1:]]) for stem, some in lines.items() for row in some]
@@ -173,12 +173,12 @@ def test_padilla_sample(threshold, shared_data):
         boxes[:, 2:] += 1
         return {"image_index": [row[0] for row in rows], "labels": [0] * len(rows), "boxes_xyxy": boxes}, rows
 
-    truth, _ = columns(truths, 0)
+    ground_truth, _ = columns(ground_truths, 0)
     found, rows = columns(results, 1)
     scores = np.array([row[1][0] for row in rows])
     for key, year in (("11_point", 2007), ("all_point", 2012)):
         result = score(
-            Objects.build(**truth), Objects.build(**found, scores=scores), ["object"], len(images),
+            Objects.build(**ground_truth), Objects.build(**found, scores=scores), ["object"], len(images),
             VocProtocol(year, float(threshold)),
         )  # fmt: skip
         assert result.figures["AP"] == pytest.approx(expected[key][threshold], abs=1e-9)

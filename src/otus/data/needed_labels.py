@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Labels:
+class RequiredLabels:
     """Required labels: a description in words, and a function that says whether a data set has them."""
 
     what: str

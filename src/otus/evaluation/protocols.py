@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from otus.data.needed_labels import Labels
+from otus.data.needed_labels import RequiredLabels
 from otus.errors import Report, UsageError, did_you_mean, stop_at_first
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class EvaluationProtocol:
     """
 
     name: str
-    labels: Labels
+    labels: RequiredLabels
     predictions: str
     figures: str
     result_type: Literal["Instances", "SemanticMap", "PanopticMap", "Classification", "MaskCandidates"]
@@ -175,7 +175,7 @@ def _object_protocol(
 
     return EvaluationProtocol(
         name=name,
-        labels=Labels(what, in_dataset),
+        labels=RequiredLabels(what, in_dataset),
         predictions=predictions,
         figures=figures,
         result_type="Instances",
@@ -192,7 +192,7 @@ def _image_protocol(
     predictions: str,
     figures: str,
     *,
-    labels: Labels,
+    labels: RequiredLabels,
     result_type: Literal["SemanticMap", "PanopticMap", "Classification", "MaskCandidates"],
     **further: Any,
 ) -> EvaluationProtocol:
@@ -284,28 +284,28 @@ PROTOCOLS: Mapping[str, EvaluationProtocol] = {
             "panoptic",
             "COCO's JSON and its PNGs, or the folder of `otus predict --out`",
             "PQ, SQ, RQ; of things and stuff; by category",
-            labels=Labels("panoptic maps", lambda dataset: dataset.panoptic is not None),
+            labels=RequiredLabels("panoptic maps", lambda dataset: dataset.panoptic is not None),
             result_type="PanopticMap",
         ),
         _image_protocol(
             "semantic",
             "a folder of index PNGs, named as the images, with the labels' values",
             "mIoU, fwIoU, mAcc, aAcc, boundary F; IoU, accuracy and F by category",
-            labels=Labels("semantic or panoptic maps, or outlines of objects", _has_semantic_maps),
+            labels=RequiredLabels("semantic or panoptic maps, or outlines of objects", _has_semantic_maps),
             result_type="SemanticMap",
         ),
         _image_protocol(
             "classification",
             "`otus predict --json`, or a classifier by `--model`",
             "top-1, top-5, mean over categories",
-            labels=Labels("categories of whole images", lambda dataset: dataset.image_labels is not None),
+            labels=RequiredLabels("categories of whole images", lambda dataset: dataset.image_labels is not None),
             result_type="Classification",
         ),
         _image_protocol(
             "interactive",
             'JSON: `[{"file": "a.jpg", "ious": [0.71, 0.86, …]}, …]`, or simulated clicks by `--method` or `--model`',
             "clicks to IoU 0.85 and 0.90 (20 at most), share that never reaches it, IoU by clicks",
-            labels=Labels("masks to click at", _can_be_clicked),
+            labels=RequiredLabels("masks to click at", _can_be_clicked),
             result_type="MaskCandidates",
             evaluate_system=_click,
         ),

@@ -52,7 +52,7 @@ def _count_near(
 
 @kernel
 def boundary_counts(
-    truth: Int[np.ndarray, "h w"],
+    ground_truth: Int[np.ndarray, "h w"],
     prediction: Int[np.ndarray, "h w"],
     offsets_yx: Int[np.ndarray, "o 2"],
     category_count: int,
@@ -62,6 +62,6 @@ def boundary_counts(
     Near means at one of the offsets, which should be sorted by distance. Labels from ``category_count`` are no category.
     """
     counts = np.zeros((4, category_count), np.int64)
-    _count_near(truth, prediction, offsets_yx, category_count, counts[0], counts[1])
-    _count_near(prediction, truth, offsets_yx, category_count, counts[2], counts[3])
+    _count_near(ground_truth, prediction, offsets_yx, category_count, counts[0], counts[1])
+    _count_near(prediction, ground_truth, offsets_yx, category_count, counts[2], counts[3])
     return counts

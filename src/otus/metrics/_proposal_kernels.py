@@ -13,15 +13,15 @@ from otus._numba import kernel
 def best_overlaps(
     proposals: Float[np.ndarray, "p 4"],
     spans: Int[np.ndarray, "m 2"],
-    truths: Float[np.ndarray, "g 4"],
+    ground_truths: Float[np.ndarray, "g 4"],
     images: Int[np.ndarray, "g"],
     counts: Int[np.ndarray, "c"],
 ) -> Float[np.ndarray, "g c"]:
     """Return each object's highest IoU (xyxy) with the first ``counts`` (ascending) proposals of its image, else 0."""
-    best = np.zeros((len(truths), len(counts)))
-    for g in range(len(truths)):
+    best = np.zeros((len(ground_truths), len(counts)))
+    for g in range(len(ground_truths)):
         first, last = spans[images[g]]
-        box = truths[g]
+        box = ground_truths[g]
         area = (box[2] - box[0]) * (box[3] - box[1])
         largest = 0.0
         p = first

@@ -36,7 +36,7 @@ class ClickRecord(NamedTuple):
 
 def next_click(
     prediction: Bool[np.ndarray, "h w"],
-    truth: Bool[np.ndarray, "h w"],
+    ground_truth: Bool[np.ndarray, "h w"],
     *,
     ignore: Bool[np.ndarray, "h w"] | None = None,
     clicked: Bool[np.ndarray, "h w"] | None = None,
@@ -45,24 +45,24 @@ def next_click(
 
     Parameters
     ----------
-    prediction, truth
+    prediction, ground_truth
         The mask so far and the ground truth.
     ignore
         Pixels that are ignored.
     clicked
         Pixels already clicked; they are not clicked again.
 
-    >>> truth = np.zeros((5, 7), dtype=bool)
-    >>> truth[1:4, 1:4] = True
-    >>> next_click(np.zeros_like(truth), truth)
+    >>> ground_truth = np.zeros((5, 7), dtype=bool)
+    >>> ground_truth[1:4, 1:4] = True
+    >>> next_click(np.zeros_like(ground_truth), ground_truth)
     Click(x=2.5, y=2.5, label=1)
     """
-    if prediction.shape != truth.shape:
-        raise ShapeError(f"prediction: expected the shape of truth, {truth.shape}, got {prediction.shape}")
+    if prediction.shape != ground_truth.shape:
+        raise ShapeError(f"prediction: expected the shape of truth, {ground_truth.shape}, got {prediction.shape}")
     from scipy.ndimage import distance_transform_edt
 
     best, click = 0.0, None
-    for label, error in ((1, truth & ~prediction), (0, prediction & ~truth)):
+    for label, error in ((1, ground_truth & ~prediction), (0, prediction & ~ground_truth)):
         if ignore is not None:
             error = error & ~ignore
         if not error.any():
@@ -78,7 +78,7 @@ def next_click(
 
 def simulate_clicks(
     segment: Callable[[Prompt], Bool[np.ndarray, "h w"]],
-    truth: Bool[np.ndarray, "h w"],
+    ground_truth: Bool[np.ndarray, "h w"],
     *,
     ignore: Bool[np.ndarray, "h w"] | None = None,
     max_clicks: int = MAX_CLICKS,
@@ -90,23 +90,23 @@ def simulate_clicks(
     ----------
     segment
         Returns the mask for a prompt of points.
-    truth
+    ground_truth
         The mask of the object.
     ignore
         Pixels that are ignored.
     max_clicks, stop_at_iou
         When to stop.
     """
-    valid = np.ones_like(truth) if ignore is None else ~ignore
-    mask, clicked = np.zeros_like(truth), np.zeros_like(truth)
+    valid = np.ones_like(ground_truth) if ignore is None else ~ignore
+    mask, clicked = np.zeros_like(ground_truth), np.zeros_like(ground_truth)
     clicks: list[Click] = []
     ious: list[float] = []
     while len(clicks) < max_clicks and (not ious or ious[-1] < stop_at_iou):
-        click = next_click(mask, truth, ignore=ignore, clicked=clicked)
+        click = next_click(mask, ground_truth, ignore=ignore, clicked=clicked)
         if click is None:
             break
         clicks.append(click)
         clicked[int(click.y), int(click.x)] = True
         mask = segment(Prompt([(click.x, click.y) for click in clicks], [click.label for click in clicks]))
-        ious.append(float((mask & truth & valid).sum() / max(((mask | truth) & valid).sum(), 1)))
+        ious.append(float((mask & ground_truth & valid).sum() / max(((mask | ground_truth) & valid).sum(), 1)))
     return ClickRecord(clicks, ious, mask)

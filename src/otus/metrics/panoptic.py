@@ -40,9 +40,9 @@ class PanopticQuality:
     --------
     >>> from otus.structures import Segment
     >>> categories = Categories(("owl", "sky"), is_thing=(True, False))
-    >>> truth = PanopticMap(np.array([[1, 1, 2, 2]]), (Segment(1, 0), Segment(2, 1)), categories)
+    >>> ground_truth = PanopticMap(np.array([[1, 1, 2, 2]]), (Segment(1, 0), Segment(2, 1)), categories)
     >>> found = PanopticMap(np.array([[7, 7, 7, 8]]), (Segment(7, 0), Segment(8, 1)), categories)
-    >>> round(PanopticQuality(categories).update(truth, found).compute().figures["PQ"], 4)
+    >>> round(PanopticQuality(categories).update(ground_truth, found).compute().figures["PQ"], 4)
     0.3333
     """
 
@@ -52,7 +52,7 @@ class PanopticQuality:
         self._counts = np.zeros((3, len(categories)), dtype=np.int64)
         self.confusion = np.zeros((len(categories), len(categories)), dtype=np.int64)
 
-    def update(self, truth: PanopticMap, prediction: PanopticMap) -> Self:
+    def update(self, ground_truth: PanopticMap, prediction: PanopticMap) -> Self:
         """Add one more image.
 
         Raises
@@ -62,17 +62,19 @@ class PanopticQuality:
         UsageError
             The maps have other categories.
         """
-        for side, panoptic in (("truth", truth), ("prediction", prediction)):
+        for side, panoptic in (("truth", ground_truth), ("prediction", prediction)):
             if panoptic.categories.names != self.categories.names:
                 raise UsageError(f"panoptic map: the {side} has other categories than this metric")
-        if truth.size_hw != prediction.size_hw:
-            raise ShapeError(f"panoptic map: expected a prediction of size {truth.size_hw}, got {prediction.size_hw}")
-        true_ids, found_ids, shared = shared_pixels(truth.ids, prediction.ids)
+        if ground_truth.size_hw != prediction.size_hw:
+            raise ShapeError(
+                f"panoptic map: expected a prediction of size {ground_truth.size_hw}, got {prediction.size_hw}"
+            )
+        true_ids, found_ids, shared = shared_pixels(ground_truth.ids, prediction.ids)
         true_area, found_area = _sums_by(true_ids, shared), _sums_by(found_ids, shared)
         for segment in prediction.segments:
             if segment.id not in found_area:
                 raise ShapeError(f"panoptic map: predicted segment {segment.id} has no pixels")
-        true_segments = {segment.id: segment for segment in truth.segments if segment.id in true_area}
+        true_segments = {segment.id: segment for segment in ground_truth.segments if segment.id in true_area}
         found_segments = {segment.id: segment for segment in prediction.segments}
         overlap = dict(zip(zip(true_ids.tolist(), found_ids.tolist(), strict=True), shared.tolist(), strict=True))
         matched: set[tuple[str, int]] = set()

@@ -103,12 +103,12 @@ class ProposalRecall:
 
     Examples
     --------
-    >>> truth = Objects.build(image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]])
+    >>> ground_truth = Objects.build(image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]])
     >>> proposals = Objects.build(
     ...     image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 8], [20, 0, 30, 10]], scores=np.array([0.9, 0.5])
     ... )
     >>> metric = ProposalRecall(Categories(("owl",)), ProposalProtocol(counts=(1, 2)))
-    >>> result = metric.update(truth, proposals, image_ids=[7]).compute()
+    >>> result = metric.update(ground_truth, proposals, image_ids=[7]).compute()
     >>> result.recall.tolist(), result.mabo.round(3).tolist()
     ([[0.5, 1.0], [0.5, 1.0]], [0.4, 0.9])
     """
@@ -122,13 +122,13 @@ class ProposalRecall:
         self._proposals = 0
 
     def update(
-        self, truth: Objects, proposals: Objects, *, image_ids: Sequence[int] | Sequence[str] | np.ndarray
+        self, ground_truth: Objects, proposals: Objects, *, image_ids: Sequence[int] | Sequence[str] | np.ndarray
     ) -> Self:
         """Add the proposals of M more images.
 
         Parameters
         ----------
-        truth, proposals
+        ground_truth, proposals
             Objects whose ``image_index`` is 0 to M - 1. Proposals are ranked by descending score, the first of ties first;
             without scores, in their order. Their labels must be valid, but do not matter.
         image_ids
@@ -142,23 +142,23 @@ class ProposalRecall:
             An image was counted before.
         """
         ids = np.asarray(image_ids)
-        validate_objects(truth, "truth", label_count=len(self.categories), image_count=len(ids))
+        validate_objects(ground_truth, "truth", label_count=len(self.categories), image_count=len(ids))
         validate_objects(proposals, "proposals", label_count=len(self.categories), image_count=len(ids))
         self._add_ids([ids])
         scores = np.zeros(len(proposals)) if proposals.scores is None else proposals.scores
         order = np.lexsort((-scores, proposals.image_index))
         bounds = np.searchsorted(proposals.image_index, np.arange(len(ids) + 1))
-        counted = ~truth.is_crowd
-        if "difficult" in truth.columns:
-            counted = counted & ~truth.columns["difficult"].astype(bool)
+        counted = ~ground_truth.is_crowd
+        if "difficult" in ground_truth.columns:
+            counted = counted & ~ground_truth.columns["difficult"].astype(bool)
         best = kernels.best_overlaps(
             proposals.boxes_xyxy[order].astype(np.float64, copy=False),
             np.stack([bounds[:-1], bounds[1:]], axis=1),
-            truth.boxes_xyxy[counted].astype(np.float64, copy=False),
-            truth.image_index[counted],
+            ground_truth.boxes_xyxy[counted].astype(np.float64, copy=False),
+            ground_truth.image_index[counted],
             np.array(self.protocol.counts, dtype=np.int64),
         )
-        self._labels.append(truth.labels[counted])
+        self._labels.append(ground_truth.labels[counted])
         self._best.append(best)
         self._proposals += len(proposals)
         return self

@@ -48,9 +48,9 @@ class SemanticQuality:
     Examples
     --------
     >>> categories = Categories(("sky", "owl", "tree"))
-    >>> truth = SemanticMap(np.array([[0, 0, 1, 255]]), categories)
+    >>> ground_truth = SemanticMap(np.array([[0, 0, 1, 255]]), categories)
     >>> predicted = SemanticMap(np.array([[0, 1, 1, 0]]), categories)
-    >>> figures = SemanticQuality(categories).update(truth, predicted).compute().figures
+    >>> figures = SemanticQuality(categories).update(ground_truth, predicted).compute().figures
     >>> figures["mIoU"], round(figures["aAcc"], 4)
     (0.5, 0.6667)
     """
@@ -64,7 +64,7 @@ class SemanticQuality:
         self._boundary_sums = np.zeros(len(categories))
         self._boundary_images = np.zeros(len(categories), dtype=np.int64)
 
-    def update(self, truth: SemanticMap, prediction: SemanticMap) -> Self:
+    def update(self, ground_truth: SemanticMap, prediction: SemanticMap) -> Self:
         """Add one more image.
 
         Raises
@@ -74,14 +74,16 @@ class SemanticQuality:
         UsageError
             The maps have other categories.
         """
-        for side, semantic in (("truth", truth), ("prediction", prediction)):
+        for side, semantic in (("truth", ground_truth), ("prediction", prediction)):
             if semantic.categories.names != self.categories.names:
                 raise UsageError(f"semantic map: the {side} has other categories than this metric")
-        if truth.size_hw != prediction.size_hw:
-            raise ShapeError(f"semantic map: expected a prediction of size {truth.size_hw}, got {prediction.size_hw}")
+        if ground_truth.size_hw != prediction.size_hw:
+            raise ShapeError(
+                f"semantic map: expected a prediction of size {ground_truth.size_hw}, got {prediction.size_hw}"
+            )
         count = len(self.categories)
         # Label K, at most 255, ignored in the truth, no category in the prediction.
-        true = np.where(truth.labels == IGNORE, count, truth.labels).astype(np.uint8)
+        true = np.where(ground_truth.labels == IGNORE, count, ground_truth.labels).astype(np.uint8)
         predicted = np.where((prediction.labels == IGNORE) | (true == count), count, prediction.labels).astype(np.uint8)
         pairs = np.zeros((count + 1) ** 2, dtype=np.int64)
         for rows in range(0, len(true), _ROWS_AT_ONCE):  # wide numbers of a large image would take gigabytes
@@ -156,11 +158,11 @@ class SemanticResult:
 
 
 def _boundary_f(
-    truth: Int[np.ndarray, "h w"], prediction: Int[np.ndarray, "h w"], count: int, tolerance: float
+    ground_truth: Int[np.ndarray, "h w"], prediction: Int[np.ndarray, "h w"], count: int, tolerance: float
 ) -> Float[np.ndarray, "k"]:
     """Return F of each category in one image: 1 if neither side has a boundary, 0 if only one has."""
-    radius = int(np.ceil(tolerance * float(np.hypot(*truth.shape))))
-    true, true_near, predicted, predicted_near = boundary_counts(truth, prediction, _disk(radius), count).astype(
+    radius = int(np.ceil(tolerance * float(np.hypot(*ground_truth.shape))))
+    true, true_near, predicted, predicted_near = boundary_counts(ground_truth, prediction, _disk(radius), count).astype(
         np.float64
     )
     both = (true > 0) & (predicted > 0)

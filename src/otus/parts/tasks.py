@@ -19,7 +19,7 @@ from otus.data.merging import (
     remap_panoptic_categories,
     remap_semantic_categories,
 )
-from otus.data.needed_labels import Labels
+from otus.data.needed_labels import RequiredLabels
 from otus.data.object_regions import objects_as_regions
 from otus.data.sample import Sample
 from otus.data.semantic_views import has_semantic_maps, semantic_categories
@@ -71,7 +71,7 @@ class Task:
     """
 
     name: str
-    labels: Labels
+    labels: RequiredLabels
     result_type: type
     predicts: str
     protocol: str
@@ -81,8 +81,8 @@ class Task:
     display: Display
     ground_truth: Callable[[Sample], Any]
     compact: Callable[[Any], Any]
-    head_labels: Labels | None = None
-    amodal_head_labels: Labels | None = None
+    head_labels: RequiredLabels | None = None
+    amodal_head_labels: RequiredLabels | None = None
     categories: Callable[[Dataset], Categories] = lambda dataset: dataset.categories
     remap: Callable[[Dataset, Categories], Dataset] = remap_categories
     validation_set: Callable[[Dataset], Dataset] = lambda dataset: dataset
@@ -105,12 +105,12 @@ def _has_amodal_masks(dataset: Dataset) -> bool:
     return amodal is not None and bool(amodal.kinds.any())
 
 
-_MASKS = Labels("masks", lambda dataset: dataset.objects is not None and bool(dataset.objects.has_mask.any()))
+_MASKS = RequiredLabels("masks", lambda dataset: dataset.objects is not None and bool(dataset.objects.has_mask.any()))
 _AVERAGE_PRECISIONS = {"keypoints/AP": "keypoint AP", "segm/AP": "mask AP", "bbox/AP": "box AP"}
 
 DETECTION = Task(
     name="detection",
-    labels=Labels("objects", lambda dataset: dataset.objects is not None),
+    labels=RequiredLabels("objects", lambda dataset: dataset.objects is not None),
     result_type=Instances,
     predicts="objects",
     protocol="coco",
@@ -125,12 +125,12 @@ INSTANCE = replace(
     DETECTION,
     name="instance",
     head_labels=_MASKS,
-    amodal_head_labels=Labels("masks", _has_amodal_masks),
+    amodal_head_labels=RequiredLabels("masks", _has_amodal_masks),
 )
 KEYPOINTS = replace(
     DETECTION,
     name="keypoints",
-    head_labels=Labels(
+    head_labels=RequiredLabels(
         "keypoints", lambda dataset: dataset.objects is not None and bool(dataset.objects.has_keypoints.any())
     ),
 )
@@ -153,7 +153,7 @@ PROMPTABLE = replace(
 )
 CLASSIFICATION = Task(
     name="classification",
-    labels=Labels(
+    labels=RequiredLabels(
         "objects or categories", lambda dataset: dataset.objects is not None or dataset.image_labels is not None
     ),
     result_type=Classification,
@@ -169,7 +169,7 @@ CLASSIFICATION = Task(
 )
 SEMANTIC = Task(
     name="semantic",
-    labels=Labels("semantic or panoptic maps, or outlines of objects,", has_semantic_maps),
+    labels=RequiredLabels("semantic or panoptic maps, or outlines of objects,", has_semantic_maps),
     result_type=SemanticMap,
     predicts="the category of every pixel",
     protocol="semantic",
@@ -184,7 +184,7 @@ SEMANTIC = Task(
 )
 PANOPTIC = Task(
     name="panoptic",
-    labels=Labels("panoptic maps", lambda dataset: dataset.panoptic is not None),
+    labels=RequiredLabels("panoptic maps", lambda dataset: dataset.panoptic is not None),
     result_type=PanopticMap,
     predicts="the segment of every pixel",
     protocol="panoptic",

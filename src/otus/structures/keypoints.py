@@ -14,7 +14,7 @@ def pairwise_oks(
     ground_truth_boxes_xyxy: Float[np.ndarray, "m 4"],
     sigmas: Float[np.ndarray, "k"],
 ) -> Float[np.ndarray, "n m"]:
-    """Return the object keypoint similarity of every prediction with every ground ground_truth, in [0, 1].
+    """Return the object keypoint similarity of every prediction with every ground truth, in [0, 1].
 
     OKS = mean over the labelled keypoints of exp(-d^2 / (2 area (2 sigma)^2)), where d is the distance of predicted and
     labelled keypoint (cocodataset.org, keypoint evaluation). For an object without labelled keypoints, d is the distance

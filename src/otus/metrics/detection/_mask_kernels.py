@@ -191,30 +191,30 @@ def outline_intervals(
 @kernel
 def interval_ious(
     pair_offsets: Int[np.ndarray, "d_plus_1"],
-    pair_truths: Int[np.ndarray, "p"],
+    pair_gt: Int[np.ndarray, "p"],
     offsets: Int[np.ndarray, "d_plus_1"],
     intervals: Int[np.ndarray, "i 2"],
     areas: Float[np.ndarray, "d"],
-    truth_offsets: Int[np.ndarray, "g_plus_1"],
-    truth_intervals: Int[np.ndarray, "j 2"],
-    truth_areas: Float[np.ndarray, "g"],
+    gt_offsets: Int[np.ndarray, "g_plus_1"],
+    gt_intervals: Int[np.ndarray, "j 2"],
+    gt_areas: Float[np.ndarray, "g"],
     crowd: Bool[np.ndarray, "g"],
 ) -> Float[np.ndarray, "p"]:
     """IoU of each pair of masks; against a crowd the union is the detection alone."""
-    ious = np.zeros(len(pair_truths))
+    ious = np.zeros(len(pair_gt))
     for d in range(len(pair_offsets) - 1):
         for p in range(pair_offsets[d], pair_offsets[d + 1]):
-            g = pair_truths[p]
-            i, j, shared = offsets[d], truth_offsets[g], 0
-            while i < offsets[d + 1] and j < truth_offsets[g + 1]:
-                end, truth_end = intervals[i, 1], truth_intervals[j, 1]
-                overlap = min(end, truth_end) - max(intervals[i, 0], truth_intervals[j, 0])
+            g = pair_gt[p]
+            i, j, shared = offsets[d], gt_offsets[g], 0
+            while i < offsets[d + 1] and j < gt_offsets[g + 1]:
+                end, gt_end = intervals[i, 1], gt_intervals[j, 1]
+                overlap = min(end, gt_end) - max(intervals[i, 0], gt_intervals[j, 0])
                 if overlap > 0:
                     shared += overlap
-                if end <= truth_end:
+                if end <= gt_end:
                     i += 1
-                if truth_end <= end:
+                if gt_end <= end:
                     j += 1
             if shared > 0:
-                ious[p] = shared / (areas[d] if crowd[g] else areas[d] + truth_areas[g] - shared)
+                ious[p] = shared / (areas[d] if crowd[g] else areas[d] + gt_areas[g] - shared)
     return ious

@@ -14,7 +14,7 @@ FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, 2
 @kernel
 def match_greedily(
     offsets: Int[np.ndarray, "d_plus_1"],
-    truths: Int[np.ndarray, "p"],
+    ground_truths: Int[np.ndarray, "p"],
     similarities: Float[np.ndarray, "p"],
     thresholds: Float[np.ndarray, "t"],
     ignored: Bool[np.ndarray, "g a"],
@@ -37,7 +37,7 @@ def match_greedily(
                 for want_ignored in (False, True):
                     best = min(thresholds[t], 1 - 1e-10)
                     for p in range(offsets[d], offsets[d + 1]):
-                        g = truths[p]
+                        g = ground_truths[p]
                         if ignored[g, a] != want_ignored or (used[g, a, t] and not crowd[g]) or similarities[p] < best:
                             continue
                         best = similarities[p]
@@ -45,7 +45,7 @@ def match_greedily(
                     if match >= 0:
                         break
                 if match >= 0:
-                    g = truths[match]
+                    g = ground_truths[match]
                     used[g, a, t] = True
                     outcomes[d, a, t] = IGNORED if ignored[g, a] else TRUE_POSITIVE
                     if len(matched_pairs) > 0:
@@ -58,7 +58,7 @@ def match_greedily(
 @kernel
 def match_by_best_overlap(
     offsets: Int[np.ndarray, "d_plus_1"],
-    truths: Int[np.ndarray, "p"],
+    ground_truths: Int[np.ndarray, "p"],
     similarities: Float[np.ndarray, "p"],
     threshold: float,
     ignored: Bool[np.ndarray, "g"],
@@ -75,11 +75,11 @@ def match_by_best_overlap(
         best = threshold
         in_crowd = False
         for p in range(offsets[d], offsets[d + 1]):
-            if crowd[truths[p]]:
+            if crowd[ground_truths[p]]:
                 in_crowd = in_crowd or similarities[p] >= threshold
             elif similarities[p] > best or (match < 0 and similarities[p] == best):
                 best = similarities[p]
-                match = truths[p]
+                match = ground_truths[p]
         if match >= 0 and ignored[match]:
             outcomes[d, 0, 0] = IGNORED
         elif match >= 0 and not used[match]:

@@ -80,11 +80,11 @@ def order_by_label(labels: Int[np.ndarray, "n"], label_count: int) -> Int[np.nda
 
 
 @kernel
-def truth_ranges(
+def gt_ranges(
     labels: Int[np.ndarray, "d"],
     images: Int[np.ndarray, "d"],
-    truth_labels: Int[np.ndarray, "g"],
-    truth_images: Int[np.ndarray, "g"],
+    gt_labels: Int[np.ndarray, "g"],
+    gt_images: Int[np.ndarray, "g"],
 ) -> Int[np.ndarray, "d 2"]:
     """Return the range of ground truths with each detection's label and image; both are sorted by label and image."""
     spans = np.empty((len(labels), 2), np.int64)
@@ -93,13 +93,12 @@ def truth_ranges(
     for i in range(len(labels)):
         if i == 0 or labels[i] != labels[i - 1] or images[i] != images[i - 1]:
             first = last
-            while first < len(truth_labels) and (
-                truth_labels[first] < labels[i]
-                or (truth_labels[first] == labels[i] and truth_images[first] < images[i])
+            while first < len(gt_labels) and (
+                gt_labels[first] < labels[i] or (gt_labels[first] == labels[i] and gt_images[first] < images[i])
             ):
                 first += 1
             last = first
-            while last < len(truth_labels) and truth_labels[last] == labels[i] and truth_images[last] == images[i]:
+            while last < len(gt_labels) and gt_labels[last] == labels[i] and gt_images[last] == images[i]:
                 last += 1
         spans[i, 0] = first
         spans[i, 1] = last
@@ -108,24 +107,24 @@ def truth_ranges(
 
 @kernel
 def _box_iou(
-    box: Float[np.ndarray, "4"], area: float, truth_box: Float[np.ndarray, "4"], truth_area: float, crowd: bool
+    box: Float[np.ndarray, "4"], area: float, gt_box: Float[np.ndarray, "4"], gt_area: float, crowd: bool
 ) -> float:
-    width = min(box[2], truth_box[2]) - max(box[0], truth_box[0])
+    width = min(box[2], gt_box[2]) - max(box[0], gt_box[0])
     if width <= 0:
         return 0.0
-    height = min(box[3], truth_box[3]) - max(box[1], truth_box[1])
+    height = min(box[3], gt_box[3]) - max(box[1], gt_box[1])
     if height <= 0:
         return 0.0
     intersection = width * height
-    return intersection / (area if crowd else area + truth_area - intersection)
+    return intersection / (area if crowd else area + gt_area - intersection)
 
 
 @kernel
 def box_pairs(
     boxes: Float[np.ndarray, "d 4"],
     areas: Float[np.ndarray, "d"],
-    truth_boxes: Float[np.ndarray, "g 4"],
-    truth_areas: Float[np.ndarray, "g"],
+    gt_boxes: Float[np.ndarray, "g 4"],
+    gt_areas: Float[np.ndarray, "g"],
     crowd: Bool[np.ndarray, "g"],
     spans: Int[np.ndarray, "d 2"],
     min_similarity: float,
@@ -135,16 +134,16 @@ def box_pairs(
     for i in range(len(boxes)):
         count = 0
         for g in range(spans[i, 0], spans[i, 1]):
-            count += _box_iou(boxes[i], areas[i], truth_boxes[g], truth_areas[g], crowd[g]) >= min_similarity
+            count += _box_iou(boxes[i], areas[i], gt_boxes[g], gt_areas[g], crowd[g]) >= min_similarity
         offsets[i + 1] = offsets[i] + count
-    truths = np.empty(offsets[-1], np.int64)
+    ground_truths = np.empty(offsets[-1], np.int64)
     ious = np.empty(offsets[-1], np.float64)
     for i in range(len(boxes)):
         p = offsets[i]
         for g in range(spans[i, 0], spans[i, 1]):
-            iou = _box_iou(boxes[i], areas[i], truth_boxes[g], truth_areas[g], crowd[g])
+            iou = _box_iou(boxes[i], areas[i], gt_boxes[g], gt_areas[g], crowd[g])
             if iou >= min_similarity:
-                truths[p] = g
+                ground_truths[p] = g
                 ious[p] = iou
                 p += 1
-    return offsets, truths, ious
+    return offsets, ground_truths, ious

@@ -55,24 +55,25 @@ class AmodalObjects:
             raise UsageError(f"kind: expected one of {', '.join(get_args(AmodalKind))}, got {self.kind!r}")
 
     def view(
-        self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
+        self, ground_truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
     ) -> tuple[Objects, Objects]:
         """Return both sides with amodal boxes and masks; the areas are occlusion rates."""
-        amodal = truth.amodal_boxes_xyxy if self.kind == "bbox" else truth.amodal_segmentations
-        if amodal is None and len(truth):
+        amodal = ground_truth.amodal_boxes_xyxy if self.kind == "bbox" else ground_truth.amodal_segmentations
+        if amodal is None and len(ground_truth):
             raise UsageError(
                 f"amodal {self.kind}: the truth has no amodal {'boxes' if self.kind == 'bbox' else 'masks'}"
             )
         # A detection has no occlusion rate; NaN is outside no range.
-        shares = occlusion_rates(truth, sizes_hw=sizes_hw), np.full(len(predictions), np.nan)
-        whole_truth, whole_predictions = (
-            replace(_whole(objects), areas=areas) for objects, areas in zip((truth, predictions), shares, strict=True)
+        shares = occlusion_rates(ground_truth, sizes_hw=sizes_hw), np.full(len(predictions), np.nan)
+        whole_ground_truth, whole_predictions = (
+            replace(_whole(objects), areas=areas)
+            for objects, areas in zip((ground_truth, predictions), shares, strict=True)
         )
-        return whole_truth, whole_predictions
+        return whole_ground_truth, whole_predictions
 
     def pairs(
         self,
-        truth: Objects,
+        ground_truth: Objects,
         predictions: Objects,
         ranked: RankedDetections,
         *,
@@ -81,8 +82,8 @@ class AmodalObjects:
     ) -> Pairs:
         """Return pairs of amodal boxes or masks."""
         if self.kind == "bbox":
-            return box_pairs(truth, predictions, ranked, min_similarity=min_similarity)
-        return mask_pairs(truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
+            return box_pairs(ground_truth, predictions, ranked, min_similarity=min_similarity)
+        return mask_pairs(ground_truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
 
 
 def occlusion_rates(objects: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None = None) -> Float[np.ndarray, "n"]:

@@ -30,7 +30,7 @@ class DetectionProtocol(Protocol[Result]):
 
     def match(
         self,
-        truth: Objects,
+        ground_truth: Objects,
         predictions: Objects,
         ranked: RankedDetections,
         categories: Categories,
@@ -56,10 +56,10 @@ class AveragePrecision(Generic[Result]):
     Examples
     --------
     >>> from otus.metrics.detection.coco import CocoProtocol
-    >>> truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
+    >>> ground_truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
     >>> predictions = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 8]], scores=np.array([0.9]))
     >>> metric = AveragePrecision(CocoProtocol(), Categories(("owl",)))
-    >>> round(metric.update(truth, predictions, image_ids=[7]).compute().figures["AP"], 3)
+    >>> round(metric.update(ground_truth, predictions, image_ids=[7]).compute().figures["AP"], 3)
     0.7
     """
 
@@ -70,7 +70,7 @@ class AveragePrecision(Generic[Result]):
 
     def update(
         self,
-        truth: Objects,
+        ground_truth: Objects,
         predictions: Objects,
         *,
         image_ids: Sequence[int] | Sequence[str] | np.ndarray,
@@ -80,7 +80,7 @@ class AveragePrecision(Generic[Result]):
 
         Parameters
         ----------
-        truth, predictions
+        ground_truth, predictions
             Objects whose ``image_index`` counts from 0 to M - 1.
         image_ids
             M names or numbers; detections of equal score rank in the order of their images' ids.
@@ -95,17 +95,17 @@ class AveragePrecision(Generic[Result]):
             An image was added before, or predictions have no scores.
         """
         ids = np.asarray(image_ids)
-        for side, objects in (("truth", truth), ("predictions", predictions)):
+        for side, objects in (("truth", ground_truth), ("predictions", predictions)):
             validate_objects(objects, side, label_count=len(self.categories), image_count=len(ids))
         if predictions.scores is None:
             raise UsageError("predictions: expected scores, got none")
-        _, truth = repeat_ignore_regions(truth, predictions)
+        _, ground_truth = repeat_ignore_regions(ground_truth, predictions)
         ranked = RankedDetections.build(
-            truth, predictions, label_count=len(self.categories), limit=self.protocol.detection_limit
+            ground_truth, predictions, label_count=len(self.categories), limit=self.protocol.detection_limit
         )
         with ThreadPoolExecutor(WORKERS) as pool:
             parts = pool.map(
-                lambda part: self.protocol.match(truth, predictions, part, self.categories, sizes_hw),
+                lambda part: self.protocol.match(ground_truth, predictions, part, self.categories, sizes_hw),
                 ranked.split(WORKERS),
             )
             self._add(_Shard(ids, MatchResults.merge(list(parts))))
@@ -155,7 +155,7 @@ def validate_objects(
     Parameters
     ----------
     side
-        ``truth`` or ``predictions``, for messages.
+        ``ground_truth`` or ``predictions``, for messages.
     report
         Called with a DataError for each invalid record (default: the first is raised).
     """

@@ -38,14 +38,14 @@ class BoundaryMasks:
             raise UsageError(f"dilation_ratio: expected a number over 0 and below 1, got {self.dilation_ratio}")
 
     def view(
-        self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
+        self, ground_truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
     ) -> tuple[Objects, Objects]:
         """Return both sides unchanged."""
-        return truth, predictions
+        return ground_truth, predictions
 
     def pairs(
         self,
-        truth: Objects,
+        ground_truth: Objects,
         predictions: Objects,
         ranked: RankedDetections,
         *,
@@ -53,18 +53,18 @@ class BoundaryMasks:
         min_similarity: float,
     ) -> Pairs:
         """Return pairs of masks; boundaries are computed only for masks whose IoU is high enough."""
-        by_mask = mask_pairs(truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
-        if sizes_hw is None or not len(by_mask.truths):
+        by_mask = mask_pairs(ground_truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
+        if sizes_hw is None or not len(by_mask.ground_truths):
             return by_mask
         _, candidates = by_mask.rows()
-        used_truths, positions = np.unique(by_mask.truths, return_inverse=True)
+        used_gt, positions = np.unique(by_mask.ground_truths, return_inverse=True)
         detections, detection_rows = self._bands(predictions, ranked.detections[candidates], sizes_hw)
-        true, true_rows = self._bands(truth, ranked.truths[used_truths], sizes_hw)
+        true, true_rows = self._bands(ground_truth, ranked.ground_truths[used_gt], sizes_hw)
         close = Pairs(np.append(by_mask.offsets[candidates], by_mask.offsets[-1]), positions, by_mask.similarities)
         ious = mask_ious(close, true, true_rows, detections, detection_rows, sizes_hw=sizes_hw)
-        crowd = truth.is_crowd[ranked.truths[by_mask.truths]]
+        crowd = ground_truth.is_crowd[ranked.ground_truths[by_mask.ground_truths]]
         smaller = np.where(crowd, by_mask.similarities, np.minimum(by_mask.similarities, ious))
-        return Pairs(by_mask.offsets, by_mask.truths, smaller).filter(min_similarity)
+        return Pairs(by_mask.offsets, by_mask.ground_truths, smaller).filter(min_similarity)
 
     def _bands(
         self, objects: Objects, chosen: Int[np.ndarray, "w"], sizes_hw: Int[np.ndarray, "m 2"]

@@ -101,7 +101,7 @@ class CocoProtocol:
 
     def match(
         self,
-        truth: Objects,
+        ground_truth: Objects,
         predictions: Objects,
         ranked: RankedDetections,
         categories: Categories,
@@ -109,21 +109,21 @@ class CocoProtocol:
     ) -> MatchResults:
         """Match the detections of ``ranked`` by COCO's rule; ``sizes_hw`` is needed for masks."""
         if self.similarity is not None:
-            truth, predictions = self.similarity.view(truth, predictions, sizes_hw=sizes_hw)
-        chosen, true = ranked.detections, ranked.truths
-        crowd = truth.is_crowd[true]
-        ignored = self._outside_area_ranges(truth.areas[true]) | crowd[:, None]
-        if self.kind == "keypoints" and truth.keypoints is not None:
-            ignored |= ~np.any(truth.keypoints[true, :, 2] > 0, axis=1, keepdims=True)
+            ground_truth, predictions = self.similarity.view(ground_truth, predictions, sizes_hw=sizes_hw)
+        chosen, true = ranked.detections, ranked.ground_truths
+        crowd = ground_truth.is_crowd[true]
+        ignored = self._outside_area_ranges(ground_truth.areas[true]) | crowd[:, None]
+        if self.kind == "keypoints" and ground_truth.keypoints is not None:
+            ignored |= ~np.any(ground_truth.keypoints[true, :, 2] > 0, axis=1, keepdims=True)
         ignored_unmatched = self._outside_area_ranges(predictions.areas[chosen])
         rows, outcomes = match_greedily(
-            self._pairs(truth, predictions, ranked, categories, sizes_hw),
+            self._pairs(ground_truth, predictions, ranked, categories, sizes_hw),
             thresholds=np.array(self.iou_thresholds),
             ignored=ignored,
             crowd=crowd,
             ignored_unmatched=ignored_unmatched,
         )
-        true_labels = truth.labels[true]
+        true_labels = ground_truth.labels[true]
         positives = [np.bincount(true_labels[~column], minlength=len(categories)) for column in ignored.T]
         return MatchResults(
             labels=predictions.labels[chosen],
@@ -143,7 +143,7 @@ class CocoProtocol:
 
     def _pairs(
         self,
-        truth: Objects,
+        ground_truth: Objects,
         predictions: Objects,
         ranked: RankedDetections,
         categories: Categories,
@@ -151,17 +151,19 @@ class CocoProtocol:
     ) -> Pairs:
         min_similarity = min(self.iou_thresholds[0], 1 - 1e-10)
         if self.similarity is not None:
-            return self.similarity.pairs(truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
+            return self.similarity.pairs(
+                ground_truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity
+            )
         match self.kind:
             case "bbox":
-                return box_pairs(truth, predictions, ranked, min_similarity=min_similarity)
+                return box_pairs(ground_truth, predictions, ranked, min_similarity=min_similarity)
             case "segm":
-                return mask_pairs(truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
+                return mask_pairs(ground_truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
             case "keypoints":
                 if categories.sigmas is None:
                     raise UsageError("keypoints: the categories have no keypoint names, so their sigmas are not known")
                 return keypoint_pairs(
-                    truth, predictions, ranked, sigmas=categories.sigmas, min_similarity=min_similarity
+                    ground_truth, predictions, ranked, sigmas=categories.sigmas, min_similarity=min_similarity
                 )
 
     def figures(self, matches: MatchResults, categories: Categories) -> "CocoResult":

@@ -63,16 +63,16 @@ class Cuboids:
             raise UsageError(f"seen: expected one of {', '.join(get_args(Seen))}, got {self.seen!r}")
 
     def view(
-        self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
+        self, ground_truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
     ) -> tuple[Objects, Objects]:
         """Return both sides unchanged, if they have cuboids."""
-        require_field(truth, "cuboids", "truth")
+        require_field(ground_truth, "cuboids", "truth")
         require_field(predictions, "cuboids", "predictions")
-        return truth, predictions
+        return ground_truth, predictions
 
     def pairs(
         self,
-        truth: Objects,
+        ground_truth: Objects,
         predictions: Objects,
         ranked: RankedDetections,
         *,
@@ -80,7 +80,7 @@ class Cuboids:
         min_similarity: float,
     ) -> Pairs:
         """Return pairs of cuboids."""
-        true_cuboids, cuboids = _cuboids(truth), _cuboids(predictions)
+        true_cuboids, cuboids = _cuboids(ground_truth), _cuboids(predictions)
         measured = slice(3, 6) if self.seen == "in space" else slice(3, 5)
 
         def iou(true: Int[np.ndarray, "p"], chosen: Int[np.ndarray, "p"]) -> Float[np.ndarray, "p"]:
@@ -90,7 +90,7 @@ class Cuboids:
             else:
                 shared = oriented.oriented_intersections(oriented.footprints(a), oriented.footprints(b))
             sizes, true_sizes = np.prod(a[:, measured], axis=1), np.prod(b[:, measured], axis=1)
-            return iou_from_intersections(shared, sizes, true_sizes, truth.is_crowd[true])
+            return iou_from_intersections(shared, sizes, true_sizes, ground_truth.is_crowd[true])
 
         return pairs_by(iou, ranked, min_similarity=min_similarity)
 

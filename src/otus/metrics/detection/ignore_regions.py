@@ -26,29 +26,29 @@ def ignore_regions(objects: Objects) -> Bool[np.ndarray, "n"]:
     return objects.is_crowd & (objects.columns[COLUMN] == 1)
 
 
-def repeat_ignore_regions(truth: Objects, predictions: Objects) -> tuple[Int[np.ndarray, "r"], Objects]:
+def repeat_ignore_regions(ground_truth: Objects, predictions: Objects) -> tuple[Int[np.ndarray, "r"], Objects]:
     """Repeat each ignore region for every category detected in its image; return (R,) old rows, and the ground truth.
 
     >>> region = {"is_crowd": [True], "columns": {"ignored": np.array([True])}}
-    >>> truth = Objects.build(image_index=[0], labels=[5], boxes_xyxy=[[0, 0, 9, 9]], **region)
+    >>> ground_truth = Objects.build(image_index=[0], labels=[5], boxes_xyxy=[[0, 0, 9, 9]], **region)
     >>> predictions = Objects.build(image_index=[0, 0, 1], labels=[2, 3, 4], boxes_xyxy=[[0, 0, 9, 9]] * 3)
-    >>> rows, repeated = repeat_ignore_regions(truth, predictions)
+    >>> rows, repeated = repeat_ignore_regions(ground_truth, predictions)
     >>> rows.tolist(), repeated.labels.tolist()
     ([0, 0], [2, 3])
     """
-    is_region = ignore_regions(truth)
+    is_region = ignore_regions(ground_truth)
     if not is_region.any():
-        return np.arange(len(truth)), truth
+        return np.arange(len(ground_truth)), ground_truth
     regions = np.flatnonzero(is_region)
     detected = np.unique(np.stack([predictions.image_index, predictions.labels]), axis=1)
-    first, last = (np.searchsorted(detected[0], truth.image_index[regions], side) for side in ("left", "right"))
+    first, last = (np.searchsorted(detected[0], ground_truth.image_index[regions], side) for side in ("left", "right"))
     counts = last - first
     chosen = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
     objects = np.flatnonzero(~is_region)
     rows = np.concatenate([objects, np.repeat(regions, counts)])
-    labels = np.concatenate([truth.labels[objects], detected[1, chosen]])
-    order = np.argsort(truth.image_index[rows], kind="stable")
-    return rows[order], replace(truth.take(rows[order]), labels=labels[order])
+    labels = np.concatenate([ground_truth.labels[objects], detected[1, chosen]])
+    order = np.argsort(ground_truth.image_index[rows], kind="stable")
+    return rows[order], replace(ground_truth.take(rows[order]), labels=labels[order])
 
 
 def complete_regions(objects: Objects) -> Objects:

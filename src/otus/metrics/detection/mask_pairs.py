@@ -26,7 +26,7 @@ _PROBLEMS = {
 
 
 def mask_pairs(
-    truth: Objects,
+    ground_truth: Objects,
     predictions: Objects,
     ranked: RankedDetections,
     *,
@@ -44,21 +44,21 @@ def mask_pairs(
     """
     if sizes_hw is None:
         raise UsageError("masks: expected sizes_hw, the sizes of the images")
-    for side, objects in (("truth", truth), ("predictions", predictions)):
+    for side, objects in (("truth", ground_truth), ("predictions", predictions)):
         if objects.segmentations is None and len(objects):
             raise UsageError(f"masks: {side}: no masks")
     sizes = np.asarray(sizes_hw, dtype=np.int64)
     # A detection without a ground truth of its category in the image is in no pair: its mask is not decoded.
     decoded = np.flatnonzero(ranked.spans[:, 1] > ranked.spans[:, 0])
-    true = _Intervals.from_objects(truth, ranked.truths, sizes, "truth")
+    true = _Intervals.from_objects(ground_truth, ranked.ground_truths, sizes, "truth")
     true_boxes_area = boxes.area(true.boxes_xyxy)
-    crowd = truth.is_crowd[ranked.truths]
+    crowd = ground_truth.is_crowd[ranked.ground_truths]
     counts = np.zeros(len(ranked.detections), dtype=np.int64)
-    all_truths, all_ious = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
+    all_gt, all_ious = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
     for first in range(0, len(decoded), _CHUNK):
         chunk = decoded[first : first + _CHUNK]
         found = _Intervals.from_objects(predictions, ranked.detections[chunk], sizes, "predictions")
-        offsets, truths, _ = box_kernels.box_pairs(
+        offsets, ground_truths, _ = box_kernels.box_pairs(
             found.boxes_xyxy,
             boxes.area(found.boxes_xyxy),
             true.boxes_xyxy,
@@ -68,20 +68,20 @@ def mask_pairs(
             np.nextafter(0, 1) if min_similarity > 0 else 0.0,
         )
         counts[chunk] = np.diff(offsets)
-        all_truths.append(truths)
+        all_gt.append(ground_truths)
         all_ious.append(
             kernels.interval_ious(
-                offsets, truths, found.offsets, found.intervals, found.areas,
+                offsets, ground_truths, found.offsets, found.intervals, found.areas,
                 true.offsets, true.intervals, true.areas, crowd,
             )
         )  # fmt: skip
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    return Pairs(offsets, np.concatenate(all_truths), np.concatenate(all_ious)).filter(min_similarity)
+    return Pairs(offsets, np.concatenate(all_gt), np.concatenate(all_ious)).filter(min_similarity)
 
 
 def mask_ious(
     pairs: Pairs,
-    truth: Objects,
+    ground_truth: Objects,
     true_rows: Int[np.ndarray, "g"],
     predictions: Objects,
     found_rows: Int[np.ndarray, "d"],
@@ -90,8 +90,8 @@ def mask_ious(
 ) -> Float[np.ndarray, "p"]:
     """Return the IoU of given pairs: detection i is prediction ``found_rows[i]``, true object j ``true_rows[j]``."""
     sizes = np.asarray(sizes_hw, dtype=np.int64)
-    true = _Intervals.from_objects(truth, true_rows, sizes, "truth")
-    crowd = truth.is_crowd[true_rows]
+    true = _Intervals.from_objects(ground_truth, true_rows, sizes, "truth")
+    crowd = ground_truth.is_crowd[true_rows]
     parts = [np.zeros(0)]
     for first in range(0, len(found_rows), _CHUNK):
         last = min(first + _CHUNK, len(found_rows))
@@ -99,7 +99,7 @@ def mask_ious(
         offsets = pairs.offsets[first : last + 1]
         parts.append(
             kernels.interval_ious(
-                offsets - offsets[0], pairs.truths[offsets[0] : offsets[-1]],
+                offsets - offsets[0], pairs.ground_truths[offsets[0] : offsets[-1]],
                 found.offsets, found.intervals, found.areas, true.offsets, true.intervals, true.areas, crowd,
             )
         )  # fmt: skip

@@ -133,7 +133,7 @@ def match_greedily(
     offsets = np.append(pairs.offsets[candidates], pairs.offsets[-1])
     unmatched = ignored_unmatched[candidates]
     outcomes = kernels.match_greedily(
-        offsets, pairs.truths, pairs.similarities, thresholds, ignored, crowd, unmatched, _NO_PAIRS
+        offsets, pairs.ground_truths, pairs.similarities, thresholds, ignored, crowd, unmatched, _NO_PAIRS
     )
     return rows, outcomes
 

@@ -35,11 +35,11 @@ class OrientedBoxes:
     """Oriented boxes (``corners_xy``) by IoU; against a crowd the union is the detection alone."""
 
     def view(
-        self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
+        self, ground_truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
     ) -> tuple[Objects, Objects]:
         """Return both sides with the areas of their oriented boxes."""
         sides = []
-        for side, objects in (("truth", truth), ("predictions", predictions)):
+        for side, objects in (("truth", ground_truth), ("predictions", predictions)):
             require_field(objects, "corners_xy", side)
             areas = np.nan_to_num(np.prod(_oriented_boxes(objects)[:, 2:4], axis=1))  # a crowd may have none
             sides.append(replace(objects, areas=areas))
@@ -47,7 +47,7 @@ class OrientedBoxes:
 
     def pairs(
         self,
-        truth: Objects,
+        ground_truth: Objects,
         predictions: Objects,
         ranked: RankedDetections,
         *,
@@ -55,14 +55,14 @@ class OrientedBoxes:
         min_similarity: float,
     ) -> Pairs:
         """Return pairs of oriented boxes."""
-        true_boxes, boxes = _oriented_boxes(truth), _oriented_boxes(predictions)
+        true_boxes, boxes = _oriented_boxes(ground_truth), _oriented_boxes(predictions)
 
         def iou(true: Int[np.ndarray, "p"], chosen: Int[np.ndarray, "p"]) -> Float[np.ndarray, "p"]:
             return iou_from_intersections(
                 oriented.oriented_intersections(boxes[chosen], true_boxes[true]),
                 predictions.areas[chosen],
-                truth.areas[true],
-                truth.is_crowd[true],
+                ground_truth.areas[true],
+                ground_truth.is_crowd[true],
             )
 
         return pairs_by(iou, ranked, min_similarity=min_similarity)

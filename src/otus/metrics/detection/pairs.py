@@ -25,14 +25,14 @@ class Pairs:
     ----------
     offsets
         (D + 1,).
-    truths
-        (P,) indices into ``RankedDetections.truths``.
+    ground_truths
+        (P,) indices into ``RankedDetections.ground_truths``.
     similarities
         (P,) IoU or OKS.
     """
 
     offsets: Int[np.ndarray, "d_plus_1"]
-    truths: Int[np.ndarray, "p"]
+    ground_truths: Int[np.ndarray, "p"]
     similarities: Float[np.ndarray, "p"]
 
     def rows(self) -> tuple[Int[np.ndarray, "d"], Int[np.ndarray, "c"]]:
@@ -49,7 +49,7 @@ class Pairs:
     def select(self, kept: Bool[np.ndarray, "p"]) -> "Pairs":
         """Return the pairs of a (P,) bool mask, of the same D detections."""
         before = np.concatenate([[0], np.cumsum(kept)])
-        return Pairs(before[self.offsets], self.truths[kept], self.similarities[kept])
+        return Pairs(before[self.offsets], self.ground_truths[kept], self.similarities[kept])
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,34 +64,36 @@ class RankedDetections:
         (D,).
     ranks
         (D,) rank of each within its label and image, from 0.
-    truths
+    ground_truths
         (G,) indices into the ground truths.
     spans
-        (D, 2): the ground truths with the label and image of detection i are ``truths[spans[i, 0]:spans[i, 1]]``.
+        (D, 2): the ground truths with the label and image of detection i are ``ground_truths[spans[i, 0]:spans[i, 1]]``.
     """
 
     detections: Int[np.ndarray, "d"]
     scores: Float[np.ndarray, "d"]
     ranks: Int[np.ndarray, "d"]
-    truths: Int[np.ndarray, "g"]
+    ground_truths: Int[np.ndarray, "g"]
     spans: Int[np.ndarray, "d 2"]
 
     @classmethod
-    def build(cls, truth: Objects, predictions: Objects, *, label_count: int, limit: int | None) -> "RankedDetections":
+    def build(
+        cls, ground_truth: Objects, predictions: Objects, *, label_count: int, limit: int | None
+    ) -> "RankedDetections":
         """Rank detections; ``limit`` keeps those of highest score per label and image (None: all)."""
         assert predictions.scores is not None
         scores = predictions.scores.astype(np.float64, copy=False)
         detections, ranks = kernels.rank_detections(
             predictions.labels, predictions.image_index, scores, label_count, len(scores) if limit is None else limit
         )
-        truths = kernels.order_by_label(truth.labels, label_count)
-        spans = kernels.truth_ranges(
+        ground_truths = kernels.order_by_label(ground_truth.labels, label_count)
+        spans = kernels.gt_ranges(
             predictions.labels[detections],
             predictions.image_index[detections],
-            truth.labels[truths],
-            truth.image_index[truths],
+            ground_truth.labels[ground_truths],
+            ground_truth.image_index[ground_truths],
         )
-        return cls(detections, scores[detections], ranks, truths, spans)
+        return cls(detections, scores[detections], ranks, ground_truths, spans)
 
     def split(self, count: int) -> "list[RankedDetections]":
         """Split into about ``count`` parts of equal size, never within an image and label; each ground truth is in one."""
@@ -99,10 +101,10 @@ class RankedDetections:
         targets = np.linspace(0, len(self.ranks), count, endpoint=False)[1:]
         cuts = np.unique(starts[np.searchsorted(starts[1:], targets)]) if len(starts) else starts
         bounds = pairwise([0, *cuts.tolist(), len(self.ranks)])
-        true_bounds = pairwise([0, *self.spans[cuts, 0].tolist(), len(self.truths)])
+        true_bounds = pairwise([0, *self.spans[cuts, 0].tolist(), len(self.ground_truths)])
         return [
             RankedDetections(
-                self.detections[a:b], self.scores[a:b], self.ranks[a:b], self.truths[g:h], self.spans[a:b] - g
+                self.detections[a:b], self.scores[a:b], self.ranks[a:b], self.ground_truths[g:h], self.spans[a:b] - g
             )
             for (a, b), (g, h) in zip(bounds, true_bounds, strict=True)
         ]
@@ -115,7 +117,7 @@ class Similarity(Protocol):
     """
 
     def view(
-        self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
+        self, ground_truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
     ) -> tuple[Objects, Objects]:
         """Return both sides, row by row, with the ``areas`` that the protocol's area ranges apply to.
 
@@ -124,7 +126,7 @@ class Similarity(Protocol):
 
     def pairs(
         self,
-        truth: Objects,
+        ground_truth: Objects,
         predictions: Objects,
         ranked: RankedDetections,
         *,
@@ -149,15 +151,15 @@ def _box_areas(objects: Objects, chosen: Int[np.ndarray, "n"]) -> Float[np.ndarr
     return width * height
 
 
-def box_pairs(truth: Objects, predictions: Objects, ranked: RankedDetections, *, min_similarity: float) -> Pairs:
+def box_pairs(ground_truth: Objects, predictions: Objects, ranked: RankedDetections, *, min_similarity: float) -> Pairs:
     """Return pairs by IoU of boxes; with a crowd the IoU is intersection / area of the detection, as in COCO."""
-    chosen, true = ranked.detections, ranked.truths
+    chosen, true = ranked.detections, ranked.ground_truths
     pairs = kernels.box_pairs(
         predictions.boxes_xyxy[chosen].astype(np.float64, copy=False),
         _box_areas(predictions, chosen),
-        truth.boxes_xyxy[true].astype(np.float64, copy=False),
-        _box_areas(truth, true),
-        truth.is_crowd[true],
+        ground_truth.boxes_xyxy[true].astype(np.float64, copy=False),
+        _box_areas(ground_truth, true),
+        ground_truth.is_crowd[true],
         ranked.spans,
         min_similarity,
     )
@@ -165,7 +167,7 @@ def box_pairs(truth: Objects, predictions: Objects, ranked: RankedDetections, *,
 
 
 def keypoint_pairs(
-    truth: Objects,
+    ground_truth: Objects,
     predictions: Objects,
     ranked: RankedDetections,
     *,
@@ -177,19 +179,21 @@ def keypoint_pairs(
     For an object without labelled keypoints, the distance is that to its box, enlarged twice about the centre. Sums run over
     labelled keypoints only, in pycocotools' order, and so agree exactly.
     """
-    if not len(truth) or not len(predictions):
+    if not len(ground_truth) or not len(predictions):
         return Pairs(np.zeros(len(ranked.detections) + 1, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
-    if truth.keypoints is None or predictions.keypoints is None:
-        raise UsageError(f"keypoints: the {'truth has' if truth.keypoints is None else 'predictions have'} none")
-    counted = {truth.keypoints.shape[1], predictions.keypoints.shape[1], len(sigmas)}
+    if ground_truth.keypoints is None or predictions.keypoints is None:
+        raise UsageError(f"keypoints: the {'truth has' if ground_truth.keypoints is None else 'predictions have'} none")
+    counted = {ground_truth.keypoints.shape[1], predictions.keypoints.shape[1], len(sigmas)}
     if len(counted) > 1:
         raise ShapeError(
-            f"keypoints: {truth.keypoints.shape[1]} an object, {predictions.keypoints.shape[1]} a prediction and "
+            f"keypoints: {ground_truth.keypoints.shape[1]} an object, {predictions.keypoints.shape[1]} a prediction and "
             f"{len(sigmas)} sigmas; all three must be equal"
         )
     variances = (np.asarray(sigmas, dtype=np.float64) * 2) ** 2
     return pairs_by(
-        lambda true, chosen: _oks(truth, true, predictions, chosen, variances), ranked, min_similarity=min_similarity
+        lambda true, chosen: _oks(ground_truth, true, predictions, chosen, variances),
+        ranked,
+        min_similarity=min_similarity,
     )
 
 
@@ -199,7 +203,7 @@ def pairs_by(
     *,
     min_similarity: float,
 ) -> Pairs:
-    """Return pairs by ``similarity(truth_indices, detection_indices)``, called for P pairs of one image and label."""
+    """Return pairs by ``similarity(gt_indices, detection_indices)``, called for P pairs of one image and label."""
     counts = ranked.spans[:, 1] - ranked.spans[:, 0]
     detection = np.repeat(np.arange(len(counts)), counts)
     true = np.arange(len(detection)) - np.repeat(np.cumsum(counts) - counts, counts) + ranked.spans[detection, 0]
@@ -207,23 +211,23 @@ def pairs_by(
     step = 50_000  # bounds the memory of what the function makes
     for first in range(0, len(detection), step):
         chunk = slice(first, first + step)
-        similarities[chunk] = similarity(ranked.truths[true[chunk]], ranked.detections[detection[chunk]])
+        similarities[chunk] = similarity(ranked.ground_truths[true[chunk]], ranked.detections[detection[chunk]])
     return Pairs(np.concatenate([[0], np.cumsum(counts)]), true, similarities).filter(min_similarity)
 
 
 def _oks(
-    truth: Objects, true: np.ndarray, predictions: Objects, chosen: np.ndarray, variances: np.ndarray
+    ground_truth: Objects, true: np.ndarray, predictions: Objects, chosen: np.ndarray, variances: np.ndarray
 ) -> np.ndarray:
     points = predictions.keypoints[chosen, :, :2]  # type: ignore[index]
-    keypoints = truth.keypoints[true]  # type: ignore[index]
+    keypoints = ground_truth.keypoints[true]  # type: ignore[index]
     labelled: Bool[np.ndarray, "p k"] = np.greater(keypoints[:, :, 2], 0)
     none_labelled: Bool[np.ndarray, "p 1"] = ~np.any(labelled, axis=1, keepdims=True)
-    corner, size = truth.boxes_xyxy[true, :2], box_sizes_wh(truth, true)
+    corner, size = ground_truth.boxes_xyxy[true, :2], box_sizes_wh(ground_truth, true)
     low, high = (corner - size)[:, None], (corner + size * 2)[:, None]
     outside = np.maximum(low - points, 0) + np.maximum(points - high, 0)
     delta = np.where(none_labelled[:, :, None], outside, points - keypoints[:, :, :2])
     squared = delta[:, :, 0] ** 2 + delta[:, :, 1] ** 2
-    closeness = np.exp(-(squared / variances / (truth.areas[true] + np.spacing(1))[:, None] / 2))
+    closeness = np.exp(-(squared / variances / (ground_truth.areas[true] + np.spacing(1))[:, None] / 2))
     labelled = labelled | none_labelled
     counts = labelled.sum(axis=1)
     similarities = np.empty(len(true))

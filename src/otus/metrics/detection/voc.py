@@ -61,7 +61,7 @@ class VocProtocol:
 
     def match(
         self,
-        truth: Objects,
+        ground_truth: Objects,
         predictions: Objects,
         ranked: RankedDetections,
         categories: Categories,
@@ -69,20 +69,20 @@ class VocProtocol:
     ) -> MatchResults:
         """Match the detections of ``ranked`` by VOC's rule; ``sizes_hw`` is not needed for boxes."""
         if self.similarity is not None:
-            truth, predictions = self.similarity.view(truth, predictions, sizes_hw=sizes_hw)
-        true = ranked.truths
-        ignored = truth.is_crowd[true]
-        if "difficult" in truth.columns:
-            ignored = ignored | truth.columns["difficult"][true].astype(bool)
+            ground_truth, predictions = self.similarity.view(ground_truth, predictions, sizes_hw=sizes_hw)
+        true = ranked.ground_truths
+        ignored = ground_truth.is_crowd[true]
+        if "difficult" in ground_truth.columns:
+            ignored = ignored | ground_truth.columns["difficult"][true].astype(bool)
         if self.similarity is None:
-            pairs = box_pairs(truth, predictions, ranked, min_similarity=self.iou_threshold)
+            pairs = box_pairs(ground_truth, predictions, ranked, min_similarity=self.iou_threshold)
         else:
             pairs = self.similarity.pairs(
-                truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=self.iou_threshold
+                ground_truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=self.iou_threshold
             )
         rows, candidates = pairs.rows()
         offsets = np.append(pairs.offsets[candidates], pairs.offsets[-1])
-        positives = np.bincount(truth.labels[true[~ignored]], minlength=len(categories))
+        positives = np.bincount(ground_truth.labels[true[~ignored]], minlength=len(categories))
         return MatchResults(
             labels=predictions.labels[ranked.detections],
             image_index=predictions.image_index[ranked.detections],
@@ -91,7 +91,12 @@ class VocProtocol:
             ignored_unmatched=np.zeros((len(ranked.detections), 1), dtype=bool),
             rows=rows,
             outcomes=kernels.match_by_best_overlap(
-                offsets, pairs.truths, pairs.similarities, self.iou_threshold, ignored, truth.is_crowd[true]
+                offsets,
+                pairs.ground_truths,
+                pairs.similarities,
+                self.iou_threshold,
+                ignored,
+                ground_truth.is_crowd[true],
             ),
             positives=positives[:, None],
         )

@@ -18,7 +18,7 @@ def resampled_average_precision(
     outcomes: UInt8[np.ndarray, "d t"],
     special_starts: Int[np.ndarray, "kt_plus_1"],
     special: Int[np.ndarray, "s"],
-    truth_labels: Int[np.ndarray, "g"],
+    gt_labels: Int[np.ndarray, "g"],
     truth_image_index: Int[np.ndarray, "g"],
     recalls: Float[np.ndarray, "q"],
     figures: Float[np.ndarray, "r k t"],
@@ -39,8 +39,8 @@ def resampled_average_precision(
     positives = np.empty(labels)
     for r in range(first, last):
         positives[:] = 0
-        for g in range(len(truth_labels)):
-            positives[truth_labels[g]] += weights[r, truth_image_index[g]]
+        for g in range(len(gt_labels)):
+            positives[gt_labels[g]] += weights[r, truth_image_index[g]]
         for k in range(labels):
             if positives[k] == 0:
                 figures[r, k] = np.nan

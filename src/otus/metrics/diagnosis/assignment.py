@@ -24,7 +24,7 @@ class DetectionMatcher:
 
     Parameters
     ----------
-    truth, predictions
+    ground_truth, predictions
         Valid objects (:func:`otus.metrics.detection.average_precision.validate_objects`); predictions have scores.
     categories
         The K categories.
@@ -34,7 +34,7 @@ class DetectionMatcher:
         (M, 2) sizes of the images, needed for masks.
     """
 
-    truth: Objects
+    ground_truth: Objects
     predictions: Objects
     categories: Categories
     image_ids: np.ndarray
@@ -54,16 +54,18 @@ class DetectionMatcher:
         """Return ground truth and predictions of one category, with all ignore regions; labels stay as they are."""
         return replace(
             self,
-            truth=self.truth.take((self.truth.labels == label) | ignore_regions(self.truth)),
+            ground_truth=self.ground_truth.take(
+                (self.ground_truth.labels == label) | ignore_regions(self.ground_truth)
+            ),
             predictions=self.predictions.take(self.predictions.labels == label),
         )
 
     def class_agnostic(self) -> "DetectionMatcher":
         """Return the same with every label 0."""
-        truth, predictions = self.truth, self.predictions
+        ground_truth, predictions = self.ground_truth, self.predictions
         return replace(
             self,
-            truth=replace(truth, labels=np.zeros_like(truth.labels)),
+            ground_truth=replace(ground_truth, labels=np.zeros_like(ground_truth.labels)),
             predictions=replace(predictions, labels=np.zeros_like(predictions.labels)),
         )
 
@@ -72,17 +74,17 @@ class DetectionMatcher:
     ) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"], Float[np.ndarray, "p"]]:
         """Return the P pairs of any categories with at least ``min_iou``: prediction indices, truth indices and IoUs."""
         agnostic = self.class_agnostic()
-        ranked = RankedDetections.build(agnostic.truth, agnostic.predictions, label_count=1, limit=None)
-        pairs = self._pairs(agnostic.truth, agnostic.predictions, ranked, min_iou, masks)
+        ranked = RankedDetections.build(agnostic.ground_truth, agnostic.predictions, label_count=1, limit=None)
+        pairs = self._pairs(agnostic.ground_truth, agnostic.predictions, ranked, min_iou, masks)
         detections = np.repeat(ranked.detections, np.diff(pairs.offsets))
-        return detections, ranked.truths[pairs.truths], pairs.similarities
+        return detections, ranked.ground_truths[pairs.ground_truths], pairs.similarities
 
     def _pairs(
-        self, truth: Objects, predictions: Objects, ranked: RankedDetections, min_iou: float, masks: bool
+        self, ground_truth: Objects, predictions: Objects, ranked: RankedDetections, min_iou: float, masks: bool
     ) -> Pairs:
         if masks:
-            return mask_pairs(truth, predictions, ranked, sizes_hw=self.sizes_hw, min_similarity=min_iou)
-        return box_pairs(truth, predictions, ranked, min_similarity=min_iou)
+            return mask_pairs(ground_truth, predictions, ranked, sizes_hw=self.sizes_hw, min_similarity=min_iou)
+        return box_pairs(ground_truth, predictions, ranked, min_similarity=min_iou)
 
     def match(self, rules: Rules, *, masks: bool = False, min_iou: float | None = None) -> "Assignment":
         """Match every detection by the rules.
@@ -92,30 +94,35 @@ class DetectionMatcher:
         masks
             Compare masks instead of boxes.
         min_iou
-            Lowest IoU of ``Assignment.best_truth`` (default: the rules' lowest threshold).
+            Lowest IoU of ``Assignment.best_gt`` (default: the rules' lowest threshold).
         """
-        truth_index, truth = _select_truth(self.truth, self.predictions, rules)
+        gt_index, ground_truth = _select_ground_truth(self.ground_truth, self.predictions, rules)
         scores = self.scores if rules.score_decimals is None else np.round(self.scores, rules.score_decimals)
         index = np.flatnonzero(scores >= rules.min_score)
         predictions = self.predictions.take(index)
         predictions = replace(predictions, scores=scores[index])
         if rules.inclusive_boxes:
-            truth, predictions = _with_inclusive_corners(truth), _with_inclusive_corners(predictions)
-        ranked = RankedDetections.build(truth, predictions, label_count=len(self.categories), limit=rules.max_dets)
+            ground_truth, predictions = _with_inclusive_corners(ground_truth), _with_inclusive_corners(predictions)
+        ranked = RankedDetections.build(
+            ground_truth, predictions, label_count=len(self.categories), limit=rules.max_dets
+        )
         lowest = min(*rules.iou_thresholds, 1 - 1e-10) if min_iou is None else min_iou
-        pairs = self._pairs(truth, predictions, ranked, lowest, masks)
-        ignored, outside_area = _is_ignored(truth, rules), _outside_area(predictions.areas, rules)[ranked.detections]
-        best_truth, best_ious = _best_pairs(pairs)
+        pairs = self._pairs(ground_truth, predictions, ranked, lowest, masks)
+        ignored, outside_area = (
+            _is_ignored(ground_truth, rules),
+            _outside_area(predictions.areas, rules)[ranked.detections],
+        )
+        best_gt, best_ious = _best_pairs(pairs)
         assign = _assign_greedily if rules.matching == "greedy" else _assign_by_best_overlap
-        matched, ious = assign(pairs, rules, ignored[ranked.truths], truth.is_crowd[ranked.truths])
+        matched, ious = assign(pairs, rules, ignored[ranked.ground_truths], ground_truth.is_crowd[ranked.ground_truths])
         # From indices into ``ranked.truths`` to indices into ``self.truth``; -1 stays -1.
-        origin = np.append(truth_index[ranked.truths], -1)
+        origin = np.append(gt_index[ranked.ground_truths], -1)
         id_rank = np.empty(len(self.image_ids), dtype=np.int64)
         id_rank[np.argsort(self.image_ids, kind="stable")] = np.arange(len(id_rank))
         labels, image_index = predictions.labels[ranked.detections], predictions.image_index[ranked.detections]
         by_id = np.lexsort((ranked.ranks, id_rank[image_index], labels))
-        is_positive = np.zeros(len(self.truth), dtype=bool)
-        is_positive[truth_index[~ignored]] = True
+        is_positive = np.zeros(len(self.ground_truth), dtype=bool)
+        is_positive[gt_index[~ignored]] = True
         return Assignment(
             rules=rules,
             detections=index[ranked.detections][by_id],
@@ -124,11 +131,11 @@ class DetectionMatcher:
             scores=ranked.scores[by_id],
             matched=origin[matched][by_id],
             ious=ious[by_id],
-            best_truth=origin[best_truth][by_id],
+            best_gt=origin[best_gt][by_id],
             best_ious=best_ious[by_id],
             outside_area=outside_area[by_id],
             is_positive=is_positive,
-            positives=np.bincount(self.truth.labels[is_positive], minlength=len(self.categories)),
+            positives=np.bincount(self.ground_truth.labels[is_positive], minlength=len(self.categories)),
         )
 
 
@@ -146,7 +153,7 @@ class Assignment:
         (D,).
     matched, ious
         (D, T) index of the ground truth matched at each threshold, -1 for none, and the IoU with it, 0 for none.
-    best_truth, best_ious
+    best_gt, best_ious
         (D,) index of the ground truth of the same category with the highest IoU, matched or not, and that IoU; -1 and 0
         where none reaches the lowest IoU.
     outside_area
@@ -164,7 +171,7 @@ class Assignment:
     scores: Float[np.ndarray, "d"]
     matched: Int[np.ndarray, "d t"]
     ious: Float[np.ndarray, "d t"]
-    best_truth: Int[np.ndarray, "d"]
+    best_gt: Int[np.ndarray, "d"]
     best_ious: Float[np.ndarray, "d"]
     outside_area: Bool[np.ndarray, "d"]
     is_positive: Bool[np.ndarray, "g"]
@@ -205,28 +212,30 @@ class Assignment:
         return float(defined.mean()) if defined.size else float("nan")
 
 
-def _select_truth(truth: Objects, predictions: Objects, rules: Rules) -> tuple[Int[np.ndarray, "n"], Objects]:
+def _select_ground_truth(
+    ground_truth: Objects, predictions: Objects, rules: Rules
+) -> tuple[Int[np.ndarray, "n"], Objects]:
     """Return the ground truths that are not dropped, and their indices; ``crowd="counted"`` clears ``is_crowd``."""
-    kept = np.ones(len(truth), dtype=bool)
+    kept = np.ones(len(ground_truth), dtype=bool)
     if rules.crowd == "dropped":
-        kept &= ~truth.is_crowd
+        kept &= ~ground_truth.is_crowd
     if rules.difficult == "dropped":
-        kept &= ~_is_difficult(truth)
+        kept &= ~_is_difficult(ground_truth)
     index = np.flatnonzero(kept)
-    rows, truth = repeat_ignore_regions(truth.take(index), predictions)
+    rows, ground_truth = repeat_ignore_regions(ground_truth.take(index), predictions)
     if rules.crowd == "counted":
-        truth = replace(truth, is_crowd=ignore_regions(truth))
-    return index[rows], truth
+        ground_truth = replace(ground_truth, is_crowd=ignore_regions(ground_truth))
+    return index[rows], ground_truth
 
 
-def _is_difficult(truth: Objects) -> Bool[np.ndarray, "g"]:
-    column = truth.columns.get("difficult")
-    return np.zeros(len(truth), dtype=bool) if column is None else column.astype(bool)
+def _is_difficult(ground_truth: Objects) -> Bool[np.ndarray, "g"]:
+    column = ground_truth.columns.get("difficult")
+    return np.zeros(len(ground_truth), dtype=bool) if column is None else column.astype(bool)
 
 
-def _is_ignored(truth: Objects, rules: Rules) -> Bool[np.ndarray, "g"]:
-    ignored = truth.is_crowd | _outside_area(truth.areas, rules)
-    return ignored | _is_difficult(truth) if rules.difficult == "ignored" else ignored
+def _is_ignored(ground_truth: Objects, rules: Rules) -> Bool[np.ndarray, "g"]:
+    ignored = ground_truth.is_crowd | _outside_area(ground_truth.areas, rules)
+    return ignored | _is_difficult(ground_truth) if rules.difficult == "ignored" else ignored
 
 
 def _outside_area(areas: Float[np.ndarray, "n"], rules: Rules) -> Bool[np.ndarray, "n"]:
@@ -249,9 +258,9 @@ def _best_pairs(pairs: Pairs) -> tuple[Int[np.ndarray, "d"], Float[np.ndarray, "
     order = np.lexsort((-np.arange(len(detection)), pairs.similarities, detection))
     candidates = np.flatnonzero(counts)
     last = order[pairs.offsets[candidates + 1] - 1]  # of each detection
-    best_truth, best = np.full(len(counts), -1), np.zeros(len(counts))
-    best_truth[candidates], best[candidates] = pairs.truths[last], pairs.similarities[last]
-    return best_truth, best
+    best_gt, best = np.full(len(counts), -1), np.zeros(len(counts))
+    best_gt[candidates], best[candidates] = pairs.ground_truths[last], pairs.similarities[last]
+    return best_gt, best
 
 
 def _assign_greedily(
@@ -261,11 +270,11 @@ def _assign_greedily(
     count = len(pairs.offsets) - 1
     matched_pairs = np.full((count, 1, len(rules.iou_thresholds)), -1, dtype=np.int64)
     kernels.match_greedily(
-        pairs.offsets, pairs.truths, pairs.similarities, np.array(rules.iou_thresholds),
+        pairs.offsets, pairs.ground_truths, pairs.similarities, np.array(rules.iou_thresholds),
         ignored[:, None], is_crowd, np.zeros((count, 1), dtype=bool), matched_pairs,
     )  # fmt: skip
     rows = matched_pairs[:, 0]
-    return np.append(pairs.truths, -1)[rows], np.append(pairs.similarities, 0.0)[rows]
+    return np.append(pairs.ground_truths, -1)[rows], np.append(pairs.similarities, 0.0)[rows]
 
 
 def _assign_by_best_overlap(
@@ -275,15 +284,15 @@ def _assign_by_best_overlap(
 
     An ignored ground truth goes to every such detection; unmatched detections go to a crowd that they lie in.
     """
-    best_truth, best_ious = _best_pairs(pairs.select(~is_crowd[pairs.truths]))
-    crowd, crowd_ious = _best_pairs(pairs.select(is_crowd[pairs.truths]))
-    shape = (len(best_truth), len(rules.iou_thresholds))
+    best_gt, best_ious = _best_pairs(pairs.select(~is_crowd[pairs.ground_truths]))
+    crowd, crowd_ious = _best_pairs(pairs.select(is_crowd[pairs.ground_truths]))
+    shape = (len(best_gt), len(rules.iou_thresholds))
     matched, ious = np.full(shape, -1), np.zeros(shape)
     for t, threshold in enumerate(rules.iou_thresholds):
-        candidates = np.flatnonzero((best_truth >= 0) & (best_ious >= threshold))
-        first = candidates[np.unique(best_truth[candidates], return_index=True)[1]]
-        rows = np.union1d(first, candidates[ignored[best_truth[candidates]]])
-        matched[rows, t], ious[rows, t] = best_truth[rows], best_ious[rows]
+        candidates = np.flatnonzero((best_gt >= 0) & (best_ious >= threshold))
+        first = candidates[np.unique(best_gt[candidates], return_index=True)[1]]
+        rows = np.union1d(first, candidates[ignored[best_gt[candidates]]])
+        matched[rows, t], ious[rows, t] = best_gt[rows], best_ious[rows]
         unmatched = np.flatnonzero((matched[:, t] < 0) & (crowd >= 0) & (crowd_ious >= threshold))
         matched[unmatched, t], ious[unmatched, t] = crowd[unmatched], crowd_ious[unmatched]
     return matched, ious

@@ -71,14 +71,15 @@ def resampled_average_precision(
     order = np.concatenate([matches.by_score(label) for label in range(labels)]) if labels else np.zeros(0, np.int64)
     starts = np.searchsorted(matches.labels, np.arange(labels + 1))
     figures = np.empty((len(weights), labels, matches.matched.shape[1]))
-    truth, outcomes = matcher.truth, matches.outcomes[order]
+    ground_truth, outcomes = matcher.ground_truth, matches.outcomes[order]
     special, thresholds = np.nonzero(outcomes != Outcome.FALSE_POSITIVE)
     cell = matches.labels[order][special] * outcomes.shape[1] + thresholds
     by_cell = np.argsort(cell, kind="stable")
     special_starts = np.searchsorted(cell[by_cell], np.arange(labels * outcomes.shape[1] + 1))
     inputs = (
         weights, starts, matches.image_index[order], outcomes, special_starts, special[by_cell],
-        truth.labels[matches.is_positive], truth.image_index[matches.is_positive], matches.rules.recalls, figures,
+        ground_truth.labels[matches.is_positive], ground_truth.image_index[matches.is_positive],
+        matches.rules.recalls, figures,
     )  # fmt: skip
     bounds = np.linspace(0, len(weights), WORKERS + 1).astype(np.int64).tolist()
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -115,7 +116,9 @@ def paired_bootstrap(
     UsageError
         If the labels differ, or an option is out of its range.
     """
-    if a.truth is not b.truth and not np.array_equal(a.truth.boxes_xyxy, b.truth.boxes_xyxy):
+    if a.ground_truth is not b.ground_truth and not np.array_equal(
+        a.ground_truth.boxes_xyxy, b.ground_truth.boxes_xyxy
+    ):
         raise UsageError("expected the same ground truth for both models")
     if resamples < 1 or not 0 < confidence < 1:
         raise UsageError(

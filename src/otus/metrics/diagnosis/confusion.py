@@ -66,11 +66,11 @@ def confusion_matrix(
     background = len(matcher.categories)
     counted = matches.outcomes[:, 0] != Outcome.IGNORED
     matched = matches.matched[counted, 0]
-    true = np.append(matcher.truth.labels, background)[matched]
+    true = np.append(matcher.ground_truth.labels, background)[matched]
     predicted = matcher.predictions.labels[matches.detections[counted]]
     is_missed = matches.is_positive.copy()
     is_missed[matched[matched >= 0]] = False
     counts = np.zeros((background + 1, background + 1), dtype=np.int64)
     np.add.at(counts, (true, predicted), 1)
-    np.add.at(counts, (matcher.truth.labels[is_missed], background), 1)
+    np.add.at(counts, (matcher.ground_truth.labels[is_missed], background), 1)
     return Confusion(counts, matcher.categories)

@@ -29,7 +29,7 @@ class LabelError:
         category; ``no_detection``: an object without any detection near it.
     image_index
         Index of the image.
-    detection, truth
+    detection, ground_truth
         Index of the prediction and of the ground truth, -1 if there is none.
     score
         Score of the detection, 0 without one.
@@ -38,7 +38,7 @@ class LabelError:
     kind: LabelErrorKind
     image_index: int
     detection: int
-    truth: int
+    ground_truth: int
     score: float
 
 
@@ -61,22 +61,24 @@ def find_label_errors(matcher: DetectionMatcher, errors: Errors, *, score_thresh
     for kind, error in kinds:
         for i in np.flatnonzero(confident & (errors.types == error)):
             # If the object is also detected with its own category, this is a duplicate rather than a label error.
-            truth = int(errors.nearest_truths[i])
-            if truth < 0 or not errors.is_matched[truth]:
-                indices = int(matches.image_index[i]), int(matches.detections[i]), truth
+            ground_truth = int(errors.nearest_gt[i])
+            if ground_truth < 0 or not errors.is_matched[ground_truth]:
+                indices = int(matches.image_index[i]), int(matches.detections[i]), ground_truth
                 label_errors.append(LabelError(kind, *indices, float(matches.scores[i])))
     label_errors.sort(key=lambda error: -error.score)
     undetected = errors.matches.is_positive & ~_is_near_detection(matcher, errors)
-    by_area = np.flatnonzero(undetected)[np.argsort(-matcher.truth.areas[undetected], kind="stable")]
-    label_errors += [LabelError("no_detection", int(matcher.truth.image_index[g]), -1, int(g), 0.0) for g in by_area]
+    by_area = np.flatnonzero(undetected)[np.argsort(-matcher.ground_truth.areas[undetected], kind="stable")]
+    label_errors += [
+        LabelError("no_detection", int(matcher.ground_truth.image_index[g]), -1, int(g), 0.0) for g in by_area
+    ]
     return label_errors
 
 
 def _is_near_detection(matcher: DetectionMatcher, errors: Errors) -> Bool[np.ndarray, "g"]:
     """Return (G,) ground truths with an IoU above the background threshold with any detection."""
-    is_near = np.zeros(len(matcher.truth), dtype=bool)
-    _, truths, _ = matcher.pairs(min_iou=errors.background_iou)
-    is_near[truths] = True
+    is_near = np.zeros(len(matcher.ground_truth), dtype=bool)
+    _, ground_truths, _ = matcher.pairs(min_iou=errors.background_iou)
+    is_near[ground_truths] = True
     return is_near
 
 
@@ -108,5 +110,5 @@ def count_by_image(matcher: DetectionMatcher, errors: Errors, *, score_threshold
     outcomes = matches.outcomes[:, 0]
     true = np.bincount(matches.image_index[is_confident & (outcomes == Outcome.TRUE_POSITIVE)], minlength=count)
     false = np.bincount(matches.image_index[is_confident & (outcomes == Outcome.FALSE_POSITIVE)], minlength=count)
-    objects = np.bincount(matcher.truth.image_index[matches.is_positive], minlength=count)
+    objects = np.bincount(matcher.ground_truth.image_index[matches.is_positive], minlength=count)
     return ImageCounts(true, false, objects - true)

@@ -86,7 +86,7 @@ def mismatch_notes(matcher: DetectionMatcher, *, by_category: bool = True) -> li
         Whether predictions have categories.
     """
     count = len(matcher.predictions)
-    if not count or not (~matcher.truth.is_crowd).any():
+    if not count or not (~matcher.ground_truth.is_crowd).any():
         return []
     counts = confusion_matrix(matcher, iou=_OVERLAP).counts
     matched = int(counts[:-1, :-1].sum())

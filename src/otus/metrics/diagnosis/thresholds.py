@@ -97,7 +97,7 @@ def nms_mask(matcher: DetectionMatcher, iou: float) -> Bool[np.ndarray, "n"]:
     pairs = box_pairs(no_crowds, no_crowds, ranked, min_similarity=np.nextafter(iou, 2))
     rank_of = np.empty(len(predictions), dtype=np.int64)
     rank_of[ranked.detections] = np.arange(len(predictions))
-    others = rank_of[ranked.truths[pairs.truths]]
+    others = rank_of[ranked.ground_truths[pairs.ground_truths]]
     kept = np.empty(len(predictions), dtype=bool)
     kept[ranked.detections] = kernels.nms(pairs.offsets, others, pairs.similarities, iou)
     return kept

@@ -60,7 +60,7 @@ class Errors:
         The D detections, in order, at the one IoU threshold.
     types
         (D,) of :class:`Error`.
-    nearest_truths
+    nearest_gt
         (D,) index of the ground truth that a classification or localisation error overlaps most, else -1.
     nearest_overlaps
         (D,) highest IoU with a ground truth of any category; 0 below the background threshold.
@@ -74,10 +74,10 @@ class Errors:
 
     matches: Assignment
     types: Int[np.ndarray, "d"]
-    nearest_truths: Int[np.ndarray, "d"]
+    nearest_gt: Int[np.ndarray, "d"]
     nearest_overlaps: Float[np.ndarray, "d"]
     missed: Bool[np.ndarray, "g"]
-    truth_labels: Int[np.ndarray, "g"]
+    gt_labels: Int[np.ndarray, "g"]
     background_iou: float
 
     @property
@@ -99,10 +99,10 @@ class Errors:
         labels, positives = self.matches.labels, self.matches.positives
         true, removed = self.types == Error.NONE, self.types == Error.IGNORED
         if fixed is Error.MISSED:
-            positives = positives - np.bincount(self.truth_labels[self.missed], minlength=len(positives))
+            positives = positives - np.bincount(self.gt_labels[self.missed], minlength=len(positives))
         elif fixed is not None:
             fixed_here = self._best_on_unmatched & (self.types == fixed)
-            labels = np.where(fixed_here, np.append(self.truth_labels, -1)[self.nearest_truths], labels)
+            labels = np.where(fixed_here, np.append(self.gt_labels, -1)[self.nearest_gt], labels)
             true, removed = true | fixed_here, removed | ((self.types == fixed) & ~fixed_here)
         return self._by_category(labels, true, removed, positives)
 
@@ -110,10 +110,10 @@ class Errors:
     def _best_on_unmatched(self) -> Bool[np.ndarray, "d"]:
         """(D,) the error of highest score on each unmatched ground truth, of either of the two types."""
         unmatched = np.append(~self.is_matched, False)
-        candidates = np.flatnonzero((self.nearest_truths >= 0) & unmatched[self.nearest_truths])
+        candidates = np.flatnonzero((self.nearest_gt >= 0) & unmatched[self.nearest_gt])
         candidates = candidates[np.argsort(-self.matches.scores[candidates], kind="stable")]
         best = np.zeros(len(self.types), dtype=bool)
-        best[candidates[np.unique(self.nearest_truths[candidates], return_index=True)[1]]] = True
+        best[candidates[np.unique(self.nearest_gt[candidates], return_index=True)[1]]] = True
         return best
 
     def _by_category(
@@ -146,7 +146,7 @@ class Errors:
     def false_negative_cost(self) -> float:
         """Return dAP of all false negatives: the mAP gained if unmatched objects were no positives."""
         true, removed = self.types == Error.NONE, self.types == Error.IGNORED
-        unmatched = self.truth_labels[self.matches.is_positive & ~self.is_matched]
+        unmatched = self.gt_labels[self.matches.is_positive & ~self.is_matched]
         positives = self.matches.positives - np.bincount(unmatched, minlength=len(self.matches.positives))
         return _mean(self._by_category(self.matches.labels, true, removed, positives)) - _mean(self.average_precision())
 
@@ -179,9 +179,9 @@ def find_errors(
     """
     if not 0 < background_iou < iou <= 1:
         raise UsageError(f"expected 0 < background IoU < IoU <= 1, got {background_iou} and {iou}")
-    truth = matcher.truth
+    ground_truth = matcher.ground_truth
     matches = matcher.match(Rules(iou_thresholds=(iou,), max_dets=max_dets), masks=masks)
-    is_matched = np.zeros(len(truth), dtype=bool)
+    is_matched = np.zeros(len(ground_truth), dtype=bool)
     is_matched[matches.matched[matches.matched >= 0]] = True
     same, same_overlap, other, other_overlap, duplicate = _neighbours(
         matcher, matches, is_matched, iou=iou, background_iou=background_iou, masks=masks
@@ -198,12 +198,12 @@ def find_errors(
         [Error.NONE, Error.IGNORED, Error.LOCALISATION, Error.CLASSIFICATION, Error.DUPLICATE, Error.BACKGROUND],
         Error.BOTH,
     )
-    nearest_truths = np.select([types == Error.LOCALISATION, types == Error.CLASSIFICATION], [same, other], -1)
-    fixable = np.zeros(len(truth), dtype=bool)
-    fixable[nearest_truths[nearest_truths >= 0]] = True
+    nearest_gt = np.select([types == Error.LOCALISATION, types == Error.CLASSIFICATION], [same, other], -1)
+    fixable = np.zeros(len(ground_truth), dtype=bool)
+    fixable[nearest_gt[nearest_gt >= 0]] = True
     missed = matches.is_positive & ~is_matched & ~fixable
     nearest = np.maximum(same_overlap, other_overlap)
-    return Errors(matches, types, nearest_truths, nearest, missed, truth.labels, background_iou)
+    return Errors(matches, types, nearest_gt, nearest, missed, ground_truth.labels, background_iou)
 
 
 def _neighbours(
@@ -219,24 +219,27 @@ def _neighbours(
     a matched ground truth of its category reaches ``iou``. Crowds are excluded."""
     row_of = np.full(len(matcher.predictions), -1)
     row_of[matches.detections] = np.arange(len(matches.detections))
-    detections, truths, overlaps = matcher.pairs(min_iou=background_iou, masks=masks)
+    detections, ground_truths, overlaps = matcher.pairs(min_iou=background_iou, masks=masks)
     rows = row_of[detections]
-    kept = (rows >= 0) & ~matcher.truth.is_crowd[truths]
-    rows, truths, overlaps = rows[kept], truths[kept], overlaps[kept]
-    same_category = matcher.truth.labels[truths] == matches.labels[rows]
+    kept = (rows >= 0) & ~matcher.ground_truth.is_crowd[ground_truths]
+    rows, ground_truths, overlaps = rows[kept], ground_truths[kept], overlaps[kept]
+    same_category = matcher.ground_truth.labels[ground_truths] == matches.labels[rows]
     duplicate = np.zeros(len(matches.detections), dtype=bool)
-    duplicate[rows[same_category & (overlaps >= iou) & is_matched[truths]]] = True
-    same, same_overlap = _best(len(duplicate), rows[same_category], truths[same_category], overlaps[same_category])
-    other, other_overlap = _best(len(duplicate), rows[~same_category], truths[~same_category], overlaps[~same_category])
+    duplicate[rows[same_category & (overlaps >= iou) & is_matched[ground_truths]]] = True
+    count, other_category = len(duplicate), ~same_category
+    same, same_overlap = _best(count, rows[same_category], ground_truths[same_category], overlaps[same_category])
+    other, other_overlap = _best(count, rows[other_category], ground_truths[other_category], overlaps[other_category])
     return same, same_overlap, other, other_overlap, duplicate
 
 
-def _best(count: int, rows: np.ndarray, truths: np.ndarray, overlaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _best(
+    count: int, rows: np.ndarray, ground_truths: np.ndarray, overlaps: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the ground truth of highest IoU (the first of ties) of each of ``count`` rows, and that IoU; -1 and 0."""
-    order = np.lexsort((truths, -overlaps, rows))
+    order = np.lexsort((ground_truths, -overlaps, rows))
     firsts, positions = np.unique(rows[order], return_index=True)
     best, overlap = np.full(count, -1), np.zeros(count)
-    best[firsts], overlap[firsts] = truths[order[positions]], overlaps[order[positions]]
+    best[firsts], overlap[firsts] = ground_truths[order[positions]], overlaps[order[positions]]
     return best, overlap
 
 

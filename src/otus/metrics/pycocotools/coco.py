@@ -33,8 +33,8 @@ class COCO:
     Examples
     --------
     >>> labels = {"images": [{"id": 7}], "categories": [{"id": 1, "name": "owl"}], "annotations": []}
-    >>> truth = COCO(labels)
-    >>> found = truth.loadRes([{"image_id": 7, "category_id": 1, "bbox": [0, 0, 4, 5], "score": 0.9}])
+    >>> ground_truth = COCO(labels)
+    >>> found = ground_truth.loadRes([{"image_id": 7, "category_id": 1, "bbox": [0, 0, 4, 5], "score": 0.9}])
     >>> found.anns[1]["area"]
     20
     """
@@ -191,7 +191,7 @@ def objects_of(
     Parameters
     ----------
     side
-        ``truth``, or ``predictions``, which have scores.
+        ``ground_truth``, or ``predictions``, which have scores.
     kind
         ``bbox``, ``segm`` or ``keypoints``: the field that each annotation must have.
     image_ids, category_ids

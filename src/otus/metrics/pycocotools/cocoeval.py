@@ -86,7 +86,7 @@ class _Evaluation:
     """Ground truth and predictions as columns, by the parameters that select them, and their metric."""
 
     params: Params
-    truth: Objects
+    ground_truth: Objects
     predictions: Objects
     categories: Categories
     sizes_hw: Int[np.ndarray, "m 2"]
@@ -104,7 +104,7 @@ class _Evaluation:
             "category_ids": params.catIds,
             "by_category": bool(params.useCats),
         }
-        truth = objects_of(coco_gt, "truth", **options)
+        ground_truth = objects_of(coco_gt, "truth", **options)
         predictions = objects_of(coco_dt, "predictions", **options)
         names = tuple(str(label) for label in params.labels)
         keypoints: tuple[tuple[str, KeypointNames], ...] = ()
@@ -115,23 +115,23 @@ class _Evaluation:
             )
         categories = Categories(names, keypoints=keypoints)
         metric = AveragePrecision(params.protocol(), categories)
-        metric.update(truth, predictions, image_ids=np.arange(len(params.imgIds)), sizes_hw=sizes_hw)
-        return cls(params, truth, predictions, categories, sizes_hw, metric)
+        metric.update(ground_truth, predictions, image_ids=np.arange(len(params.imgIds)), sizes_hw=sizes_hw)
+        return cls(params, ground_truth, predictions, categories, sizes_hw, metric)
 
     def similarities(self) -> dict[tuple[Any, Any], Any]:
         """Return IoU or OKS (D, G) of detections within the limit and objects, by image and category."""
         protocol = self.metric.protocol
         ranked = RankedDetections.build(
-            self.truth, self.predictions, label_count=len(self.categories), limit=protocol.detection_limit
+            self.ground_truth, self.predictions, label_count=len(self.categories), limit=protocol.detection_limit
         )
         if self.params.iouType == "bbox":
-            pairs = box_pairs(self.truth, self.predictions, ranked, min_similarity=0.0)
+            pairs = box_pairs(self.ground_truth, self.predictions, ranked, min_similarity=0.0)
         elif self.params.iouType == "segm":
-            pairs = mask_pairs(self.truth, self.predictions, ranked, sizes_hw=self.sizes_hw, min_similarity=0.0)
+            pairs = mask_pairs(self.ground_truth, self.predictions, ranked, sizes_hw=self.sizes_hw, min_similarity=0.0)
         else:
             sigmas = self.categories.sigmas
             assert sigmas is not None
-            pairs = keypoint_pairs(self.truth, self.predictions, ranked, sigmas=sigmas, min_similarity=0.0)
+            pairs = keypoint_pairs(self.ground_truth, self.predictions, ranked, sigmas=sigmas, min_similarity=0.0)
         lines: dict[tuple[Any, Any], Any] = {
             (image, category): [] for image in self.params.imgIds for category in self.params.labels
         }
@@ -161,9 +161,9 @@ class COCOeval:
     --------
     >>> from otus.metrics.pycocotools.coco import COCO
     >>> box = {"id": 1, "image_id": 7, "category_id": 1, "bbox": [0, 0, 10, 10], "area": 100, "iscrowd": 0}
-    >>> truth = COCO({"images": [{"id": 7}], "categories": [{"id": 1, "name": "owl"}], "annotations": [box]})
-    >>> predictions = truth.loadRes([{"image_id": 7, "category_id": 1, "bbox": [0, 0, 10, 8], "score": 0.9}])
-    >>> evaluation = COCOeval(truth, predictions, "bbox")
+    >>> ground_truth = COCO({"images": [{"id": 7}], "categories": [{"id": 1, "name": "owl"}], "annotations": [box]})
+    >>> predictions = ground_truth.loadRes([{"image_id": 7, "category_id": 1, "bbox": [0, 0, 10, 8], "score": 0.9}])
+    >>> evaluation = COCOeval(ground_truth, predictions, "bbox")
     >>> evaluation.evaluate()
     >>> evaluation.accumulate()
     >>> evaluation.lines()[0]
@@ -270,9 +270,10 @@ class COCOeval:
         """The match of each detection by category, area range and image, computed on access by the reference rule."""
         evaluation = self._evaluated()
         ious = evaluation.similarities()
-        truths, predictions = _by_image_and_label(evaluation.truth), _by_image_and_label(evaluation.predictions)
+        ground_truths = _by_image_and_label(evaluation.ground_truth)
+        predictions = _by_image_and_label(evaluation.predictions)
         return [
-            _evaluated_image(evaluation, area, image, label, ious, truths, predictions)
+            _evaluated_image(evaluation, area, image, label, ious, ground_truths, predictions)
             for label in range(len(evaluation.params.labels))
             for area in evaluation.params.areaRng
             for image in range(len(evaluation.params.imgIds))
@@ -307,34 +308,34 @@ def _evaluated_image(
     image: int,
     label: int,
     ious: dict[tuple[Any, Any], Any],
-    truths_of: dict[tuple[int, int], list[int]],
+    ground_truths_of: dict[tuple[int, int], list[int]],
     found_of: dict[tuple[int, int], list[int]],
 ) -> Record | None:
     """Return one record of ``evalImgs``; None if the image has neither objects nor detections of the category."""
-    params, truth, predictions = evaluation.params, evaluation.truth, evaluation.predictions
-    true = np.array(truths_of.get((image, label), ()), dtype=np.int64)
+    params, ground_truth, predictions = evaluation.params, evaluation.ground_truth, evaluation.predictions
+    true = np.array(ground_truths_of.get((image, label), ()), dtype=np.int64)
     chosen = np.array(found_of.get((image, label), ()), dtype=np.int64)
     if not len(true) and not len(chosen):
         return None
     assert predictions.scores is not None
     limit = params.maxDets[-1]
     chosen = chosen[np.argsort(-predictions.scores[chosen], kind="stable")][:limit]
-    ignored = truth.is_crowd[true] | (truth.areas[true] < area[0]) | (truth.areas[true] > area[1])
-    if truth.keypoints is not None:
-        ignored |= ~(truth.keypoints[true, :, 2] > 0).any(axis=1)
+    ignored = ground_truth.is_crowd[true] | (ground_truth.areas[true] < area[0]) | (ground_truth.areas[true] > area[1])
+    if ground_truth.keypoints is not None:
+        ignored |= ~(ground_truth.keypoints[true, :, 2] > 0).any(axis=1)
     columns = np.argsort(ignored, kind="stable")
     true, ignored = true[columns], ignored[columns]
     key = params.imgIds[image], params.labels[label]
     similarities = np.reshape(ious[key], (len(chosen), len(columns)))[:, columns]
     outside = (predictions.areas[chosen] < area[0]) | (predictions.areas[chosen] > area[1])
     detection_matches = np.zeros((len(params.iouThrs), len(chosen)))
-    truth_matches = np.zeros((len(params.iouThrs), len(true)))
+    gt_matches = np.zeros((len(params.iouThrs), len(true)))
     detection_ignored = np.zeros((len(params.iouThrs), len(chosen)), dtype=bool)
     for t, threshold in enumerate(params.iouThrs):
-        match = match_image(similarities, threshold, ignored=ignored, crowd=truth.is_crowd[true])
+        match = match_image(similarities, threshold, ignored=ignored, crowd=ground_truth.is_crowd[true])
         matched = match >= 0
-        detection_matches[t, matched] = truth.ids[true[match[matched]]]
-        truth_matches[t, match[matched]] = predictions.ids[chosen[matched]]
+        detection_matches[t, matched] = ground_truth.ids[true[match[matched]]]
+        gt_matches[t, match[matched]] = predictions.ids[chosen[matched]]
         detection_ignored[t] = np.where(matched, ignored[match] if len(ignored) else False, outside)
     return {
         "image_id": key[0],
@@ -342,9 +343,9 @@ def _evaluated_image(
         "aRng": area,
         "maxDet": limit,
         "dtIds": predictions.ids[chosen].tolist(),
-        "gtIds": truth.ids[true].tolist(),
+        "gtIds": ground_truth.ids[true].tolist(),
         "dtMatches": detection_matches,
-        "gtMatches": truth_matches,
+        "gtMatches": gt_matches,
         "dtScores": predictions.scores[chosen].tolist(),
         "gtIgnore": ignored.astype(np.int64),
         "dtIgnore": detection_ignored,

@@ -110,13 +110,13 @@ class AveragePrecisionExplanation:
     @cached_property
     def detections(self) -> list[dict[str, Any]]:
         """One record per detection within ``max_dets``, by descending score."""
-        matches, truth = self.matches, self.matcher.truth
+        matches, truth = self.matches, self.matcher.ground_truth
         precision, recall = self._points
         names = {Outcome.TRUE_POSITIVE: "true", Outcome.FALSE_POSITIVE: "false", Outcome.IGNORED: "ignored"}
         records = []
         for n, row in enumerate(self._order):
             outcome = names[Outcome(int(self._outcomes[n]))]
-            target = int(matches.matched[row, 0] if matches.matched[row, 0] >= 0 else matches.best_truth[row])
+            target = int(matches.matched[row, 0] if matches.matched[row, 0] >= 0 else matches.best_gt[row])
             iou = float(matches.ious[row, 0] if matches.matched[row, 0] >= 0 else matches.best_ious[row])
             records.append(
                 {
@@ -143,7 +143,7 @@ class AveragePrecisionExplanation:
         if outcome == "true":
             return "matches an unmatched object"
         if outcome == "ignored":
-            if target >= 0 and iou >= threshold and ignore_regions(self.matcher.truth)[target]:
+            if target >= 0 and iou >= threshold and ignore_regions(self.matcher.ground_truth)[target]:
                 return "is in an ignore region"
             if target >= 0 and iou >= threshold and not self.matches.is_positive[target]:
                 return "matches an ignored object (crowd or difficult)"

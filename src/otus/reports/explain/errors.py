@@ -108,7 +108,7 @@ class ErrorExplanation:
         errors = self.analysis.errors
         of_category = errors.matches.labels == label
         counts = {error.name.lower(): int((errors.types[of_category] == error).sum()) for error in ERROR_TYPES[:-1]}
-        missed = int(errors.missed[errors.truth_labels == label].sum())
+        missed = int(errors.missed[errors.gt_labels == label].sum())
         row = self.analysis.average_precision[label]
         return {
             "objects": int(errors.matches.positives[label]),
@@ -130,13 +130,13 @@ class ErrorExplanation:
         }
 
     def _label_error_facts(self, label_error: LabelError) -> dict[str, Any]:
-        truth, predictions, names = self._matcher.truth, self._matcher.predictions, self.dataset.categories
+        truth, predictions, names = self._matcher.ground_truth, self._matcher.predictions, self.dataset.categories
         record: dict[str, Any] = {"kind": label_error.kind, "file": self.dataset.images.files[label_error.image_index]}
-        if label_error.truth >= 0:
+        if label_error.ground_truth >= 0:
             record["label"] = {
-                "id": int(truth.ids[label_error.truth]),
-                "category": names[int(truth.labels[label_error.truth])],
-                "box_xyxy": truth.boxes_xyxy[label_error.truth].tolist(),
+                "id": int(truth.ids[label_error.ground_truth]),
+                "category": names[int(truth.labels[label_error.ground_truth])],
+                "box_xyxy": truth.boxes_xyxy[label_error.ground_truth].tolist(),
             }
         if label_error.detection >= 0:
             record["detection"] = {
@@ -238,7 +238,7 @@ class ErrorExplanation:
             yield Figure.of(crop_around_marks(image, marks), name, width=260)
 
     def _objects_near(self, image: int, box: np.ndarray) -> list[Mark]:
-        truth, names = self._matcher.truth, self.dataset.categories
+        truth, names = self._matcher.ground_truth, self.dataset.categories
         marks = []
         for g in np.flatnonzero(truth.image_index == image).tolist():
             sides = np.minimum(truth.boxes_xyxy[g, 2:], box[2:]) - np.maximum(truth.boxes_xyxy[g, :2], box[:2])
@@ -247,7 +247,11 @@ class ErrorExplanation:
         return marks
 
     def _worst_image(self, index: int) -> Figure:
-        matches, truth, predictions = self.analysis.errors.matches, self._matcher.truth, self._matcher.predictions
+        matches, truth, predictions = (
+            self.analysis.errors.matches,
+            self._matcher.ground_truth,
+            self._matcher.predictions,
+        )
         names = self.dataset.categories
         rows = np.flatnonzero((matches.image_index == index) & (matches.scores >= self.analysis.score_threshold))
         matched = matches.matched[rows, 0]
