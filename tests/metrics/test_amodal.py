@@ -112,7 +112,7 @@ def test_perfect_whole_objects_give_1_and_nothing_amodal_is_refused(coco_scene, 
     perfect = replace(ground_truth, scores=np.ones(len(ground_truth)))
     for kind in ("bbox", "segm"):
         assert score(values, kind, ground_truth=ground_truth, predictions=perfect).figures["AP"] == pytest.approx(1)
-        with pytest.raises(UsageError, match=f"amodal {kind}: the truth has no amodal"):
+        with pytest.raises(UsageError, match=f"amodal {kind}: the ground truth has no amodal"):
             score(values, kind)
     with pytest.raises(UsageError, match="kind"):
         AmodalObjects("keypoints")

@@ -76,5 +76,5 @@ def test_nothing_to_click_at() -> None:
 
 
 def test_masks_of_two_sizes() -> None:
-    with pytest.raises(ShapeError, match=r"expected the shape of truth, \(4, 5\)"):
+    with pytest.raises(ShapeError, match=r"expected the shape of ground_truth, \(4, 5\)"):
         next_click(np.zeros((5, 4), bool), np.zeros((4, 5), bool))

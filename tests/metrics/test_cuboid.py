@@ -111,7 +111,7 @@ def test_ious_by_counting_points():
         own = np.stack([moved[:, 0] * cos + moved[:, 1] * sin, moved[:, 1] * cos - moved[:, 0] * sin, moved[:, 2]], 1)
         return (np.abs(own[:, :axes]) <= cuboid[3 : 3 + axes] / 2).all(axis=1)
 
-    for seen, axes in (("in space", 3), ("from above", 2)):
+    for seen, axes in (("3d", 3), ("bev", 2)):
         for _ in range(3):
             b = a + rng.normal(size=7) * [0.6, 0.6, 0.3, 0.4, 0.4, 0.3, 0.4]
             one = as_objects([0], [0], b[None], scores=np.ones(1))
@@ -164,7 +164,7 @@ def test_crowds_need_no_cuboid_and_other_records_are_named():
         cuboids[7, 4] = broken
         with pytest.raises(DataError, match=rf"predictions\[7\] \(id \d+\)\.cuboids: expected {words}"):
             score(SimpleNamespace(**{**vars(scene), "predictions": replace(scene.predictions, cuboids=cuboids)}))
-    with pytest.raises(UsageError, match="cuboids: the truth has none"):
+    with pytest.raises(UsageError, match="cuboids: the ground truth has none"):
         score(SimpleNamespace(**{**vars(scene), "ground_truth": replace(scene.ground_truth, cuboids=None)}))
     with pytest.raises(UsageError, match="seen"):
         Cuboids("sideways")

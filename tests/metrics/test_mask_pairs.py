@@ -106,4 +106,4 @@ def test_sizes_that_disagree_are_both_said():
     outlines = Segmentations.build([codec.encode(dense)["counts"]])
     one = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 7, 6]], segmentations=outlines)
     with pytest.raises(DataError, match=r"add up to 42 pixels, the image has 4 x 5 = 20"):
-        mask_areas(one, sizes_hw=np.array([[4, 5]]), side="truth")
+        mask_areas(one, sizes_hw=np.array([[4, 5]]), side="ground_truth")

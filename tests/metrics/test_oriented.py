@@ -157,7 +157,7 @@ def test_axis_aligned_ones_are_coco_s(coco_scene, coco_values, pycocotools_says)
         for one in side:
             one["area"] = one["bbox"][2] * one["bbox"][3]
     values = coco_values(*scene)
-    for side in ("truth", "predictions"):
+    for side in ("ground_truth", "predictions"):
         objects = getattr(values, side)
         x1, y1, x2, y2 = objects.boxes_xyxy.T
         corners = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 4, 2)

@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_refused():
     one, other = SemanticMap(np.zeros((4, 4), int), CATEGORIES), SemanticMap(np.zeros((4, 5), int), CATEGORIES)
     with pytest.raises(ShapeError, match=r"\(4, 4\), got \(4, 5\)"):
         metric.update(one, other)
-    with pytest.raises(UsageError, match="the truth has other categories"):
+    with pytest.raises(UsageError, match="the ground truth has other categories"):
         metric.update(SemanticMap(np.zeros((4, 4), int), Categories(("x",))), one)
     with pytest.raises(UsageError, match="tolerance"):
         metric.merge(SemanticQuality(CATEGORIES, tolerance=0.1))

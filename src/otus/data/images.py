@@ -1,7 +1,7 @@
 """Read images: whatever the file holds becomes uint8 (H, W, 3) RGB, upright, as a viewer would show it.
 
-Pillow decodes. Added here: orientation, transparency, 16-bit and float images, a limit of the size, and errors that name
-the file. Only raster formats are opened, never those that Pillow hands to another program (EPS, WMF).
+Pillow decodes. Added here: orientation, transparency, 16-bit and float images, a limit of the size, and errors that
+name the file. Only raster formats are opened, never those that Pillow hands to another program (EPS, WMF).
 """
 
 import os
@@ -55,9 +55,9 @@ def read_image(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Read an image as uint8 (H, W, 3) RGB, upright.
 
-    EXIF orientation is applied, also to a PIL image. Transparent pixels are blended with white, as in a browser. 16 bits
-    are scaled to 8 (65535 becomes 255). Floats are scaled from [0, 1], or from [0, 255] if any exceeds 1, or else from
-    their minimum and maximum; so are 32-bit integers above 65535. Of several pages or frames the first is read;
+    EXIF orientation is applied, also to a PIL image. Transparent pixels are blended with white, as in a browser. 16
+    bits are scaled to 8 (65535 becomes 255). Floats are scaled from [0, 1], or from [0, 255] if any exceeds 1, or else
+    from their minimum and maximum; so are 32-bit integers above 65535. Of several pages or frames the first is read;
     :func:`image_notes` reports the others.
 
     Parameters
@@ -157,7 +157,8 @@ def image_notes(source: str | Path | bytes) -> dict[str, str]:
     """Return warnings about an image as a dict from kind to message.
 
     ``further_pages``: the file has pages or frames after the first (the second image of a phone's MPO does not count).
-    ``dark_image``: it has 16 bits per pixel of which at most 12 are used, as microscopes and medical devices write them.
+    ``dark_image``: it has 16 bits per pixel of which at most 12 are used, as microscopes and medical devices write
+    them.
 
     Raises
     ------

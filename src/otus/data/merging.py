@@ -20,10 +20,10 @@ from otus.structures import IGNORE, Categories, Objects, Segment, Segmentations
 def merge(datasets: Sequence[Dataset]) -> Dataset:
     """Merge data sets into one with new ids.
 
-    Objects are merged if all data sets have them; fields that only some have (segmentations, keypoints, further columns)
-    are filled with NaN, 0 or no segmentation for the others. Semantic maps are merged if one data set has them, or if
-    not all have objects; those of the others are made from their panoptic maps or segmentations. Panoptic maps and image
-    labels are dropped.
+    Objects are merged if all data sets have them; fields that only some have (segmentations, keypoints, further
+    columns) are filled with NaN, 0 or no segmentation for the others. Semantic maps are merged if one data set has
+    them, or if not all have objects; those of the others are made from their panoptic maps or segmentations. Panoptic
+    maps and image labels are dropped.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Evaluate a classifier on objects: each object of a data set becomes one sample, its image with the box to classify."""
+"""Evaluate a classifier on objects: each object of a data set becomes a sample, its image with the box to classify."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING

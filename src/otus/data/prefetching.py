@@ -1,7 +1,7 @@
 """Load batches ahead of time in threads.
 
-Threads, not processes: image decoding and tensor operators release the GIL, work starts at once, nothing is pickled, and
-a killed process leaves no orphans.
+Threads, not processes: image decoding and tensor operators release the GIL, work starts at once, nothing is pickled,
+and a killed process leaves no orphans.
 """
 
 from collections import deque

@@ -1,7 +1,8 @@
 """Semantic maps made from other labels: from panoptic maps, from segmentations of objects, or from several data sets.
 
 Maps are made on access. From segmentations: small objects are drawn over large ones, the box of an object without a
-segmentation is ignored, and pixels without an object are ``background``, a category put first unless the objects have it.
+segmentation is ignored, and pixels without an object are ``background``, a category put first unless the objects have
+it.
 """
 
 from collections.abc import Sequence

@@ -43,7 +43,7 @@ def compare_with_labels(
         raise UsageError(f"{dataset.source}: this data set has no objects to compare with")
     predicted = predictions if isinstance(predictions, Objects) else read_results(predictions, dataset, report=report)
     counts = {"label_count": len(dataset.categories), "image_count": len(dataset)}
-    truth = validate_objects(dataset.objects, "truth", **counts, report=report)
+    truth = validate_objects(dataset.objects, "ground_truth", **counts, report=report)
     predicted = validate_objects(predicted, "predictions", **counts, report=report)
     return DetectionMatcher(
         complete_regions(truth), predicted, dataset.categories, dataset.image_numbers(), dataset.images.sizes_hw

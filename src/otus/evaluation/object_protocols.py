@@ -42,12 +42,12 @@ def evaluate_objects(dataset: Dataset, predictions: Objects, protocol: str, opti
     kinds, report = options.kinds, options.report
     threshold, threshold_notes = lowest_score_threshold(predictions), score_threshold_notes(predictions)
     counts = {"label_count": len(dataset.categories), "image_count": len(dataset)}
-    truth = validate_objects(dataset.objects, "truth", **counts, report=report)
+    truth = validate_objects(dataset.objects, "ground_truth", **counts, report=report)
     predictions = validate_objects(predictions, "predictions", **counts, report=report)
     truth = complete_regions(truth)
     rules, field = _RULES[protocol]
     if field is not None:
-        truth = require_field(truth, field, "truth", report=report)
+        truth = require_field(truth, field, "ground_truth", report=report)
         predictions = require_field(predictions, field, "predictions", report=report)
     skipped_kinds: dict[str, str] = {}
     notes: list[str] = []

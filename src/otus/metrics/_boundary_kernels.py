@@ -1,4 +1,4 @@
-"""Compiled: boundary pixels of categories, and those near the other map's boundary (:mod:`otus.metrics.semantic`)."""
+"""Compiled kernels for boundary F (:mod:`otus.metrics.semantic`): count boundary pixels, and those near another's."""
 
 import numpy as np
 from jaxtyping import Int
@@ -8,7 +8,7 @@ from otus._numba import kernel
 
 @kernel
 def _is_boundary(labels: Int[np.ndarray, "h w"], y: int, x: int, label: int) -> bool:
-    """Return whether a category contains some but not all of a pixel and its right, lower and lower right neighbours."""
+    """Return whether some but not all of a pixel and its right, lower and lower right neighbours are of a category."""
     height, width = labels.shape
     right, below = min(x + 1, width - 1), min(y + 1, height - 1)
     inside = labels[y, x] == label
@@ -32,15 +32,15 @@ def _count_near(
     for y in range(height):
         for x in range(width):
             right, below = min(x + 1, width - 1), min(y + 1, height - 1)
-            here = (labels[y, x], labels[y, right], labels[below, x], labels[below, right])
-            if here[0] == here[1] == here[2] == here[3]:
+            window = (labels[y, x], labels[y, right], labels[below, x], labels[below, right])
+            if window[0] == window[1] == window[2] == window[3]:
                 continue
             for i in range(4):
-                label = here[i]
-                seen = label >= category_count
+                label = window[i]
+                is_counted = label >= category_count
                 for j in range(i):
-                    seen = seen or here[j] == label
-                if seen:
+                    is_counted = is_counted or window[j] == label
+                if is_counted:
                     continue
                 total[label] += 1
                 for o in range(len(offsets_yx)):
@@ -57,9 +57,11 @@ def boundary_counts(
     offsets_yx: Int[np.ndarray, "o 2"],
     category_count: int,
 ) -> Int[np.ndarray, "4 k"]:
-    """Count by category: true boundary pixels, those near a predicted one, predicted ones, those near a true one.
+    """Count boundary pixels per category (columns).
 
-    Near means at one of the offsets, which should be sorted by distance. Labels from ``category_count`` are no category.
+    Rows: pixels of the ground truth, those of them near the prediction's boundary, pixels of the prediction, those of
+    them near the ground truth's. Near means at one of the offsets, which should be sorted by distance. Labels from
+    ``category_count`` on are no category.
     """
     counts = np.zeros((4, category_count), np.int64)
     _count_near(ground_truth, prediction, offsets_yx, category_count, counts[0], counts[1])

@@ -1,6 +1,6 @@
 """Compiled inner loop of the recall of proposals.
 
-Shape shorthand: P proposals, G true objects, C numbers of proposals.
+Shape shorthand: P proposals, G ground truths, C numbers of proposals.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ def best_overlaps(
     images: Int[np.ndarray, "g"],
     counts: Int[np.ndarray, "c"],
 ) -> Float[np.ndarray, "g c"]:
-    """Return each object's highest IoU (xyxy) with the first ``counts`` (ascending) proposals of its image, else 0."""
+    """Return the highest IoU of each ground truth (xyxy) with the first proposals of its image; ``counts`` ascend."""
     best = np.zeros((len(ground_truths), len(counts)))
     for g in range(len(ground_truths)):
         first, last = spans[images[g]]
@@ -31,9 +31,9 @@ def best_overlaps(
                 width = min(box[2], other[2]) - max(box[0], other[0])
                 height = min(box[3], other[3]) - max(box[1], other[1])
                 if width > 0 and height > 0:
-                    shared = width * height
-                    union = area + (other[2] - other[0]) * (other[3] - other[1]) - shared
-                    largest = max(largest, shared / union)
+                    intersection = width * height
+                    union = area + (other[2] - other[0]) * (other[3] - other[1]) - intersection
+                    largest = max(largest, intersection / union)
                 p += 1
             best[g, c] = largest
     return best

@@ -1,4 +1,4 @@
-"""Ratios and means that may be undefined: NaN, not 0."""
+"""Ratios and means that are NaN, not 0, where they are undefined."""
 
 import numpy as np
 from jaxtyping import Float

@@ -1,8 +1,8 @@
 """Classification: top-k accuracy.
 
-Top-1 and top-5 as ImageNet counts them (Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015,
-section 4), of all images and of each category. Departure: of equal scores the category with the lower label comes first,
-so that a figure does not depend on a sort.
+Top-1 and top-5 as in ImageNet (Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015,
+section 4), over all images and per category. Departure: ties are ranked by label, so that figures do not depend on a
+sort.
 
 Shape shorthand: M images, K categories.
 """
@@ -20,14 +20,14 @@ from otus.structures import Categories
 
 
 class ClassificationAccuracy:
-    """Top-k accuracy over any number of images. Memory is that of a few counts a category.
+    """Top-k accuracy over any number of images, in the memory of a few counts per category.
 
     Parameters
     ----------
     categories
         The K categories.
     top
-        Values of k, ascending, for one figure each.
+        Values of k, ascending; one figure each.
 
     Examples
     --------
@@ -53,24 +53,24 @@ class ClassificationAccuracy:
         labels
             (M,) true class index of each image.
         scores
-            (M, K), higher for more confidence; -inf for a category that is not predicted.
+            (M, K) score of each category; -inf for a category that is not predicted.
 
         Raises
         ------
         ShapeError
-            Other shapes.
+            If the shapes do not match.
         DataError
-            A label out of range, or a score that is NaN or inf.
+            If a label is out of range, or a score is NaN or inf.
         """
         labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
         count = len(self.categories)
         if labels.ndim != 1 or scores.shape != (len(labels), count):
             raise ShapeError(f"scores: expected shape ({len(labels)}, {count}) for these labels, got {scores.shape}")
-        for name, sound, values, expected in (
+        for name, is_valid, values, expected in (
             ("labels", (labels >= 0) & (labels < count), labels, f"0..{count - 1}"),
             ("scores", ~(np.isnan(scores) | np.isposinf(scores)).any(axis=1), scores, "numbers"),
         ):
-            for record in np.flatnonzero(~sound)[:1].tolist():
+            for record in np.flatnonzero(~is_valid)[:1].tolist():
                 raise DataError(
                     f"expected {expected}, got {values[record].tolist()}",
                     where=f"{name}[{record}]",
@@ -78,12 +78,14 @@ class ClassificationAccuracy:
                     kind=f"bad_{name}",
                 )
         true_scores = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)
-        earlier = np.arange(count) < labels[:, None]
-        before = np.greater(scores, true_scores).sum(axis=1) + (np.equal(scores, true_scores) & earlier).sum(axis=1)
-        answered = np.isfinite(true_scores[:, 0])
+        has_lower_label = np.arange(count) < labels[:, None]
+        num_better = np.greater(scores, true_scores).sum(axis=1) + (
+            np.equal(scores, true_scores) & has_lower_label
+        ).sum(axis=1)
+        is_predicted = np.isfinite(true_scores[:, 0])
         self._images += np.bincount(labels, minlength=count)
         for row, k in enumerate(self.top):
-            self._hits[row] += np.bincount(labels[answered & (before < k)], minlength=count)
+            self._hits[row] += np.bincount(labels[is_predicted & (num_better < k)], minlength=count)
         return self
 
     def merge(self, other: "ClassificationAccuracy") -> Self:
@@ -118,9 +120,9 @@ class ClassificationResult:
     images: Int[np.ndarray, "k"]
     hits: Int[np.ndarray, "t k"]
     figures: Mapping[str, float] = field(init=False)
-    """top1, top5, and mAcc: the mean over categories of the first of them."""
+    """top1, top5, and mAcc: the mean over categories of the first of these."""
     per_category: Mapping[str, Mapping[str, float]] = field(init=False)
-    """The same by the category's name, NaN where it has no images."""
+    """top1 and top5 by category name; NaN for a category without images."""
 
     def __post_init__(self) -> None:
         by_category = {f"top{k}": ratio(hits, self.images) for k, hits in zip(self.top, self.hits, strict=True)}

@@ -1,10 +1,10 @@
-"""Simulated clicks: where a person would click next, to evaluate interactive methods and to train promptable ones.
+"""Simulated clicks, to evaluate interactive methods and to train promptable ones.
 
 Shape shorthand: H x W the image, C clicks.
 
-The next click is in the middle of the largest error region, the pixel farthest from its border, as in Sofiiuk et al.
-(Reviving Iterative Training with Mask Guidance, 2021, section 3.1 and their evaluation code): the first is in the middle of
-the object.
+The next click is on the pixel of the largest error region that is farthest from its border, as in Sofiiuk et al.
+(Reviving Iterative Training with Mask Guidance, 2021, section 3.1 and their evaluation code); so the first is in the
+middle of the object.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def next_click(
     ignore: Bool[np.ndarray, "h w"] | None = None,
     clicked: Bool[np.ndarray, "h w"] | None = None,
 ) -> Click | None:
-    """Return the click in the middle of the largest error region, or None if there is none.
+    """Return the click in the middle of the largest error region, None if there is no error.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def next_click(
     ignore
         Pixels that are ignored.
     clicked
-        Pixels already clicked; they are not clicked again.
+        Pixels that were clicked before; they are not clicked again.
 
     >>> ground_truth = np.zeros((5, 7), dtype=bool)
     >>> ground_truth[1:4, 1:4] = True
@@ -58,7 +58,9 @@ def next_click(
     Click(x=2.5, y=2.5, label=1)
     """
     if prediction.shape != ground_truth.shape:
-        raise ShapeError(f"prediction: expected the shape of truth, {ground_truth.shape}, got {prediction.shape}")
+        raise ShapeError(
+            f"prediction: expected the shape of ground_truth, {ground_truth.shape}, got {prediction.shape}"
+        )
     from scipy.ndimage import distance_transform_edt
 
     best, click = 0.0, None
@@ -84,18 +86,18 @@ def simulate_clicks(
     max_clicks: int = MAX_CLICKS,
     stop_at_iou: float = 1.0,
 ) -> ClickRecord:
-    """Simulate clicks on one object until its mask is good, each in the middle of the largest error of the last mask.
+    """Simulate clicks on one object, each in the middle of the largest error of the last mask, until an IoU is reached.
 
     Parameters
     ----------
     segment
-        Returns the mask for a prompt of points.
+        Function that returns the mask (H, W) for a prompt of points.
     ground_truth
-        The mask of the object.
+        Ground truth mask of the object.
     ignore
         Pixels that are ignored.
     max_clicks, stop_at_iou
-        When to stop.
+        Number of clicks and IoU at which to stop.
     """
     valid = np.ones_like(ground_truth) if ignore is None else ~ignore
     mask, clicked = np.zeros_like(ground_truth), np.zeros_like(ground_truth)

@@ -1,7 +1,7 @@
 """Interactive segmentation: number of clicks (NoC) until an IoU is reached, and IoU after each click.
 
-NoC@q is the mean number of clicks until the IoU is at least q, where an object that never gets there counts as the most
-clicks that were allowed, 20 (Xu et al., Deep Interactive Object Selection, CVPR 2016, section 5; Sofiiuk et al., Reviving
+NoC@q is the mean number of clicks until the IoU is at least q; an object that never reaches q counts as the maximum
+number of clicks, 20 (Xu et al., Deep Interactive Object Selection, CVPR 2016, section 5; Sofiiuk et al., Reviving
 Iterative Training with Mask Guidance, 2021).
 
 Shape shorthand: N objects, C clicks. A curve is the IoU after click 1, 2 … of one object.
@@ -22,19 +22,19 @@ MAX_CLICKS = 20
 def iou_by_clicks(
     curves: Sequence[Sequence[float]] | np.ndarray, *, max_clicks: int = MAX_CLICKS
 ) -> Float[np.ndarray, "n c"]:
-    """Pad or cut curves to (N, ``max_clicks``); one that ends early stays at its last IoU.
+    """Pad or truncate curves to (N, ``max_clicks``); shorter curves are padded with their last IoU.
 
     Raises
     ------
     DataError
-        A curve without a click, or an IoU outside [0, 1].
+        If a curve has no click, or an IoU is outside [0, 1].
 
     >>> iou_by_clicks([[0.5, 0.9], [0.8]], max_clicks=3).tolist()
     [[0.5, 0.9, 0.9], [0.8, 0.8, 0.8]]
     """
     if max_clicks < 1:
         raise UsageError(f"max_clicks: expected 1 or more, got {max_clicks}")
-    filled = np.empty((len(curves), max_clicks))
+    padded = np.empty((len(curves), max_clicks))
     for index, curve in enumerate(curves):
         values = np.asarray(curve, dtype=np.float64).reshape(-1)
         valid = (values >= 0) & (values <= 1)
@@ -46,13 +46,13 @@ def iou_by_clicks(
                 remedy="correct or remove this curve",
                 kind="bad_iou",
             )
-        cut = values[:max_clicks]
-        filled[index] = np.pad(cut, (0, max_clicks - len(cut)), mode="edge")
-    return filled
+        truncated = values[:max_clicks]
+        padded[index] = np.pad(truncated, (0, max_clicks - len(truncated)), mode="edge")
+    return padded
 
 
 def clicks_until(curves: Float[np.ndarray, "n c"], iou: float) -> Int[np.ndarray, "n"]:
-    """Return the number of clicks until each curve reaches ``iou``, C + 1 where it never does.
+    """Return the number of clicks until each curve reaches ``iou``; C + 1 if it never does.
 
     >>> clicks_until(np.array([[0.5, 0.9, 0.8], [0.1, 0.2, 0.3]]), 0.85).tolist()
     [2, 4]
@@ -62,7 +62,7 @@ def clicks_until(curves: Float[np.ndarray, "n c"], iou: float) -> Int[np.ndarray
 
 
 class InteractiveQuality:
-    """NoC and IoU by clicks over any number of objects. Memory is that of their curves.
+    """NoC and IoU by number of clicks over any number of objects, in the memory of their curves.
 
     Parameters
     ----------
@@ -120,21 +120,21 @@ class InteractiveResult:
     targets: tuple[float, ...]
     seconds_per_click: float | None = None
     figures: Mapping[str, float] = field(init=False)
-    """For each target NoC@85 (mean clicks) and NoF@85 (share of the objects that never got there), and IoU@1, IoU@2 …: the
-    mean after so many clicks."""
+    """For each target, e.g. 0.85: NoC@85 (mean number of clicks), NoF@85 (fraction of objects that never reach it); and
+    IoU@1, IoU@2 …: mean IoU after so many clicks."""
     per_category: Mapping[str, Mapping[str, float]] = field(default_factory=dict, init=False)
-    """None: objects to be clicked have no categories."""
+    """Empty: interactive segmentation has no categories."""
 
     def __post_init__(self) -> None:
-        most = self.curves.shape[1]
+        max_clicks = self.curves.shape[1]
         figures = {}
         for target in self.targets:
             clicks, percent = clicks_until(self.curves, target), round(100 * target)
-            figures[f"NoC@{percent}"] = _mean(np.minimum(clicks, most))
-            figures[f"NoF@{percent}"] = _mean(clicks > most)
+            figures[f"NoC@{percent}"] = _mean(np.minimum(clicks, max_clicks))
+            figures[f"NoF@{percent}"] = _mean(clicks > max_clicks)
         if self.seconds_per_click is not None:
             figures["seconds_per_click"] = self.seconds_per_click
-        figures |= {f"IoU@{i + 1}": _mean(self.curves[:, i]) for i in range(most)}
+        figures |= {f"IoU@{i + 1}": _mean(self.curves[:, i]) for i in range(max_clicks)}
         object.__setattr__(self, "figures", figures)
 
 

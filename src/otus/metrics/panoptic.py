@@ -1,20 +1,21 @@
-"""Panoptic quality: recognition and segmentation of things and stuff in one figure.
+"""Panoptic quality (PQ): recognition and segmentation quality of things and stuff in one figure.
 
-Kirillov et al., Panoptic Segmentation, CVPR 2019, section 4; rules as cocodataset/panopticapi's ``evaluation.py`` has them
-(BSD). A predicted and a true segment of one category match where their IoU is over 0.5, so at most one to one; then
+Kirillov et al., Panoptic Segmentation, CVPR 2019, section 4; rules as in cocodataset/panopticapi's ``evaluation.py``
+(BSD). A predicted and a ground truth segment of one category match if their IoU is over 0.5, so matches are one to one;
+then
 
     PQ = sum of the IoUs of matches / (TP + FP / 2 + FN / 2) = SQ * RQ,   SQ = mean IoU,   RQ = TP / (TP + FP / 2 + FN / 2)
 
-of each category, and the mean over the categories that occur on either side:
+per category, and the mean over the categories that occur in ground truth or predictions:
 
-- pixels without a true segment (void) are taken out of a prediction's area before its IoU is measured;
+- pixels without a ground truth segment (void) are excluded from a predicted segment's area in its IoU;
 - a crowd matches nothing and is no positive;
-- an unmatched prediction that lies by more than half on void and on its category's crowd does not count. Of several crowds
-  of a category in an image the last one is meant, as there.
+- an unmatched prediction of which more than half lies on void or on the crowd of its category is ignored. If an image
+  has several crowds of a category, only the last is used, as in panopticapi.
 
-Departure: what is not defined, the mean of no categories, is NaN (there an error).
+Departure: the mean over no categories is NaN (an error in panopticapi).
 
-Shape shorthand: K categories, P pairs of a true and a predicted segment that share pixels.
+Shape shorthand: K categories, P pairs of a ground truth and a predicted segment that share pixels.
 """
 
 from collections.abc import Mapping
@@ -32,17 +33,17 @@ _VOID = 0
 
 
 class PanopticQuality:
-    """PQ, SQ and RQ over any number of images. Memory is that of a confusion matrix.
+    """PQ, SQ and RQ over any number of images, in the memory of a confusion matrix.
 
-    ``confusion`` (K, K) counts pixels by the categories of their true (rows) and predicted segments.
+    ``confusion`` (K, K) counts pixels by the categories of their ground truth (rows) and predicted segments (columns).
 
     Examples
     --------
     >>> from otus.structures import Segment
     >>> categories = Categories(("owl", "sky"), is_thing=(True, False))
     >>> ground_truth = PanopticMap(np.array([[1, 1, 2, 2]]), (Segment(1, 0), Segment(2, 1)), categories)
-    >>> found = PanopticMap(np.array([[7, 7, 7, 8]]), (Segment(7, 0), Segment(8, 1)), categories)
-    >>> round(PanopticQuality(categories).update(ground_truth, found).compute().figures["PQ"], 4)
+    >>> prediction = PanopticMap(np.array([[7, 7, 7, 8]]), (Segment(7, 0), Segment(8, 1)), categories)
+    >>> round(PanopticQuality(categories).update(ground_truth, prediction).compute().figures["PQ"], 4)
     0.3333
     """
 
@@ -58,50 +59,50 @@ class PanopticQuality:
         Raises
         ------
         ShapeError
-            The maps differ in size, or a predicted segment has no pixels.
+            If the maps differ in size, or a predicted segment has no pixels.
         UsageError
-            The maps have other categories.
+            If the maps have other categories than the metric.
         """
-        for side, panoptic in (("truth", ground_truth), ("prediction", prediction)):
+        for side, panoptic in (("ground truth", ground_truth), ("prediction", prediction)):
             if panoptic.categories.names != self.categories.names:
                 raise UsageError(f"panoptic map: the {side} has other categories than this metric")
         if ground_truth.size_hw != prediction.size_hw:
             raise ShapeError(
                 f"panoptic map: expected a prediction of size {ground_truth.size_hw}, got {prediction.size_hw}"
             )
-        true_ids, found_ids, shared = shared_pixels(ground_truth.ids, prediction.ids)
-        true_area, found_area = _sums_by(true_ids, shared), _sums_by(found_ids, shared)
+        gt_ids, predicted_ids, shared = shared_pixels(ground_truth.ids, prediction.ids)
+        gt_areas, predicted_areas = _pixels_by_id(gt_ids, shared), _pixels_by_id(predicted_ids, shared)
         for segment in prediction.segments:
-            if segment.id not in found_area:
+            if segment.id not in predicted_areas:
                 raise ShapeError(f"panoptic map: predicted segment {segment.id} has no pixels")
-        true_segments = {segment.id: segment for segment in ground_truth.segments if segment.id in true_area}
-        found_segments = {segment.id: segment for segment in prediction.segments}
-        overlap = dict(zip(zip(true_ids.tolist(), found_ids.tolist(), strict=True), shared.tolist(), strict=True))
+        gt_segments = {segment.id: segment for segment in ground_truth.segments if segment.id in gt_areas}
+        predicted_segments = {segment.id: segment for segment in prediction.segments}
+        overlap = dict(zip(zip(gt_ids.tolist(), predicted_ids.tolist(), strict=True), shared.tolist(), strict=True))
         matched: set[tuple[str, int]] = set()
-        for (true_id, found_id), pixels in overlap.items():
-            true, found = true_segments.get(true_id), found_segments.get(found_id)
-            if true is None or found is None or true.is_crowd:
+        for (gt_id, predicted_id), pixels in overlap.items():
+            gt_segment, predicted = gt_segments.get(gt_id), predicted_segments.get(predicted_id)
+            if gt_segment is None or predicted is None or gt_segment.is_crowd:
                 continue
-            self.confusion[true.label, found.label] += pixels
-            if true.label != found.label:
+            self.confusion[gt_segment.label, predicted.label] += pixels
+            if gt_segment.label != predicted.label:
                 continue
-            union = true_area[true_id] + found_area[found_id] - pixels - overlap.get((_VOID, found_id), 0)
+            union = gt_areas[gt_id] + predicted_areas[predicted_id] - pixels - overlap.get((_VOID, predicted_id), 0)
             if pixels / union > 0.5:
-                self._iou_sums[true.label] += pixels / union
-                self._counts[_TRUE, true.label] += 1
-                matched |= {("true", true_id), ("found", found_id)}
-        crowds = {segment.label: segment.id for segment in true_segments.values() if segment.is_crowd}
-        for segment in true_segments.values():
-            if not segment.is_crowd and ("true", segment.id) not in matched:
-                self._counts[_MISSED, segment.label] += 1
-        for segment in found_segments.values():
-            if ("found", segment.id) in matched:
+                self._iou_sums[gt_segment.label] += pixels / union
+                self._counts[_TRUE_POSITIVES, gt_segment.label] += 1
+                matched |= {("ground truth", gt_id), ("prediction", predicted_id)}
+        crowds = {segment.label: segment.id for segment in gt_segments.values() if segment.is_crowd}
+        for segment in gt_segments.values():
+            if not segment.is_crowd and ("ground truth", segment.id) not in matched:
+                self._counts[_FALSE_NEGATIVES, segment.label] += 1
+        for segment in predicted_segments.values():
+            if ("prediction", segment.id) in matched:
                 continue
-            excused = overlap.get((_VOID, segment.id), 0)
+            ignored_pixels = overlap.get((_VOID, segment.id), 0)
             if segment.label in crowds:
-                excused += overlap.get((crowds[segment.label], segment.id), 0)
-            if excused / found_area[segment.id] <= 0.5:
-                self._counts[_FALSE, segment.label] += 1
+                ignored_pixels += overlap.get((crowds[segment.label], segment.id), 0)
+            if ignored_pixels / predicted_areas[segment.id] <= 0.5:
+                self._counts[_FALSE_POSITIVES, segment.label] += 1
         return self
 
     def merge(self, other: "PanopticQuality") -> Self:
@@ -118,7 +119,7 @@ class PanopticQuality:
         return PanopticResult(self.categories, self._iou_sums.copy(), *self._counts.copy())
 
 
-_TRUE, _FALSE, _MISSED = range(3)
+_TRUE_POSITIVES, _FALSE_POSITIVES, _FALSE_NEGATIVES = range(3)  # rows of the counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +133,7 @@ class PanopticResult:
     iou_sums
         (K,) sum of the IoUs of matched segments.
     true_positives, false_positives, false_negatives
-        (K,) numbers of segments.
+        (K,) number of segments.
     """
 
     categories: Categories
@@ -141,15 +142,19 @@ class PanopticResult:
     false_positives: Int[np.ndarray, "k"]
     false_negatives: Int[np.ndarray, "k"]
     figures: Mapping[str, float] = field(init=False)
-    """PQ, SQ, RQ, the same of things (PQ_th …) and of stuff (PQ_st …)."""
+    """PQ, SQ, RQ; the same over things (PQ_th …) and over stuff (PQ_st …)."""
     per_category: Mapping[str, Mapping[str, float]] = field(init=False)
-    """PQ, SQ and RQ by the category's name, NaN where it occurs on neither side."""
+    """PQ, SQ and RQ by category name; NaN for a category that does not occur."""
 
     def __post_init__(self) -> None:
         matched = self.true_positives.astype(np.float64)
-        occurring = matched + (self.false_positives + self.false_negatives) / 2
-        drawn = np.where((occurring > 0) & (matched == 0), 0.0, ratio(self.iou_sums, matched))
-        columns = {"PQ": ratio(self.iou_sums, occurring), "SQ": drawn, "RQ": ratio(matched, occurring)}
+        denominator = matched + (self.false_positives + self.false_negatives) / 2
+        segmentation_quality = np.where((denominator > 0) & (matched == 0), 0.0, ratio(self.iou_sums, matched))
+        columns = {
+            "PQ": ratio(self.iou_sums, denominator),
+            "SQ": segmentation_quality,
+            "RQ": ratio(matched, denominator),
+        }
         is_thing = np.array(self.categories.is_thing, dtype=bool)
         groups = {"": np.ones_like(is_thing), "_th": is_thing, "_st": ~is_thing}
         figures = {
@@ -176,7 +181,7 @@ def shared_pixels(
     flat_a, flat_b = a.ravel(), b.ravel()
     if not len(flat_a):
         return (np.zeros(0, dtype=np.int64),) * 3
-    # Runs of equal values are far fewer to sort than pixels.
+    # Sort runs of equal pairs, which are far fewer than pixels.
     starts = np.flatnonzero(np.append(True, (np.diff(flat_a) != 0) | (np.diff(flat_b) != 0)))
     lengths = np.diff(np.append(starts, len(flat_a)))
     keys, inverse = np.unique(np.stack([flat_a[starts], flat_b[starts]], axis=1), axis=0, return_inverse=True)
@@ -184,7 +189,7 @@ def shared_pixels(
     return keys[:, 0], keys[:, 1], pixels
 
 
-def _sums_by(ids: Int[np.ndarray, "p"], pixels: Int[np.ndarray, "p"]) -> dict[int, int]:
+def _pixels_by_id(ids: Int[np.ndarray, "p"], pixels: Int[np.ndarray, "p"]) -> dict[int, int]:
     values, inverse = np.unique(ids, return_inverse=True)
     sums = np.bincount(inverse.reshape(-1), weights=pixels, minlength=len(values)).astype(np.int64)
     return dict(zip(values.tolist(), sums.tolist(), strict=True))

@@ -1,12 +1,11 @@
 """Recall and average best overlap of class-agnostic proposals, by their number per image.
 
-Shape shorthand: G true objects, T IoU thresholds, C numbers of proposals, K categories.
+Shape shorthand: G ground truths, T IoU thresholds, C numbers of proposals, K categories.
 
-Papers: recall by number of proposals and IoU, "What makes for effective detection proposals?" (Hosang et al., TPAMI 2016);
-average best overlap (ABO) of a category and its mean over categories (MABO), "Selective Search for Object Recognition"
-(Uijlings et al., IJCV 2013), section 5.1.
-Proposals and objects are not matched one to one: a proposal may cover several objects. Crowds and ``difficult`` objects do
-not count.
+Papers: recall by number of proposals and IoU, "What makes for effective detection proposals?" (Hosang et al., TPAMI
+2016); average best overlap (ABO) of a category and its mean over categories (MABO), "Selective Search for Object
+Recognition" (Uijlings et al., IJCV 2013), section 5.1. Proposals and objects are not matched one to one: a proposal may
+cover several objects. Crowds and ``difficult`` objects are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +21,12 @@ from otus.metrics.detection.average_precision import validate_objects
 from otus.structures import Categories, Objects
 
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-"""IoU thresholds of the average recall."""
+"""IoU thresholds of average recall."""
 
 
 @dataclass(frozen=True)
 class ProposalProtocol:
-    """Numbers of highest-scoring proposals per image, and IoU thresholds, at which recall is computed."""
+    """Numbers of highest-scoring proposals per image and IoU thresholds at which recall is computed."""
 
     counts: tuple[int, ...] = (1, 10, 50, 100, 200, 300, 500, 1000, 2000)
     iou_thresholds: tuple[float, ...] = (0.5, 0.7)
@@ -50,11 +49,11 @@ class ProposalResult:
     recall
         (T, C) fraction of the objects with a proposal of at least this IoU.
     average_recall
-        (C,) the mean of recall over IoU 0.5, 0.55 … 0.95.
+        (C,) mean recall over IoU thresholds 0.5, 0.55 … 0.95.
     abo
-        (K, C) mean over the objects of a category of their best overlap.
+        (K, C) mean best overlap (IoU) of the objects of each category.
     mabo
-        (C,) its mean over the categories that have objects.
+        (C,) mean of ``abo`` over the categories that have objects.
     objects
         Number of objects.
     proposals_per_image
@@ -70,20 +69,20 @@ class ProposalResult:
     objects: int
     proposals_per_image: float
     figures: Mapping[str, float] = field(init=False)
-    """``recall50@1000``, ``AR@1000``, ``MABO@1000`` … for each threshold and number."""
+    """``recall50@1000``, ``AR@1000``, ``MABO@1000`` … for each IoU threshold and number of proposals."""
     per_category: Mapping[str, Mapping[str, float]] = field(init=False)
-    """``ABO@1000`` … by the category's name."""
+    """``ABO@1000`` … by category name."""
 
     def __post_init__(self) -> None:
         figures: dict[str, float] = {}
         for c, count in enumerate(self.protocol.counts):
-            for threshold, of_threshold in zip(self.protocol.iou_thresholds, self.recall, strict=True):
-                figures[f"recall{round(100 * threshold, 2):g}@{count}"] = float(of_threshold[c])
+            for threshold, recalls in zip(self.protocol.iou_thresholds, self.recall, strict=True):
+                figures[f"recall{round(100 * threshold, 2):g}@{count}"] = float(recalls[c])
             figures[f"AR@{count}"] = float(self.average_recall[c])
             figures[f"MABO@{count}"] = float(self.mabo[c])
         per_category = {
-            name: {f"ABO@{count}": float(value) for count, value in zip(self.protocol.counts, of_category, strict=True)}
-            for name, of_category in zip(self.categories, self.abo, strict=True)
+            name: {f"ABO@{count}": float(value) for count, value in zip(self.protocol.counts, overlaps, strict=True)}
+            for name, overlaps in zip(self.categories, self.abo, strict=True)
         }
         object.__setattr__(self, "figures", figures)
         object.__setattr__(self, "per_category", per_category)
@@ -129,20 +128,20 @@ class ProposalRecall:
         Parameters
         ----------
         ground_truth, proposals
-            Objects whose ``image_index`` is 0 to M - 1. Proposals are ranked by descending score, the first of ties first;
-            without scores, in their order. Their labels must be valid, but do not matter.
+            Objects whose ``image_index`` is 0 to M - 1. Proposals are ranked by descending score (ties: in their
+            order); without scores, in their order. Their labels must be valid but are not used.
         image_ids
-            M names or numbers.
+            M ids, str or int.
 
         Raises
         ------
         DataError
-            An invalid record: a box that is not finite, a negative size, an unknown label or image.
+            If a record is invalid: a box that is not finite, a negative size, an unknown label or image.
         UsageError
-            An image was counted before.
+            If an image was added before.
         """
         ids = np.asarray(image_ids)
-        validate_objects(ground_truth, "truth", label_count=len(self.categories), image_count=len(ids))
+        validate_objects(ground_truth, "ground_truth", label_count=len(self.categories), image_count=len(ids))
         validate_objects(proposals, "proposals", label_count=len(self.categories), image_count=len(ids))
         self._add_ids([ids])
         scores = np.zeros(len(proposals)) if proposals.scores is None else proposals.scores
@@ -173,11 +172,11 @@ class ProposalRecall:
         self._proposals += other._proposals
         return self
 
-    def _add_ids(self, further: list[np.ndarray]) -> None:
-        ids, times = np.unique(np.concatenate([*self._image_ids, *further, np.array([], int)]), return_counts=True)
-        if (times > 1).any():
-            raise UsageError(f"image {ids[times > 1][0]} was added before; each image counts once")
-        self._image_ids += further
+    def _add_ids(self, new_ids: list[np.ndarray]) -> None:
+        ids, counts = np.unique(np.concatenate([*self._image_ids, *new_ids, np.array([], int)]), return_counts=True)
+        if (counts > 1).any():
+            raise UsageError(f"image {ids[counts > 1][0]} was added before; each image counts once")
+        self._image_ids += new_ids
 
     def compute(self) -> ProposalResult:
         """Compute the figures of all images so far."""

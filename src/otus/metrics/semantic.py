@@ -1,20 +1,21 @@
 """Semantic segmentation: mIoU and pixel accuracy from a confusion matrix, and boundary F.
 
-From one confusion matrix over all images, as Long et al., Fully Convolutional Networks, CVPR 2015, section 5, define it
-(and mmsegmentation, torchmetrics and hotcoco compute it):
+From one confusion matrix over all images, as defined by Long et al., Fully Convolutional Networks, CVPR 2015, section 5
+(and computed by mmsegmentation, torchmetrics and hotcoco):
 
-- IoU of a category = pixels that both sides give it / pixels that either gives it; mIoU is the mean over categories, fwIoU
-  that weighted by the categories' true pixels;
-- accuracy of a category = its true pixels that are correct; mAcc is the mean over categories, aAcc that of all pixels.
+- IoU of a category = pixels in its intersection of prediction and ground truth / pixels in their union; mIoU is the
+  mean over categories, fwIoU the mean weighted by the categories' ground truth pixels;
+- accuracy of a category = fraction of its ground truth pixels that are predicted correctly; mAcc is the mean over
+  categories, aAcc the fraction over all pixels.
 
-Boundary F (Csurka et al., What is a good evaluation measure for semantic segmentation?, BMVC 2013; contours as Perazzi et
-al., DAVIS, CVPR 2016, draw them): of each image and category, the harmonic mean of precision and recall of boundary
-pixels, of which those count as correct that lie within ``tolerance`` of the image's diagonal (rounded up to pixels) of the
-other side's; then the mean over the images where either side has the category, and over categories.
+Boundary F (Csurka et al., What is a good evaluation measure for semantic segmentation?, BMVC 2013; contours as in
+Perazzi et al., DAVIS, CVPR 2016): per image and category, the harmonic mean of precision and recall of boundary pixels.
+A boundary pixel is correct if the other map's boundary is within ``tolerance`` times the image's diagonal (rounded up
+to pixels). BF is the mean over the images where prediction or ground truth has the category, then over categories.
 
-- Pixels whose true label is 255 are ignored; boundaries along them are added to both sides.
+- Pixels whose ground truth is 255 are ignored; boundaries along them are added to both maps.
 - A prediction of 255 is no category: a false negative.
-- A category on neither side is NaN and left out of means, not 0.
+- The figures of a category that does not occur are NaN, not 0, and left out of means.
 
 Shape shorthand: K categories.
 """
@@ -32,18 +33,18 @@ from otus.metrics._boundary_kernels import boundary_counts
 from otus.metrics._ratios import mean_of_defined, ratio
 from otus.structures import IGNORE, Categories, SemanticMap
 
-_ROWS_AT_ONCE = 512
+_ROWS_PER_CHUNK = 512
 
 
 class SemanticQuality:
-    """IoU, accuracy and boundary F over any number of images. Memory is that of one confusion matrix.
+    """IoU, accuracy and boundary F over any number of images, in the memory of one confusion matrix.
 
     Parameters
     ----------
     categories
         The K categories.
     tolerance
-        Tolerance of boundaries, as a fraction of the image's diagonal.
+        Tolerance of boundary F, as a fraction of the image's diagonal.
 
     Examples
     --------
@@ -70,11 +71,11 @@ class SemanticQuality:
         Raises
         ------
         ShapeError
-            The maps differ in size.
+            If the maps differ in size.
         UsageError
-            The maps have other categories.
+            If the maps have other categories than the metric.
         """
-        for side, semantic in (("truth", ground_truth), ("prediction", prediction)):
+        for side, semantic in (("ground truth", ground_truth), ("prediction", prediction)):
             if semantic.categories.names != self.categories.names:
                 raise UsageError(f"semantic map: the {side} has other categories than this metric")
         if ground_truth.size_hw != prediction.size_hw:
@@ -82,20 +83,22 @@ class SemanticQuality:
                 f"semantic map: expected a prediction of size {ground_truth.size_hw}, got {prediction.size_hw}"
             )
         count = len(self.categories)
-        # Label K, at most 255, ignored in the truth, no category in the prediction.
-        true = np.where(ground_truth.labels == IGNORE, count, ground_truth.labels).astype(np.uint8)
-        predicted = np.where((prediction.labels == IGNORE) | (true == count), count, prediction.labels).astype(np.uint8)
+        # Label K (at most 255) means ignored in the ground truth and no category in the prediction.
+        gt_labels = np.where(ground_truth.labels == IGNORE, count, ground_truth.labels).astype(np.uint8)
+        predicted = np.where((prediction.labels == IGNORE) | (gt_labels == count), count, prediction.labels).astype(
+            np.uint8
+        )
         pairs = np.zeros((count + 1) ** 2, dtype=np.int64)
-        for rows in range(0, len(true), _ROWS_AT_ONCE):  # wide numbers of a large image would take gigabytes
-            here = slice(rows, rows + _ROWS_AT_ONCE)
+        for first in range(0, len(gt_labels), _ROWS_PER_CHUNK):  # int64 of a whole large image would take gigabytes
+            chunk = slice(first, first + _ROWS_PER_CHUNK)
             pairs += np.bincount(
-                (true[here].astype(np.int64) * (count + 1) + predicted[here]).ravel(), minlength=len(pairs)
+                (gt_labels[chunk].astype(np.int64) * (count + 1) + predicted[chunk]).ravel(), minlength=len(pairs)
             )
         confusion = pairs.reshape(count + 1, count + 1)[:count]
         self._confusion += confusion
         occurs = confusion.sum(axis=1) + confusion[:, :count].sum(axis=0) > 0
         if occurs.any():
-            self._boundary_sums[occurs] += _boundary_f(true, predicted, count, self.tolerance)[occurs]
+            self._boundary_sums[occurs] += _boundary_f(gt_labels, predicted, count, self.tolerance)[occurs]
             self._boundary_images += occurs
         return self
 
@@ -121,11 +124,11 @@ class SemanticResult:
     Parameters
     ----------
     categories
-        K.
+        The K categories.
     confusion
-        (K, K + 1) pixels by true and predicted category; the last column is of pixels without a predicted category.
+        (K, K + 1) pixels by ground truth and predicted category; the last column counts pixels without a predicted one.
     boundary_f
-        (K,).
+        (K,) boundary F per category.
     """
 
     categories: Categories
@@ -134,17 +137,17 @@ class SemanticResult:
     figures: Mapping[str, float] = field(init=False)
     """mIoU, fwIoU, mAcc, aAcc and BF, the mean boundary F."""
     per_category: Mapping[str, Mapping[str, float]] = field(init=False)
-    """IoU, Acc and BF by the category's name, NaN where they are not defined."""
+    """IoU, Acc and BF by category name; NaN where undefined."""
 
     def __post_init__(self) -> None:
         count = len(self.categories)
         correct = np.diagonal(self.confusion).astype(np.float64)
-        true, predicted = self.confusion.sum(axis=1), self.confusion[:, :count].sum(axis=0)
-        iou, accuracy = ratio(correct, true + predicted - correct), ratio(correct, true)
-        pixels = int(true.sum())
+        gt_pixels, predicted_pixels = self.confusion.sum(axis=1), self.confusion[:, :count].sum(axis=0)
+        iou, accuracy = ratio(correct, gt_pixels + predicted_pixels - correct), ratio(correct, gt_pixels)
+        pixels = int(gt_pixels.sum())
         figures = {
             "mIoU": mean_of_defined(iou),
-            "fwIoU": float((true[true > 0] * iou[true > 0]).sum() / pixels) if pixels else float("nan"),
+            "fwIoU": float((gt_pixels[gt_pixels > 0] * iou[gt_pixels > 0]).sum() / pixels) if pixels else float("nan"),
             "mAcc": mean_of_defined(accuracy),
             "aAcc": float(correct.sum() / pixels) if pixels else float("nan"),
             "BF": mean_of_defined(self.boundary_f),
@@ -160,22 +163,22 @@ class SemanticResult:
 def _boundary_f(
     ground_truth: Int[np.ndarray, "h w"], prediction: Int[np.ndarray, "h w"], count: int, tolerance: float
 ) -> Float[np.ndarray, "k"]:
-    """Return F of each category in one image: 1 if neither side has a boundary, 0 if only one has."""
+    """Return boundary F of each category in one image: 1 if neither map has a boundary, 0 if only one has."""
     radius = int(np.ceil(tolerance * float(np.hypot(*ground_truth.shape))))
-    true, true_near, predicted, predicted_near = boundary_counts(ground_truth, prediction, _disk(radius), count).astype(
-        np.float64
-    )
-    both = (true > 0) & (predicted > 0)
-    recall = np.divide(true_near, true, out=np.zeros(count), where=both)
-    precision = np.divide(predicted_near, predicted, out=np.zeros(count), where=both)
+    gt_pixels, gt_near, predicted_pixels, predicted_near = boundary_counts(
+        ground_truth, prediction, _disk(radius), count
+    ).astype(np.float64)
+    both = (gt_pixels > 0) & (predicted_pixels > 0)
+    recall = np.divide(gt_near, gt_pixels, out=np.zeros(count), where=both)
+    precision = np.divide(predicted_near, predicted_pixels, out=np.zeros(count), where=both)
     total = precision + recall
     f = np.divide(2 * precision * recall, total, out=np.zeros(count), where=total > 0)
-    return np.where((true == 0) & (predicted == 0), 1.0, f)
+    return np.where((gt_pixels == 0) & (predicted_pixels == 0), 1.0, f)
 
 
 @lru_cache(maxsize=64)
 def _disk(radius: int) -> Int[np.ndarray, "o 2"]:
-    """Return the integer offsets (y, x) within a radius, the nearest first."""
+    """Return the integer offsets (y, x) within a radius, nearest first."""
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].reshape(2, -1)
     squared = y**2 + x**2
     order = np.argsort(squared, kind="stable")

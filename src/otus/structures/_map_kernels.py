@@ -23,7 +23,7 @@ def _neighbours(
 
 @kernel
 def argmax_of_interpolated(scores: Float[np.ndarray, "k h w"], labels: Int[np.ndarray, "h2 w2"]) -> None:
-    """Interpolate scores bilinearly to the size of ``labels`` and write their argmax over the classes (ties: the first).
+    """Interpolate scores bilinearly to the size of ``labels`` and write their argmax over classes (ties: the first).
 
     Only one row of one class is interpolated at a time, so memory does not grow with the output.
     """

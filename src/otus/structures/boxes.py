@@ -1,7 +1,7 @@
 """Axis-aligned boxes.
 
-Shape shorthand: N, M boxes. A box is ``xyxy`` in absolute continuous pixels everywhere inside Otus: pixel i covers
-[i, i + 1), so a box's width is x2 - x1, never + 1. Other formats (:class:`BoxFormat`) are converted when read or written.
+Shape shorthand: N, M boxes. A box is ``xyxy`` in absolute continuous pixels everywhere inside Otus: pixel i covers [i,
+i + 1), so a box's width is x2 - x1, never + 1. Other formats (:class:`BoxFormat`) are converted when read or written.
 """
 
 from enum import Enum

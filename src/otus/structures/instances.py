@@ -157,7 +157,8 @@ class Instances:
     def resized(self, size_hw: tuple[int, int]) -> "Instances":
         """Return the objects scaled to an image of ``size_hw``; the ratios are float32, as in torchvision.
 
-        Where the two ratios differ, oriented boxes become the nearest rectangles. Cuboids, in world units, are not scaled.
+        Where the two ratios differ, oriented boxes become the nearest rectangles. Cuboids, in world units, are not
+        scaled.
         """
         if tuple(size_hw) == tuple(self.size_hw):
             return self

@@ -17,8 +17,8 @@ def pairwise_oks(
     """Return the object keypoint similarity of every prediction with every ground truth, in [0, 1].
 
     OKS = mean over the labelled keypoints of exp(-d^2 / (2 area (2 sigma)^2)), where d is the distance of predicted and
-    labelled keypoint (cocodataset.org, keypoint evaluation). For an object without labelled keypoints, d is the distance
-    of a predicted keypoint from the object's box enlarged to three times its width and height.
+    labelled keypoint (cocodataset.org, keypoint evaluation). For an object without labelled keypoints, d is the
+    distance of a predicted keypoint from the object's box enlarged to three times its width and height.
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
 """Semantic and panoptic maps: a value for every pixel.
 
-Shape shorthand: K categories, H x W pixels of the image, h x w pixels of a map of scores, which may be of any other size.
+Shape shorthand: K categories, H x W pixels of the image, h x w pixels of a map of scores, which may be of any other
+size.
 """
 
 from collections import Counter
@@ -61,7 +62,7 @@ class SemanticMap:
         return self if tuple(size_hw) == self.size_hw else replace(self, labels=_nearest(self.labels, size_hw))
 
     def relabelled(self, categories: Categories) -> "SemanticMap":
-        """Return the map with labels that index another list of categories; pixels of categories not in it are ignored."""
+        """Return the map with labels that index another list of categories; pixels of other categories are ignored."""
         if self.categories.names == categories.names:
             return self
         lookup = np.full(IGNORE + 1, IGNORE, dtype=np.uint8)
@@ -109,8 +110,8 @@ class SemanticScores:
     def resized(self, size_hw: tuple[int, int]) -> SemanticMap:
         """Return the argmax over the categories of the scores resized to ``size_hw``.
 
-        Scores are interpolated bilinearly (``align_corners=False``, no antialiasing), as torchvision and mmsegmentation do
-        for evaluation. Only the uint8 labels take memory that grows with ``size_hw``.
+        Scores are interpolated bilinearly (``align_corners=False``, no antialiasing), as torchvision and mmsegmentation
+        do for evaluation. Only the uint8 labels take memory that grows with ``size_hw``.
         """
         from otus.structures._map_kernels import argmax_of_interpolated  # numba takes a second to import
 
@@ -224,7 +225,7 @@ class PanopticMap:
         return replace(self, ids=self.ids.astype(np.min_scalar_type(self.ids.max(initial=0))))
 
     def masks(self) -> Masks:
-        """Return the mask of each segment, in the order of ``segments``, as RLE; only one is dense in memory at a time."""
+        """Return the mask of each segment, in the order of ``segments``, as RLE; only one is dense at a time."""
         from scipy.ndimage import find_objects
 
         order = np.argsort([segment.id for segment in self.segments])

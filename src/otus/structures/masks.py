@@ -4,8 +4,8 @@ Shape shorthand: N objects, H x W the image, h x w a small mask.
 
 - dense: bool (N, H, W);
 - RLE: COCO's compressed run lengths, the form that is stored and written;
-- low resolution: probabilities (N, h, w) with the boxes that they fill, as Mask R-CNN predicts them. They are pasted into
-  the image on demand, one at a time for RLE, so that memory does not grow with image size times objects.
+- low resolution: probabilities (N, h, w) with the boxes that they fill, as Mask R-CNN predicts them. They are pasted
+  into the image on demand, one at a time for RLE, so that memory does not grow with image size times objects.
 """
 
 from collections.abc import Iterator, Sequence
@@ -95,7 +95,7 @@ class Masks:
         *,
         threshold: float = 0.5,
     ) -> "Masks":
-        """Make masks from low-resolution probabilities that fill boxes; pixels >= ``threshold`` belong to the object."""
+        """Make masks from low-resolution probabilities that fill boxes; a pixel is set if it is >= ``threshold``."""
         probabilities, boxes = np.asarray(probabilities), as_boxes(boxes_xyxy)
         if probabilities.ndim != 3 or len(probabilities) != len(boxes):
             raise ShapeError(
@@ -238,7 +238,8 @@ class Masks:
         if self._dense is not None:
             return self._dense.sum(axis=(1, 2)).astype(np.float64)
         # Not pycocotools' own area: with numpy 2 it fails for more than 255 masks.
-        return np.array([run_lengths(rle["counts"])[1::2].sum() for rle in self.rle()], dtype=np.float64)  # type: ignore[arg-type]
+        areas = [run_lengths(rle["counts"])[1::2].sum() for rle in self.rle()]  # type: ignore[arg-type]
+        return np.array(areas, dtype=np.float64)
 
     def boxes_xyxy(self) -> Float[np.ndarray, "n 4"]:
         """Return the tight box of each mask; (0, 0, 0, 0) for an empty one."""
@@ -249,7 +250,7 @@ class Masks:
         return np.where(self.area()[:, None] > 0, boxes, 0.0)
 
     def iou(self, other: "Masks", *, crowd: Bool[np.ndarray, "m"] | None = None) -> Float[np.ndarray, "n m"]:
-        """Return the IoU of every mask with every mask of ``other``; where ``crowd``, intersection / area of this mask."""
+        """Return the IoU of every mask with every mask of ``other``; with a crowd, intersection / area of this mask."""
         if self.size_hw != other.size_hw:
             raise ShapeError(f"masks: sizes differ, {self.size_hw} and {other.size_hw}")
         if len(self) == 0 or len(other) == 0:
@@ -275,7 +276,7 @@ class Masks:
 
 
 def _erode(mask: Bool[np.ndarray, "h w"], steps: int) -> Bool[np.ndarray, "h w"]:
-    """Erode ``steps`` times by a 3 x 3 square, as one separable minimum over 2 steps + 1 pixels; outside is background."""
+    """Erode ``steps`` times by a 3 x 3 square, as one separable minimum filter; outside is background."""
     from scipy.ndimage import minimum_filter1d
 
     eroded = np.pad(mask, 1).astype(np.uint8)
@@ -285,7 +286,7 @@ def _erode(mask: Bool[np.ndarray, "h w"], steps: int) -> Bool[np.ndarray, "h w"]
 
 
 def _check_polygon_length(rings: Sequence[np.ndarray]) -> None:
-    """Raise if a ring is too long: pycocotools' memory grows with the length in pixels, and it crashes without memory."""
+    """Raise if a ring is too long: pycocotools needs memory in proportion to its length, and crashes without."""
     for ring in rings:
         points = np.asarray(ring, dtype=np.float64).reshape(-1, 2)
         extent = float(np.abs(points).max(initial=0))

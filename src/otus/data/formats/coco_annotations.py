@@ -79,7 +79,8 @@ class ObjectColumns:
     report
         Called with each problem; the invalid annotation is skipped.
     predictions
-        Whether these are predictions: each must have a score, and areas are those of the boxes, whatever the file states.
+        Whether these are predictions: each must have a score, and areas are those of the boxes, whatever the file
+        states.
     unread
         Counts the values that no column holds: strings, objects, lists of varying length.
     """

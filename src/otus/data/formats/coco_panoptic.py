@@ -176,7 +176,7 @@ def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report 
 
 
 def _resolve_category_names(index: int, annotation: Any, file: Path, categories: Categories, report: Report) -> bool:
-    """Set ``category_id`` of the segments of a predicted map that name a category; return False if a name is unknown."""
+    """Set ``category_id`` of the predicted segments that name a category; return whether all names are known."""
     ids = dict(zip(categories, categories.ids, strict=True))
     for position, info in enumerate(annotation.segments_info):
         if info.category is None:

@@ -69,17 +69,17 @@ def find_losses(
         ``amodal_box``, ``amodal_outline``, ``outline`` (a segmentation, as one polygon), ``holes`` and ``parts`` (of a
         segmentation; masks hold both), names of columns (``difficult`` …) or ``columns`` for all. Of each image:
         ``semantic``, ``panoptic``, ``image_label``. Of the whole data set, reported once: ``annotation_ids``,
-        ``image_ids``, ``category_ids``, ``supercategories``, ``stuff``, ``keypoint_names``, ``skeleton``, ``flip_pairs``,
-        ``sigmas``, ``polygons`` (their points; only for formats of masks, which list ``outline``, ``holes`` and
-        ``parts``).
+        ``image_ids``, ``category_ids``, ``supercategories``, ``stuff``, ``keypoint_names``, ``skeleton``,
+        ``flip_pairs``, ``sigmas``, ``polygons`` (their points; only for formats of masks, which list ``outline``,
+        ``holes`` and ``parts``).
     areas
         Areas as a reader of the format will compute them; differences are the loss ``areas`` (default: no such losses).
 
     Returns
     -------
     list
-        The losses, by kind and then in the order of the objects. Flags of 0 and NaN are not losses. Fields of the source
-        that its reader did not read (``unread_field``) are always lost.
+        The losses, by kind and then in the order of the objects. Flags of 0 and NaN are not losses. Fields of the
+        source that its reader did not read (``unread_field``) are always lost.
     """
     losses: list[ConversionLoss] = []
     if dataset.objects is not None:

@@ -5,10 +5,10 @@
     JPEGImages/SEQUENCE/*.jpg  Annotations/SEQUENCE/*.png       DAVIS: the frames of videos
 
 A line of ``classes.txt`` is a name, or a pixel value and a name; without values, names are numbered from 0. Values
-without a name are ignored, as are those named unlabelled, void, ignore or ignored. The colours of a palette are not used,
-unless each line is red, green, blue and a name: then the PNGs are read as RGB, and a colour without a name is an error.
-Without ``classes.txt`` the PNGs must be binary masks: background 0 and object 255 or 1, with 128 (or 255 if the object
-is 1) for ignored pixels.
+without a name are ignored, as are those named unlabelled, void, ignore or ignored. The colours of a palette are not
+used, unless each line is red, green, blue and a name: then the PNGs are read as RGB, and a colour without a name is an
+error. Without ``classes.txt`` the PNGs must be binary masks: background 0 and object 255 or 1, with 128 (or 255 if the
+object is 1) for ignored pixels.
 """
 
 from collections.abc import Set

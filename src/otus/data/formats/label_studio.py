@@ -4,8 +4,8 @@ labelstud.io/guide/task_format. Of each task, the annotation marked as ground tr
 cancelled: rectangles (rotated ones as oriented boxes), polygons, and ellipses as polygons of 64 points. All numbers are
 percentages of the image's size. Brush masks, points and predictions are counted, not read; for brush masks export COCO.
 
-``data`` has the path of the image on the server. Its longest trailing part that exists beside the file or in ``images/``
-is used, also without the eight digits that the server puts before the names of uploaded files.
+``data`` has the path of the image on the server. Its longest trailing part that exists beside the file or in
+``images/`` is used, also without the eight digits that the server puts before the names of uploaded files.
 """
 
 import os

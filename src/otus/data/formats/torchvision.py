@@ -83,7 +83,8 @@ def from_torchvision(
     Raises
     ------
     ShapeError
-        If ``boxes`` or ``labels`` are missing, a label is background or not in ``class_indices``, or shapes do not match.
+        If ``boxes`` or ``labels`` are missing, a label is background or not in ``class_indices``, or shapes do not
+        match.
     """
     missing = [name for name in ("boxes", "labels") if name not in output]
     if missing:

@@ -62,8 +62,8 @@ def add_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]],
 def _match(indices: np.ndarray, mask_boxes: np.ndarray, boxes: np.ndarray) -> list[int | None]:
     """Match masks to objects: value k to the k-th object if all masks fit, else by maximum total box IoU.
 
-    A mask fits a box if the IoU of the boxes is at least 0.5; it also fits the k-th box if it lies inside, since an object
-    may be partly hidden.
+    A mask fits a box if the IoU of the boxes is at least 0.5; it also fits the k-th box if it lies inside, since an
+    object may be partly hidden.
     """
     object_indices = indices - 1
     iou = pairwise_iou(mask_boxes, boxes)

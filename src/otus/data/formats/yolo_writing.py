@@ -212,7 +212,7 @@ def _loss(kind: str, dataset: Dataset, objects: Objects, row: int, lost: str) ->
 def _box_losses(
     dataset: Dataset, objects: Objects, boxes: np.ndarray, rings: list[np.ndarray | None], written: np.ndarray
 ) -> Iterator[ConversionLoss]:
-    """Yield losses for boxes that a reader will read differently; slight differences (rounding) are one loss together."""
+    """Yield a loss for each box that a reader will read differently, and one for all slight differences (rounding)."""
     distances = np.abs(boxes - objects.boxes_xyxy).max(axis=1, initial=0)
     for row, ring in enumerate(rings):
         if ring is not None and len(ring):

@@ -44,8 +44,8 @@ _MIN_PIXELS = 24
 class Scenes:
     """``count`` synthetic scenes of size ``size_hw``, each with ``min_objects`` to ``max_objects`` objects.
 
-    The size of an object is a fraction of the scene's shorter side, drawn log-uniformly from the range ``object_sizes``.
-    An object is left out if it does not fit in 8 attempts.
+    The size of an object is a fraction of the scene's shorter side, drawn log-uniformly from the range
+    ``object_sizes``. An object is left out if it does not fit in 8 attempts.
 
     Examples
     --------
@@ -100,7 +100,7 @@ class Scenes:
 
 @dataclass(eq=False)
 class _DrawnObject:
-    """An object with its pose; ``inside`` and ``rim`` are fractions of the pixels of its window ``rows`` x ``columns``."""
+    """An object with its pose; ``inside`` and ``rim`` are pixel fractions in its window ``rows`` x ``columns``."""
 
     label: int
     shape: Shape

@@ -4,8 +4,9 @@ A tensor sample is a dict (:mod:`otus.data.tensors`). Each transform is a frozen
 ``transform(tensors, generator=generator)``; it draws random numbers only from this generator of the sample, so that the
 result does not depend on the worker, and never changes its input.
 
-One rule for objects that are partly cut off or hidden holds for crops, mosaic and copy-paste: the box is recomputed from
-the mask, the area is reduced in proportion, and objects below a minimum visibility are dropped; crowds are always kept.
+One rule for objects that are partly cut off or hidden holds for crops, mosaic and copy-paste: the box is recomputed
+from the mask, the area is reduced in proportion, and objects below a minimum visibility are dropped; crowds are always
+kept.
 
 Reading order:
 

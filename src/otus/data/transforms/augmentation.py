@@ -125,8 +125,8 @@ class RandomCrop:
 class CropAndPad:
     """Move each border inwards or outwards by up to ``share`` of the side; padding has the value ``fill``.
 
-    Changes scale, position and aspect ratio of objects, also if every image is then resized to one size: the augmentation
-    of YOLO (arXiv:1506.02640, section 2.2). Objects are dropped as in :class:`RandomCrop`.
+    Changes scale, position and aspect ratio of objects, also if every image is then resized to one size: the
+    augmentation of YOLO (arXiv:1506.02640, section 2.2). Objects are dropped as in :class:`RandomCrop`.
     """
 
     share: float = 0.2

@@ -1,8 +1,8 @@
 """Deterministic geometric transforms of a tensor sample (:mod:`otus.data.tensors`) with all its labels.
 
 :mod:`otus.data.transforms.augmentation` draws random parameters for them. Only the resampling of
-``torchvision.transforms.v2`` is used: its kernels mirror keypoints as pixel indices (x becomes W - 1 - x) and do not swap
-left and right. Shape shorthand: H x W the image, N objects.
+``torchvision.transforms.v2`` is used: its kernels mirror keypoints as pixel indices (x becomes W - 1 - x) and do not
+swap left and right. Shape shorthand: H x W the image, N objects.
 """
 
 from collections.abc import Callable
@@ -90,9 +90,9 @@ def crop(
 ) -> TensorSample:
     """Crop the window of size ``to_hw`` at (``top``, ``left``), which may extend beyond the image.
 
-    Padding has the value ``fill`` in the image, 255 (ignore) in the semantic map and 0 in other maps. Objects are updated
-    by :func:`refit_objects`; keypoints outside become unlabelled; corners of oriented boxes may lie outside. Proposals and
-    other boxes of the image are clipped, and dropped if they lie outside.
+    Padding has the value ``fill`` in the image, 255 (ignore) in the semantic map and 0 in other maps. Objects are
+    updated by :func:`refit_objects`; keypoints outside become unlabelled; corners of oriented boxes may lie outside.
+    Proposals and other boxes of the image are clipped, and dropped if they lie outside.
     """
     before = object_areas(tensors)
     height, width = to_hw

@@ -24,8 +24,8 @@ DrawSample = Callable[[torch.Generator], TensorSample]
 class Mosaic:
     """Combine four images into one of size ``size_hw`` that meet at a random point near its centre.
 
-    Bochkovskiy et al., YOLOv4, 2020, section 3.3. Each image is scaled to 1 to 1.5 times the size that covers its quarter,
-    and cropped at random.
+    Bochkovskiy et al., YOLOv4, 2020, section 3.3. Each image is scaled to 1 to 1.5 times the size that covers its
+    quarter, and cropped at random.
     """
 
     draw: DrawSample

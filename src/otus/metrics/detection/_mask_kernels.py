@@ -1,6 +1,6 @@
-"""Compiled: convert masks to pixel intervals and intersect them (see :mod:`otus.metrics.detection.mask_pairs`).
+"""Compiled kernels of :mod:`otus.metrics.detection.mask_pairs`: convert masks to pixel intervals and intersect them.
 
-A mask is a list of sorted, disjoint intervals [start, end) of pixels, numbered column by column as in COCO's run lengths.
+A mask is a list of sorted, disjoint intervals [start, end) of pixel indices, column-major as in COCO's run lengths.
 """
 
 import numpy as np
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from otus._numba import kernel
 
-# Error codes of `outline_intervals`.
+# Error codes of `segmentation_intervals`.
 VALID, INVALID_RUN_LENGTHS, WRONG_SIZE = 0, 1, 2
 
 
@@ -16,23 +16,23 @@ VALID, INVALID_RUN_LENGTHS, WRONG_SIZE = 0, 1, 2
 def _decode(text: UInt8[np.ndarray, "b"], pixels: int) -> tuple[Int[np.ndarray, "i 2"], int]:
     """Decode compressed run lengths to intervals as maskApi.c's rleFrString: 5 bits per character."""
     intervals = np.empty(((len(text) + 1) // 2, 2), np.int64)
-    count, position, runs, place = 0, 0, 0, 0
-    before = 0  # the last two runs: from the third on, a run is stored relative to the second last
-    before_that = 0
-    while place < len(text):
-        run, shift, more = 0, 0, True
-        while more:
-            if place >= len(text) or text[place] < 48 or text[place] > 111 or shift > 60:
+    count, position, runs, byte_index = 0, 0, 0, 0
+    last = 0  # the last two runs: from the fourth on, a run is stored as the difference to the second last
+    second_last = 0
+    while byte_index < len(text):
+        run, shift, continues = 0, 0, True
+        while continues:
+            if byte_index >= len(text) or text[byte_index] < 48 or text[byte_index] > 111 or shift > 60:
                 return intervals[:0], INVALID_RUN_LENGTHS
-            character = int(text[place]) - 48
+            character = int(text[byte_index]) - 48
             run |= (character & 0x1F) << shift
-            more = (character & 0x20) != 0
-            place += 1
+            continues = (character & 0x20) != 0
+            byte_index += 1
             shift += 5
-            if not more and character & 0x10:
+            if not continues and character & 0x10:
                 run |= -1 << shift
         if runs > 2:
-            run += before_that
+            run += second_last
         if run < 0 or position + run > pixels:
             return intervals[:0], WRONG_SIZE
         if runs % 2 == 1 and run > 0:
@@ -43,7 +43,7 @@ def _decode(text: UInt8[np.ndarray, "b"], pixels: int) -> tuple[Int[np.ndarray, 
                 intervals[count, 1] = position + run
                 count += 1
         position += run
-        before_that, before = before, run
+        second_last, last = last, run
         runs += 1
     if position != pixels:
         return intervals[:0], WRONG_SIZE
@@ -52,9 +52,9 @@ def _decode(text: UInt8[np.ndarray, "b"], pixels: int) -> tuple[Int[np.ndarray, 
 
 @kernel
 def _crossings(ring: Float[np.ndarray, "p 2"], height: int, width: int) -> Int[np.ndarray, "c"]:
-    """Return where a closed polygon crosses the centres of pixel columns, as pixel numbers: maskApi.c's rleFrPoly.
+    """Return where a closed polygon crosses the centres of pixel columns, as pixel indices: maskApi.c's rleFrPoly.
 
-    The outline is traced on a grid five times as fine; every step across the centre of a pixel column is a crossing.
+    The polygon is traced on a grid five times as fine; every step across the centre of a pixel column is a crossing.
     """
     scale = 5.0
     points = len(ring)
@@ -67,7 +67,7 @@ def _crossings(ring: Float[np.ndarray, "p 2"], height: int, width: int) -> Int[n
     x[points], y[points] = x[0], y[0]
     for j in range(points):
         steps += abs(x[j + 1] - x[j]) // 5 + 2
-    found = np.empty(steps, np.int64)
+    crossings = np.empty(steps, np.int64)
     count = 0
     started = False
     u, v, previous_u, previous_v = 0, 0, 0, 0
@@ -92,20 +92,20 @@ def _crossings(ring: Float[np.ndarray, "p 2"], height: int, width: int) -> Int[n
                 if np.floor(column) == column and 0 <= column <= width - 1:
                     row = (min(v, previous_v) + 0.5) / scale - 0.5
                     row = np.ceil(min(max(row, 0.0), float(height)))
-                    if count == len(found):
-                        found = np.concatenate((found, np.empty(len(found), np.int64)))
-                    found[count] = int(column) * height + int(row)
+                    if count == len(crossings):
+                        crossings = np.concatenate((crossings, np.empty(len(crossings), np.int64)))
+                    crossings[count] = int(column) * height + int(row)
                     count += 1
             started = True
             previous_u, previous_v = u, v
-    return np.sort(found[:count])
+    return np.sort(crossings[:count])
 
 
 @kernel
 def _rasterise(
     rings: Int[np.ndarray, "r_plus_1"], points: Float[np.ndarray, "p 2"], height: int, width: int
 ) -> Int[np.ndarray, "i 2"]:
-    """Return the union of polygons as intervals: a polygon is inside between every other pair of crossings."""
+    """Return the union of polygons as intervals; the inside of a polygon is between crossings 1 and 2, 3 and 4 …"""
     pixels = height * width
     intervals = np.empty((0, 2), np.int64)
     for r in range(len(rings) - 1):
@@ -132,8 +132,8 @@ def _rasterise(
 
 
 @kernel
-def outline_intervals(
-    chosen: Int[np.ndarray, "c"],
+def segmentation_intervals(
+    rows: Int[np.ndarray, "c"],
     is_rle: Bool[np.ndarray, "n"],
     rings: Int[np.ndarray, "n_plus_1"],
     points: Int[np.ndarray, "r_plus_1"],
@@ -148,24 +148,28 @@ def outline_intervals(
     Float[np.ndarray, "c"],
     tuple[int, int],
 ]:
-    """Return offsets (n + 1,), intervals (I, 2), tight boxes (n, 4), areas (n,) and the error of some outlines.
+    """Return offsets (n + 1,), intervals (I, 2), tight boxes (n, 4), areas (n,) and an error for some segmentations.
 
-    ``sizes_hw`` (n, 2) are the sizes of their images. The last value is (index into ``chosen``, code), code VALID where
-    all is well.
+    ``sizes_hw`` (n, 2) are the sizes of their images. The error is (index into ``rows``, code), with code VALID for
+    none.
     """
-    offsets = np.zeros(len(chosen) + 1, np.int64)
-    intervals = np.empty((64 * len(chosen) + 64, 2), np.int64)
-    boxes = np.zeros((len(chosen), 4))
-    areas = np.zeros(len(chosen))
-    for i in range(len(chosen)):
-        row = chosen[i]
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    intervals = np.empty((64 * len(rows) + 64, 2), np.int64)
+    boxes = np.zeros((len(rows), 4))
+    areas = np.zeros(len(rows))
+    for i in range(len(rows)):
+        object_index = rows[i]
         height, width = sizes_hw[i, 0], sizes_hw[i, 1]
-        if is_rle[row]:
-            object_intervals, code = _decode(counts_bytes[counts[row] : counts[row + 1]], height * width)
+        if is_rle[object_index]:
+            object_intervals, code = _decode(
+                counts_bytes[counts[object_index] : counts[object_index + 1]], height * width
+            )
             if code != VALID:
                 return offsets, intervals, boxes, areas, (i, code)
         else:
-            object_intervals = _rasterise(points[rings[row] : rings[row + 1] + 1], points_xy, height, width)
+            object_intervals = _rasterise(
+                points[rings[object_index] : rings[object_index + 1] + 1], points_xy, height, width
+            )
         first, last = offsets[i], offsets[i] + len(object_intervals)
         offsets[i + 1] = last
         if last > len(intervals):
@@ -200,21 +204,21 @@ def interval_ious(
     gt_areas: Float[np.ndarray, "g"],
     crowd: Bool[np.ndarray, "g"],
 ) -> Float[np.ndarray, "p"]:
-    """IoU of each pair of masks; against a crowd the union is the detection alone."""
+    """Return the IoU of each pair of masks; with a crowd, intersection / area of the detection."""
     ious = np.zeros(len(pair_gt))
     for d in range(len(pair_offsets) - 1):
         for p in range(pair_offsets[d], pair_offsets[d + 1]):
             g = pair_gt[p]
-            i, j, shared = offsets[d], gt_offsets[g], 0
+            i, j, intersection = offsets[d], gt_offsets[g], 0
             while i < offsets[d + 1] and j < gt_offsets[g + 1]:
                 end, gt_end = intervals[i, 1], gt_intervals[j, 1]
                 overlap = min(end, gt_end) - max(intervals[i, 0], gt_intervals[j, 0])
                 if overlap > 0:
-                    shared += overlap
+                    intersection += overlap
                 if end <= gt_end:
                     i += 1
                 if gt_end <= end:
                     j += 1
-            if shared > 0:
-                ious[p] = shared / (areas[d] if crowd[g] else areas[d] + gt_areas[g] - shared)
+            if intersection > 0:
+                ious[p] = intersection / (areas[d] if crowd[g] else areas[d] + gt_areas[g] - intersection)
     return ious

@@ -1,6 +1,6 @@
 """Compiled matching of detections to ground truth (see :mod:`otus.metrics.detection.matching`).
 
-Shape shorthand: D detections by falling score, G ground truths, P pairs, A area ranges, T thresholds.
+Shape shorthand: D detections by descending score, G ground truths, P pairs, A area ranges, T thresholds.
 """
 
 import numpy as np
@@ -24,8 +24,8 @@ def match_greedily(
 ) -> UInt8[np.ndarray, "d a t"]:
     """Return the outcomes by the rule of :func:`otus.metrics.detection.matching.match_image`.
 
-    ``matched_pairs`` (D, A, T), initially -1, is filled with the pair that each detection is matched by; an empty array
-    (0, 0, 0) where only the outcomes are needed.
+    ``matched_pairs`` (D, A, T), initially -1, is filled with the index of the pair that matches each detection; it is
+    an empty array (0, 0, 0) if only the outcomes are needed.
     """
     ranges = ignored.shape[1]
     used = np.zeros((len(ignored), ranges, len(thresholds)), np.bool_)
@@ -64,7 +64,7 @@ def match_by_best_overlap(
     ignored: Bool[np.ndarray, "g"],
     crowd: Bool[np.ndarray, "g"],
 ) -> UInt8[np.ndarray, "d 1 1"]:
-    """Return the outcomes by Pascal VOC's rule: each detection goes to its ground truth of highest IoU, matched or not.
+    """Return the outcomes by Pascal VOC's rule: a detection is compared with the ground truth of highest IoU only.
 
     A detection that would be a false positive is ignored if it lies in a crowd.
     """

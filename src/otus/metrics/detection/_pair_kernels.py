@@ -1,4 +1,4 @@
-"""Compiled: rank detections, and find the ground truths that each overlaps (see :mod:`otus.metrics.detection.pairs`)."""
+"""Compiled kernels of :mod:`otus.metrics.detection.pairs`: rank detections, find ground truths that they overlap."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -14,7 +14,7 @@ def rank_detections(
     label_count: int,
     limit: int,
 ) -> tuple[Int[np.ndarray, "d"], Int[np.ndarray, "d"]]:
-    """Sort detections by label, image and descending score, at most ``limit`` of each label and image.
+    """Sort detections by label, image and descending score; keep at most ``limit`` per label and image.
 
     ``images`` must be sorted. Returns the order (indices) and the rank of each detection within its label and image.
     Equal scores keep their order.
@@ -26,11 +26,15 @@ def rank_detections(
     first = 0
     while first < len(by_label):
         last = first + 1
-        one = by_label[first]
-        while last < len(by_label) and labels[by_label[last]] == labels[one] and images[by_label[last]] == images[one]:
+        detection = by_label[first]
+        while (
+            last < len(by_label)
+            and labels[by_label[last]] == labels[detection]
+            and images[by_label[last]] == images[detection]
+        ):
             last += 1
         group = by_label[first:last]
-        group = group[order_by_falling_score(scores[group])]
+        group = group[order_by_descending_score(scores[group])]
         for rank in range(min(limit, last - first)):
             order[kept] = group[rank]
             ranks[kept] = rank
@@ -40,7 +44,7 @@ def rank_detections(
 
 
 @kernel
-def order_by_falling_score(scores: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+def order_by_descending_score(scores: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
     """Return the stable order by descending score: merge sort (numba's own takes seconds to compile)."""
     count = len(scores)
     order = np.arange(count)
@@ -53,12 +57,12 @@ def order_by_falling_score(scores: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n
             if middle == last or scores[order[middle - 1]] >= scores[order[middle]]:
                 merged[first:last] = order[first:last]
                 continue
-            for place in range(first, last):
+            for position in range(first, last):
                 if j >= last or (i < middle and scores[order[i]] >= scores[order[j]]):
-                    merged[place] = order[i]
+                    merged[position] = order[i]
                     i += 1
                 else:
-                    merged[place] = order[j]
+                    merged[position] = order[j]
                     j += 1
         order, merged = merged, order
         width *= 2
@@ -68,14 +72,14 @@ def order_by_falling_score(scores: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n
 @kernel
 def order_by_label(labels: Int[np.ndarray, "n"], label_count: int) -> Int[np.ndarray, "n"]:
     """Return the stable order by label (counting sort)."""
-    place = np.zeros(label_count + 1, np.int64)
+    positions = np.zeros(label_count + 1, np.int64)
     for label in labels:
-        place[label + 1] += 1
-    place = np.cumsum(place)
+        positions[label + 1] += 1
+    positions = np.cumsum(positions)
     order = np.empty(len(labels), np.int64)
     for i in range(len(labels)):
-        order[place[labels[i]]] = i
-        place[labels[i]] += 1
+        order[positions[labels[i]]] = i
+        positions[labels[i]] += 1
     return order
 
 

@@ -1,4 +1,4 @@
-"""Sum up COCO's compressed run lengths, for all masks of a file at once."""
+"""Compiled kernel that sums COCO's compressed run lengths, for all masks of a file at once."""
 
 import numpy as np
 
@@ -9,8 +9,8 @@ from otus._numba import kernel
 def total_pixels(counts_bytes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return the sum (N,) of the run lengths of N masks; -1 if they are malformed.
 
-    The code is that of pycocotools' ``rleFrString``: five bits a character from ``0`` on, the sixth says that more follow;
-    from the fourth run on the difference to the one before last is stored.
+    Decodes like pycocotools' ``rleFrString``: a character minus ``0`` has five bits of data, the sixth says that more
+    follow; from the fourth run on, the difference to the second last run is stored.
     """
     count = len(offsets) - 1
     pixels = np.zeros(count, dtype=np.int64)
@@ -19,18 +19,18 @@ def total_pixels(counts_bytes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         run_index = 0
         last, before_last = np.int64(0), np.int64(0)
         while position < end:
-            value, shift, more = np.int64(0), np.int64(0), True
-            while more and position < end and shift < 60:
-                five = np.int64(counts_bytes[position]) - 48
-                if five < 0 or five > 63:
+            value, shift, continues = np.int64(0), np.int64(0), True
+            while continues and position < end and shift < 60:
+                character = np.int64(counts_bytes[position]) - 48
+                if character < 0 or character > 63:
                     break
-                value |= (five & 31) << shift
+                value |= (character & 31) << shift
                 shift += 5
-                more = (five & 32) != 0
+                continues = (character & 32) != 0
                 position += 1
-                if not more and (five & 16) != 0:
+                if not continues and (character & 16) != 0:
                     value |= np.int64(-1) << shift
-            if more:
+            if continues:
                 pixels[i] = -1
                 break
             if run_index > 2:

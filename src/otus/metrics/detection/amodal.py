@@ -1,13 +1,13 @@
-"""Amodal AP: COCO's rules over amodal boxes and masks, and by the occlusion of the objects.
+"""Amodal AP: COCO's rules over amodal boxes and masks, also by the occlusion of the objects.
 
-Zhu et al., Semantic Amodal Segmentation, CVPR 2017, section 5: occlusion is none, partial (up to a
-quarter) or heavy. The occlusion rate of an object is the column ``occlude_rate`` (of COCO amodal), else it is computed from
-its amodal mask, else from its amodal box.
+Zhu et al., Semantic Amodal Segmentation, CVPR 2017, section 5: occlusion is none, partial (up to a quarter) or heavy.
+The occlusion rate of an object is the column ``occlude_rate`` (of COCO amodal), else computed from its amodal mask,
+else from its amodal box.
 
-- An object or prediction without an amodal box or mask is not occluded: its box or mask is used.
-- The paper gives recall by occlusion (AR_none, AR_partial, AR_heavy), because a detection that finds nothing has no
-  occlusion. AP by occlusion is there too: such a detection counts as false in each part, so compare these AP between
-  models, not between parts.
+- An object or prediction without an amodal box or mask is not occluded: its visible box or mask is used.
+- The paper reports recall by occlusion (AR_none, AR_partial, AR_heavy), because an unmatched detection has no
+  occlusion. AP by occlusion is reported too: an unmatched detection is a false positive in each range, so compare these
+  AP between models, not between ranges.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from otus.structures import Objects, Outline, Segmentations, boxes
 
 AmodalKind = Literal["bbox", "segm"]
 
-# Ranges of the occlusion rate, which takes the place of COCO's area.
+# Ranges of the occlusion rate, which replaces the area of COCO's protocol.
 _OCCLUSION = (
     AreaRange("", 0, 1),
     AreaRange("_none", 0, 0),
@@ -35,7 +35,7 @@ _OCCLUSION = (
 
 
 def amodal_protocols(*, max_dets: Sequence[int] = ()) -> dict[str, CocoProtocol]:
-    """Return COCO's protocol over amodal boxes and over amodal masks, by name."""
+    """Return COCO's protocols over amodal boxes and over amodal masks, by name."""
     return {
         f"amodal_{kind}": CocoProtocol(
             kind, max_dets=tuple(max_dets), area_ranges=_OCCLUSION, similarity=AmodalObjects(kind)
@@ -57,19 +57,19 @@ class AmodalObjects:
     def view(
         self, ground_truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
     ) -> tuple[Objects, Objects]:
-        """Return both sides with amodal boxes and masks; the areas are occlusion rates."""
+        """Return ground truth and predictions with amodal boxes and masks; their areas are occlusion rates."""
         amodal = ground_truth.amodal_boxes_xyxy if self.kind == "bbox" else ground_truth.amodal_segmentations
         if amodal is None and len(ground_truth):
             raise UsageError(
-                f"amodal {self.kind}: the truth has no amodal {'boxes' if self.kind == 'bbox' else 'masks'}"
+                f"amodal {self.kind}: the ground truth has no amodal {'boxes' if self.kind == 'bbox' else 'masks'}"
             )
-        # A detection has no occlusion rate; NaN is outside no range.
-        shares = occlusion_rates(ground_truth, sizes_hw=sizes_hw), np.full(len(predictions), np.nan)
-        whole_ground_truth, whole_predictions = (
-            replace(_whole(objects), areas=areas)
-            for objects, areas in zip((ground_truth, predictions), shares, strict=True)
+        # A detection has no occlusion rate; NaN lies outside no range.
+        rates = occlusion_rates(ground_truth, sizes_hw=sizes_hw), np.full(len(predictions), np.nan)
+        amodal_ground_truth, amodal_predictions = (
+            replace(_with_amodal(objects), areas=areas)
+            for objects, areas in zip((ground_truth, predictions), rates, strict=True)
         )
-        return whole_ground_truth, whole_predictions
+        return amodal_ground_truth, amodal_predictions
 
     def pairs(
         self,
@@ -87,50 +87,50 @@ class AmodalObjects:
 
 
 def occlusion_rates(objects: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None = None) -> Float[np.ndarray, "n"]:
-    """Return the occlusion rate of each object, in [0, 1]; ``sizes_hw`` of the images is needed for masks.
+    """Return the occlusion rate of each object, in [0, 1]; for masks, ``sizes_hw`` of the images is needed.
 
-    >>> visible, whole = [[0, 0, 6, 10]], np.array([[0.0, 0, 10, 10]])
-    >>> one = Objects.build(image_index=[0], labels=[0], boxes_xyxy=visible, amodal_boxes_xyxy=whole)
-    >>> occlusion_rates(one).tolist()
+    >>> visible, amodal = [[0, 0, 6, 10]], np.array([[0.0, 0, 10, 10]])
+    >>> objects = Objects.build(image_index=[0], labels=[0], boxes_xyxy=visible, amodal_boxes_xyxy=amodal)
+    >>> occlusion_rates(objects).tolist()
     [0.4]
     """
-    shares = np.zeros(len(objects))
+    rates = np.zeros(len(objects))
     if objects.amodal_boxes_xyxy is not None:
-        whole = boxes.area(objects.amodal_boxes_xyxy)
-        shares = _hidden(boxes.area(objects.boxes_xyxy), whole, shares)
+        amodal = boxes.area(objects.amodal_boxes_xyxy)
+        rates = _hidden_fraction(boxes.area(objects.boxes_xyxy), amodal, rates)
     if objects.amodal_segmentations is not None and objects.segmentations is not None and sizes_hw is not None:
-        outlined = (objects.amodal_segmentations.kinds != Outline.NONE) & (objects.segmentations.kinds != Outline.NONE)
-        rows = np.flatnonzero(outlined)
-        some = objects.take(rows)
-        visible, whole = (
-            mask_areas(replace(some, segmentations=outlines), sizes_hw=sizes_hw, side="truth")
-            for outlines in (some.segmentations, some.amodal_segmentations)
+        has_masks = (objects.amodal_segmentations.kinds != Outline.NONE) & (objects.segmentations.kinds != Outline.NONE)
+        rows = np.flatnonzero(has_masks)
+        with_masks = objects.take(rows)
+        visible, amodal = (
+            mask_areas(replace(with_masks, segmentations=segmentations), sizes_hw=sizes_hw, side="ground_truth")
+            for segmentations in (with_masks.segmentations, with_masks.amodal_segmentations)
         )
-        shares[rows] = _hidden(visible, whole, shares[rows])
+        rates[rows] = _hidden_fraction(visible, amodal, rates[rows])
     if "occlude_rate" in objects.columns:
         stated = objects.columns["occlude_rate"].astype(np.float64)
-        shares = np.where(np.isnan(stated), shares, stated)
-    return np.clip(shares, 0, 1)
+        rates = np.where(np.isnan(stated), rates, stated)
+    return np.clip(rates, 0, 1)
 
 
-def _hidden(visible: np.ndarray, whole: np.ndarray, otherwise: np.ndarray) -> Float[np.ndarray, "n"]:
-    known: Bool[np.ndarray, "n"] = np.greater(whole, 0)  # False for NaN too
-    return np.where(known, 1 - np.divide(visible, whole, out=np.ones_like(whole), where=known), otherwise)
+def _hidden_fraction(visible: np.ndarray, amodal: np.ndarray, default: np.ndarray) -> Float[np.ndarray, "n"]:
+    is_known: Bool[np.ndarray, "n"] = np.greater(amodal, 0)  # False for NaN too
+    return np.where(is_known, 1 - np.divide(visible, amodal, out=np.ones_like(amodal), where=is_known), default)
 
 
-def _whole(objects: Objects) -> Objects:
+def _with_amodal(objects: Objects) -> Objects:
     """Return the objects with amodal boxes and masks in place of the visible ones, where present."""
     amodal = objects.amodal_boxes_xyxy
     if amodal is not None:
         is_amodal = np.isfinite(amodal).all(axis=1, keepdims=True)
         columns = {name: column for name, column in objects.columns.items() if name != "box_sizes_wh"}
         objects = replace(objects, boxes_xyxy=np.where(is_amodal, amodal, objects.boxes_xyxy), columns=columns)
-    outlines = objects.amodal_segmentations
-    if outlines is None:
+    segmentations = objects.amodal_segmentations
+    if segmentations is None:
         return objects
-    visible, is_amodal = objects.segmentations, outlines.kinds != Outline.NONE
+    visible, is_amodal = objects.segmentations, segmentations.kinds != Outline.NONE
     if visible is not None and not is_amodal.all():
-        outlines = Segmentations.build(
-            (outlines if is_amodal[row] else visible).outline(row) for row in range(len(objects))
+        segmentations = Segmentations.build(
+            (segmentations if is_amodal[row] else visible).outline(row) for row in range(len(objects))
         )
-    return replace(objects, segmentations=outlines)
+    return replace(objects, segmentations=segmentations)

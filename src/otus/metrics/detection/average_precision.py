@@ -39,7 +39,7 @@ class DetectionProtocol(Protocol[Result]):
         """Match the detections of ``ranked``."""
 
     def figures(self, matches: MatchResults, categories: Categories) -> Result:
-        """The figures, of outcomes ordered by label, image and rank."""
+        """Compute the figures from matches ordered by label, image and rank."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,19 +83,19 @@ class AveragePrecision(Generic[Result]):
         ground_truth, predictions
             Objects whose ``image_index`` counts from 0 to M - 1.
         image_ids
-            M names or numbers; detections of equal score rank in the order of their images' ids.
+            M ids, str or int; detections of equal score are ranked in the order of the ids of their images.
         sizes_hw
-            (M, 2), needed for masks.
+            (M, 2) heights and widths of the images, needed for masks.
 
         Raises
         ------
         DataError
-            An invalid record: a score or box that is not finite, a negative size, an unknown label or image.
+            If a record is invalid: a score or box that is not finite, a negative size, an unknown label or image.
         UsageError
-            An image was added before, or predictions have no scores.
+            If an image was added before, or the predictions have no scores.
         """
         ids = np.asarray(image_ids)
-        for side, objects in (("truth", ground_truth), ("predictions", predictions)):
+        for side, objects in (("ground_truth", ground_truth), ("predictions", predictions)):
             validate_objects(objects, side, label_count=len(self.categories), image_count=len(ids))
         if predictions.scores is None:
             raise UsageError("predictions: expected scores, got none")
@@ -132,10 +132,10 @@ class AveragePrecision(Generic[Result]):
         if not self._shards:
             raise UsageError("nothing to compute: call update first (with no images for an empty data set)")
         ids = np.concatenate([shard.image_ids for shard in self._shards])
-        before = np.cumsum([0, *(len(shard.image_ids) for shard in self._shards)])
+        first_images = np.cumsum([0, *(len(shard.image_ids) for shard in self._shards)])
         parts = [
             replace(shard.matches, image_index=shard.matches.image_index + first)
-            for shard, first in zip(self._shards, before, strict=False)
+            for shard, first in zip(self._shards, first_images, strict=False)
         ]
         order = np.empty(len(ids), dtype=np.int64)
         order[np.argsort(ids, kind="stable")] = np.arange(len(ids))
@@ -150,12 +150,12 @@ def validate_objects(
     image_count: int,
     report: Callable[[DataError], object] | None = None,
 ) -> Objects:
-    """Return the objects without invalid records: numbers that are not finite, negative sizes, unknown labels or images.
+    """Drop objects with invalid records: numbers that are not finite, negative sizes, unknown labels or images.
 
     Parameters
     ----------
     side
-        ``ground_truth`` or ``predictions``, for messages.
+        ``ground_truth`` or ``predictions``, for error messages.
     report
         Called with a DataError for each invalid record (default: the first is raised).
     """
@@ -174,23 +174,23 @@ def validate_objects(
     if objects.keypoints is not None:
         expectations.append(("keypoints", np.isfinite(objects.keypoints).all(axis=(1, 2)), "finite numbers"))
     valid = np.ones(len(objects), dtype=bool)
-    for field, as_expected, expected in expectations:
-        for record in np.flatnonzero(valid & ~as_expected).tolist():
-            fault = DataError(
+    for field, is_valid, expected in expectations:
+        for record in np.flatnonzero(valid & ~is_valid).tolist():
+            error = DataError(
                 f"expected {expected}, got {np.asarray(getattr(objects, field)[record]).tolist()}",
                 where=f"{side}[{record}] (id {objects.ids[record]}).{field}",
                 remedy="correct or remove this record",
                 kind=f"bad_{field}",
             )
             if report is None:
-                raise fault
-            report(fault)
-        valid &= as_expected
+                raise error
+            report(error)
+        valid &= is_valid
     return objects if valid.all() else objects.take(valid)
 
 
 def _all_valid(objects: Objects, *, label_count: int, image_count: int) -> bool:
-    """Whether all records are valid, by minima and maxima of whole columns: the fast path."""
+    """Return whether all records are valid: the fast path, by minima and maxima of whole columns."""
     if not len(objects):
         return True
     boxes, labels, image = objects.boxes_xyxy, objects.labels, objects.image_index

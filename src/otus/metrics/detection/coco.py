@@ -1,18 +1,17 @@
 """The COCO protocol: average precision over IoU 0.50:0.05:0.95, by area, with a limit on detections.
 
-Rules of cocodataset.org/#detection-eval as its code has them (pycocotools 2.0, ``cocoeval.py``; BSD), to the bit:
+The rules of cocodataset.org/#detection-eval, bit for bit as in pycocotools 2.0 (``cocoeval.py``; BSD):
 
-- per image and category only the ``max_dets`` highest-scoring detections are kept, the first of ties;
+- per image and category only the ``max_dets`` highest-scoring detections are kept (ties: the first);
 - crowds, objects outside the area range, and for keypoints objects without a labelled keypoint, are ignored: they are no
-  positives, and a detection matched to one is ignored. A crowd may be matched many times.
-  Regions to be ignored (:mod:`otus.metrics.detection.ignore_regions`), which COCO does not have, are crowds of every
-  category;
-- an unmatched detection outside the area range is ignored too. A detection's area is its box's (its mask's where the
-  file gives masks without boxes), an object's is what the file says;
-- precision is interpolated and read at 101 recalls, reached or passed; AP is the mean over recalls, IoUs and categories.
+  positives, and a detection matched to one is ignored. A crowd may be matched any number of times. Ignore regions
+  (:mod:`otus.metrics.detection.ignore_regions`), which COCO does not have, are crowds of every category;
+- an unmatched detection outside the area range is ignored too. The area of a detection is that of its box (of its mask,
+  if the file has masks without boxes); the area of an object is the one that the file states;
+- precision is interpolated and read at 101 recall thresholds; AP is the mean over recalls, IoUs and categories.
 
-Departures: an object with id 0 can be matched (there, its detection is a false positive); AP with
-``max_dets`` other than (1, 10, 100) is a figure (there -1); what is not defined is NaN in figures (there -1).
+Departures from pycocotools: an object with id 0 can be matched (there, its detection is a false positive); AP is also
+computed if ``max_dets`` is not (1, 10, 100) (there -1); undefined figures are NaN (there -1).
 
 Shape shorthand: T IoU thresholds, R recall thresholds, K categories, A area ranges, M limits on detections.
 """
@@ -64,9 +63,10 @@ class CocoProtocol:
     recall_thresholds
         Recalls at which precision is read (default: 0, 0.01 … 1).
     similarity
-        Similarity in place of the kind's own, e.g. :class:`otus.metrics.detection.oriented.OrientedBoxes`.
+        Similarity to use, e.g. :class:`otus.metrics.detection.oriented.OrientedBoxes` (default: IoU or OKS, by
+        ``kind``).
     named_ious
-        IoU thresholds whose AP is a figure as well: AP50, AP75.
+        IoU thresholds whose AP is a separate figure: AP50, AP75.
     """
 
     kind: Kind = "bbox"
@@ -110,12 +110,12 @@ class CocoProtocol:
         """Match the detections of ``ranked`` by COCO's rule; ``sizes_hw`` is needed for masks."""
         if self.similarity is not None:
             ground_truth, predictions = self.similarity.view(ground_truth, predictions, sizes_hw=sizes_hw)
-        chosen, true = ranked.detections, ranked.ground_truths
-        crowd = ground_truth.is_crowd[true]
-        ignored = self._outside_area_ranges(ground_truth.areas[true]) | crowd[:, None]
+        detections, ground_truths = ranked.detections, ranked.ground_truths
+        crowd = ground_truth.is_crowd[ground_truths]
+        ignored = self._outside_area_ranges(ground_truth.areas[ground_truths]) | crowd[:, None]
         if self.kind == "keypoints" and ground_truth.keypoints is not None:
-            ignored |= ~np.any(ground_truth.keypoints[true, :, 2] > 0, axis=1, keepdims=True)
-        ignored_unmatched = self._outside_area_ranges(predictions.areas[chosen])
+            ignored |= ~np.any(ground_truth.keypoints[ground_truths, :, 2] > 0, axis=1, keepdims=True)
+        ignored_unmatched = self._outside_area_ranges(predictions.areas[detections])
         rows, outcomes = match_greedily(
             self._pairs(ground_truth, predictions, ranked, categories, sizes_hw),
             thresholds=np.array(self.iou_thresholds),
@@ -123,11 +123,11 @@ class CocoProtocol:
             crowd=crowd,
             ignored_unmatched=ignored_unmatched,
         )
-        true_labels = ground_truth.labels[true]
-        positives = [np.bincount(true_labels[~column], minlength=len(categories)) for column in ignored.T]
+        gt_labels = ground_truth.labels[ground_truths]
+        positives = [np.bincount(gt_labels[~column], minlength=len(categories)) for column in ignored.T]
         return MatchResults(
-            labels=predictions.labels[chosen],
-            image_index=predictions.image_index[chosen],
+            labels=predictions.labels[detections],
+            image_index=predictions.image_index[detections],
             ranks=ranked.ranks,
             scores=ranked.scores,
             ignored_unmatched=ignored_unmatched,
@@ -167,7 +167,7 @@ class CocoProtocol:
                 )
 
     def figures(self, matches: MatchResults, categories: Categories) -> "CocoResult":
-        """Compute the curves and figures."""
+        """Compute curves and figures."""
         recalls = np.array(self.recall_thresholds)
         return CocoResult(
             self, categories, interpolated_curves(matches, recall_thresholds=recalls, max_dets=self.max_dets)
@@ -183,7 +183,7 @@ class CocoResult:
     protocol, categories
         Protocol and categories of the evaluation.
     curves
-        ``precision``, ``recall`` and ``scores`` as pycocotools' ``eval`` has them.
+        ``precision``, ``recall`` and ``scores`` as in pycocotools' ``eval``.
     """
 
     protocol: CocoProtocol
@@ -193,14 +193,17 @@ class CocoResult:
     """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl; for keypoints AP, AP50, AP75, APm, APl, AR, AR50,
     AR75, ARm, ARl. NaN without positives."""
     per_category: Mapping[str, Mapping[str, float]] = field(init=False)
-    """AP, AP50 and AP75 by the category's name; for keypoints of the categories that have some."""
+    """AP, AP50 and AP75 by category name; for keypoints only of the categories with keypoints."""
 
     def __post_init__(self) -> None:
         has_keypoints = {name for name, _ in self.categories.keypoints}
         per_category = {
             name: {
                 "AP": self.mean("precision", label=label),
-                **{_named("AP", iou): self.mean("precision", iou=iou, label=label) for iou in self.protocol.named_ious},
+                **{
+                    _figure_name("AP", iou): self.mean("precision", iou=iou, label=label)
+                    for iou in self.protocol.named_ious
+                },
             }
             for label, name in enumerate(self.categories)
             if self.protocol.kind != "keypoints" or name in has_keypoints
@@ -210,16 +213,16 @@ class CocoResult:
 
     def _figures(self) -> dict[str, float]:
         protocol, mean = self.protocol, self.mean
-        further = list(enumerate(protocol.area_ranges))[1:]
+        sub_ranges = list(enumerate(protocol.area_ranges))[1:]
         figures = {"AP": mean("precision")}
-        figures |= {_named("AP", iou): mean("precision", iou=iou) for iou in protocol.named_ious}
-        figures |= {f"AP{area.name}": mean("precision", area=i) for i, area in further}
+        figures |= {_figure_name("AP", iou): mean("precision", iou=iou) for iou in protocol.named_ious}
+        figures |= {f"AP{area.name}": mean("precision", area=i) for i, area in sub_ranges}
         if protocol.kind == "keypoints":
             figures["AR"] = mean("recall")
-            figures |= {_named("AR", iou): mean("recall", iou=iou) for iou in protocol.named_ious}
+            figures |= {_figure_name("AR", iou): mean("recall", iou=iou) for iou in protocol.named_ious}
         else:
             figures |= {f"AR{limit}": mean("recall", limit=i) for i, limit in enumerate(protocol.max_dets)}
-        return figures | {f"AR{area.name}": mean("recall", area=i) for i, area in further}
+        return figures | {f"AR{area.name}": mean("recall", area=i) for i, area in sub_ranges}
 
     def mean(
         self,
@@ -250,5 +253,5 @@ class CocoResult:
         return float(np.mean(defined)) if defined.size else float("nan")
 
 
-def _named(figure: str, iou: float) -> str:
+def _figure_name(figure: str, iou: float) -> str:
     return f"{figure}{round(100 * iou)}"

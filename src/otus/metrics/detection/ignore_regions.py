@@ -1,12 +1,12 @@
 """Ignore regions, in which detections of any category are ignored: KITTI's DontCare, VisDrone's ignored regions.
 
-Such a region is a crowd (``is_crowd``) with the column ``ignored``, for every category: an unmatched detection is ignored
+Such a region is a crowd (``is_crowd``) of every category with the column ``ignored``: an unmatched detection is ignored
 if intersection / area of the detection reaches the IoU threshold. This is the rule of KITTI's development kit
-(``evaluate_object.cpp``: the overlap over the detection's area exceeds the class's own minimal overlap, 0.7 for cars and
-0.5 for others) and COCO's of crowds. VisDrone's kit drops, before anything is matched, detections and objects of which half
-lies in the union of the regions; here an object there may be found.
+(``evaluate_object.cpp``: intersection / area of the detection exceeds the minimum IoU of the class, 0.7 for cars and
+0.5 for others) and COCO's rule for crowds. VisDrone's kit instead drops detections and objects of which half lies in
+the union of the regions, before matching; here, an object in a region may be matched.
 
-Shape shorthand: N true objects, R rows of objects and of regions repeated for categories.
+Shape shorthand: N ground truths, R rows of objects and of regions repeated for categories.
 """
 
 from dataclasses import replace
@@ -20,14 +20,14 @@ COLUMN = "ignored"
 
 
 def ignore_regions(objects: Objects) -> Bool[np.ndarray, "n"]:
-    """Return (N,) which objects are ignore regions."""
+    """Return a mask (N,) of the objects that are ignore regions."""
     if COLUMN not in objects.columns:
         return np.zeros(len(objects), dtype=bool)
     return objects.is_crowd & (objects.columns[COLUMN] == 1)
 
 
 def repeat_ignore_regions(ground_truth: Objects, predictions: Objects) -> tuple[Int[np.ndarray, "r"], Objects]:
-    """Repeat each ignore region for every category detected in its image; return (R,) old rows, and the ground truth.
+    """Repeat each ignore region for every category detected in its image; return original rows (R,) and ground truth.
 
     >>> region = {"is_crowd": [True], "columns": {"ignored": np.array([True])}}
     >>> ground_truth = Objects.build(image_index=[0], labels=[5], boxes_xyxy=[[0, 0, 9, 9]], **region)
@@ -43,24 +43,24 @@ def repeat_ignore_regions(ground_truth: Objects, predictions: Objects) -> tuple[
     detected = np.unique(np.stack([predictions.image_index, predictions.labels]), axis=1)
     first, last = (np.searchsorted(detected[0], ground_truth.image_index[regions], side) for side in ("left", "right"))
     counts = last - first
-    chosen = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+    categories = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
     objects = np.flatnonzero(~is_region)
     rows = np.concatenate([objects, np.repeat(regions, counts)])
-    labels = np.concatenate([ground_truth.labels[objects], detected[1, chosen]])
+    labels = np.concatenate([ground_truth.labels[objects], detected[1, categories]])
     order = np.argsort(ground_truth.image_index[rows], kind="stable")
     return rows[order], replace(ground_truth.take(rows[order]), labels=labels[order])
 
 
 def complete_regions(objects: Objects) -> Objects:
-    """Add segmentation and corners to ignore regions, made from their boxes, if other objects have these."""
+    """Add segmentations and corners made from their boxes to ignore regions, if other objects have these."""
     is_region = ignore_regions(objects)
     changes: dict[str, object] = {}
-    outlines, corners_xy = objects.segmentations, objects.corners_xy
-    if outlines is not None and (is_region & (outlines.kinds == Outline.NONE)).any():
+    segmentations, corners_xy = objects.segmentations, objects.corners_xy
+    if segmentations is not None and (is_region & (segmentations.kinds == Outline.NONE)).any():
         boxes = _corners(objects)
-        bare = (is_region & (outlines.kinds == Outline.NONE)).tolist()
+        lacks_segmentation = (is_region & (segmentations.kinds == Outline.NONE)).tolist()
         changes["segmentations"] = Segmentations.build(
-            [boxes[row]] if is_bare else outlines.outline(row) for row, is_bare in enumerate(bare)
+            [boxes[row]] if lacks else segmentations.outline(row) for row, lacks in enumerate(lacks_segmentation)
         )
     if corners_xy is not None and is_region.any():
         missing = is_region & np.isnan(corners_xy).any(axis=(1, 2))

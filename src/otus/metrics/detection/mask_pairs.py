@@ -1,7 +1,7 @@
-"""Pairs of masks by IoU, computed on polygons and RLE: no dense masks.
+"""Pairs of masks by IoU, computed from polygons and RLE without dense masks.
 
-Polygons become pixels as in COCO's mask API, to the pixel; :class:`otus.structures.Masks` by way of pycocotools is the
-readable reference.
+Polygons are rasterised to exactly the pixels of COCO's mask API; :class:`otus.structures.Masks`, which uses
+pycocotools, is the readable reference.
 """
 
 from typing import NamedTuple
@@ -33,36 +33,36 @@ def mask_pairs(
     sizes_hw: Int[np.ndarray, "m 2"] | None,
     min_similarity: float,
 ) -> Pairs:
-    """Return pairs by IoU of masks; with a crowd the IoU is intersection / area of the detection, as in COCO.
+    """Return pairs by IoU of masks; with a crowd, intersection / area of the detection, as in COCO.
 
     Raises
     ------
     DataError
-        An object without a segmentation, or run lengths of another size than its image.
+        If an object has no segmentation, or run lengths of another size than its image.
     UsageError
-        The sizes of the images are missing.
+        If the sizes of the images are missing.
     """
     if sizes_hw is None:
         raise UsageError("masks: expected sizes_hw, the sizes of the images")
-    for side, objects in (("truth", ground_truth), ("predictions", predictions)):
+    for side, objects in (("ground_truth", ground_truth), ("predictions", predictions)):
         if objects.segmentations is None and len(objects):
             raise UsageError(f"masks: {side}: no masks")
     sizes = np.asarray(sizes_hw, dtype=np.int64)
-    # A detection without a ground truth of its category in the image is in no pair: its mask is not decoded.
-    decoded = np.flatnonzero(ranked.spans[:, 1] > ranked.spans[:, 0])
-    true = _Intervals.from_objects(ground_truth, ranked.ground_truths, sizes, "truth")
-    true_boxes_area = boxes.area(true.boxes_xyxy)
+    # Only detections with a ground truth of their category in the image can be in a pair; other masks are not decoded.
+    candidates = np.flatnonzero(ranked.spans[:, 1] > ranked.spans[:, 0])
+    gt = _Intervals.from_objects(ground_truth, ranked.ground_truths, sizes, "ground_truth")
+    gt_box_areas = boxes.area(gt.boxes_xyxy)
     crowd = ground_truth.is_crowd[ranked.ground_truths]
     counts = np.zeros(len(ranked.detections), dtype=np.int64)
     all_gt, all_ious = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
-    for first in range(0, len(decoded), _CHUNK):
-        chunk = decoded[first : first + _CHUNK]
-        found = _Intervals.from_objects(predictions, ranked.detections[chunk], sizes, "predictions")
+    for first in range(0, len(candidates), _CHUNK):
+        chunk = candidates[first : first + _CHUNK]
+        detections = _Intervals.from_objects(predictions, ranked.detections[chunk], sizes, "predictions")
         offsets, ground_truths, _ = box_kernels.box_pairs(
-            found.boxes_xyxy,
-            boxes.area(found.boxes_xyxy),
-            true.boxes_xyxy,
-            true_boxes_area,
+            detections.boxes_xyxy,
+            boxes.area(detections.boxes_xyxy),
+            gt.boxes_xyxy,
+            gt_box_areas,
             crowd,
             ranked.spans[chunk],
             np.nextafter(0, 1) if min_similarity > 0 else 0.0,
@@ -71,8 +71,8 @@ def mask_pairs(
         all_gt.append(ground_truths)
         all_ious.append(
             kernels.interval_ious(
-                offsets, ground_truths, found.offsets, found.intervals, found.areas,
-                true.offsets, true.intervals, true.areas, crowd,
+                offsets, ground_truths, detections.offsets, detections.intervals, detections.areas,
+                gt.offsets, gt.intervals, gt.areas, crowd,
             )
         )  # fmt: skip
     offsets = np.concatenate([[0], np.cumsum(counts)])
@@ -82,37 +82,37 @@ def mask_pairs(
 def mask_ious(
     pairs: Pairs,
     ground_truth: Objects,
-    true_rows: Int[np.ndarray, "g"],
+    gt_rows: Int[np.ndarray, "g"],
     predictions: Objects,
-    found_rows: Int[np.ndarray, "d"],
+    detection_rows: Int[np.ndarray, "d"],
     *,
     sizes_hw: Int[np.ndarray, "m 2"],
 ) -> Float[np.ndarray, "p"]:
-    """Return the IoU of given pairs: detection i is prediction ``found_rows[i]``, true object j ``true_rows[j]``."""
+    """Return the IoU of pairs; detection i is row ``detection_rows[i]``, ground truth j is row ``gt_rows[j]``."""
     sizes = np.asarray(sizes_hw, dtype=np.int64)
-    true = _Intervals.from_objects(ground_truth, true_rows, sizes, "truth")
-    crowd = ground_truth.is_crowd[true_rows]
+    gt = _Intervals.from_objects(ground_truth, gt_rows, sizes, "ground_truth")
+    crowd = ground_truth.is_crowd[gt_rows]
     parts = [np.zeros(0)]
-    for first in range(0, len(found_rows), _CHUNK):
-        last = min(first + _CHUNK, len(found_rows))
-        found = _Intervals.from_objects(predictions, found_rows[first:last], sizes, "predictions")
+    for first in range(0, len(detection_rows), _CHUNK):
+        last = min(first + _CHUNK, len(detection_rows))
+        detections = _Intervals.from_objects(predictions, detection_rows[first:last], sizes, "predictions")
         offsets = pairs.offsets[first : last + 1]
         parts.append(
             kernels.interval_ious(
                 offsets - offsets[0], pairs.ground_truths[offsets[0] : offsets[-1]],
-                found.offsets, found.intervals, found.areas, true.offsets, true.intervals, true.areas, crowd,
+                detections.offsets, detections.intervals, detections.areas, gt.offsets, gt.intervals, gt.areas, crowd,
             )
         )  # fmt: skip
     return np.concatenate(parts)
 
 
 def mask_areas(objects: Objects, *, sizes_hw: Int[np.ndarray, "m 2"], side: str) -> Float[np.ndarray, "n"]:
-    """Return the area of each mask in pixels; errors as of :func:`mask_pairs`, where ``side`` is truth or predictions."""
+    """Return the area of each mask in pixels; errors as in :func:`mask_pairs`, where ``side`` names the objects."""
     return _Intervals.from_objects(objects, np.arange(len(objects)), np.asarray(sizes_hw, dtype=np.int64), side).areas
 
 
 class _Intervals(NamedTuple):
-    """The pixels of N masks: those of mask i are ``intervals[offsets[i]:offsets[i + 1]]``, numbered down the columns."""
+    """The pixels of N masks: those of mask i are ``intervals[offsets[i]:offsets[i + 1]]``, as column-major indices."""
 
     offsets: Int[np.ndarray, "n_plus_1"]
     intervals: Int[np.ndarray, "i 2"]
@@ -121,31 +121,31 @@ class _Intervals(NamedTuple):
 
     @classmethod
     def from_objects(
-        cls, objects: Objects, chosen: Int[np.ndarray, "n"], sizes_hw: Int[np.ndarray, "m 2"], side: str
+        cls, objects: Objects, rows: Int[np.ndarray, "n"], sizes_hw: Int[np.ndarray, "m 2"], side: str
     ) -> "_Intervals":
-        outlines = objects.segmentations or Segmentations.build([])
-        missing = outlines.kinds[chosen] == Outline.NONE
+        segmentations = objects.segmentations or Segmentations.build([])
+        missing = segmentations.kinds[rows] == Outline.NONE
         if missing.any():
-            record = int(chosen[np.argmax(missing)])
+            record = int(rows[np.argmax(missing)])
             raise DataError(
                 "expected a segmentation, got none",
                 where=f"{side}[{record}] (id {objects.ids[record]}).segmentation",
-                remedy=f"{missing.sum()} of {len(chosen)} have none; compare boxes (bbox), or remove these objects",
+                remedy=f"{missing.sum()} of {len(rows)} have none; evaluate boxes (bbox), or remove these objects",
             )
-        *arrays, (faulty, code) = kernels.outline_intervals(
-            chosen,
-            outlines.kinds == Outline.RLE,
-            outlines.rings,
-            outlines.points,
-            outlines.points_xy,
-            outlines.counts,
-            outlines.counts_bytes,
-            sizes_hw[objects.image_index[chosen]],
+        *arrays, (faulty, code) = kernels.segmentation_intervals(
+            rows,
+            segmentations.kinds == Outline.RLE,
+            segmentations.rings,
+            segmentations.points,
+            segmentations.points_xy,
+            segmentations.counts,
+            segmentations.counts_bytes,
+            sizes_hw[objects.image_index[rows]],
         )
         if code != kernels.VALID:
-            record = int(chosen[faulty])
+            record = int(rows[faulty])
             height, width = sizes_hw[objects.image_index[record]].tolist()
-            counts = np.frombuffer(outlines.rle(record) or b"", dtype=np.uint8)
+            counts = np.frombuffer(segmentations.rle(record) or b"", dtype=np.uint8)
             total = int(total_pixels(counts, np.array([0, len(counts)]))[0])
             raise DataError(
                 _PROBLEMS[code if total >= 0 else kernels.INVALID_RUN_LENGTHS].format(

@@ -1,7 +1,7 @@
 """Pairs of a detection and a ground truth of one image and label whose similarity (IoU or OKS) reaches a minimum.
 
-Shape shorthand: D detections, G ground truths, P pairs, K keypoints. Only pairs that reach the lowest threshold are kept,
-so their number grows with the detections, whatever the number of images, labels and thresholds.
+Shape shorthand: D detections, G ground truths, P pairs, K keypoints. Only pairs that reach the lowest threshold are
+kept, so memory grows with the number of detections, not with that of images, labels and thresholds.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from otus.structures import Objects, boxes
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """P pairs by detection: those of detection i are ``offsets[i]`` to ``offsets[i + 1]``, ground truths ascending.
+    """P pairs in the order of detections: those of detection i are ``offsets[i]`` to ``offsets[i + 1]``.
 
     Parameters
     ----------
     offsets
-        (D + 1,).
+        (D + 1,) first pair of each detection.
     ground_truths
-        (P,) indices into ``RankedDetections.ground_truths``.
+        (P,) indices into ``RankedDetections.ground_truths``, ascending for each detection.
     similarities
         (P,) IoU or OKS.
     """
@@ -36,7 +36,7 @@ class Pairs:
     similarities: Float[np.ndarray, "p"]
 
     def rows(self) -> tuple[Int[np.ndarray, "d"], Int[np.ndarray, "c"]]:
-        """Number the C candidates, i.e. detections in a pair: (D,) numbers, -1 for others, and (C,) detection indices."""
+        """Number the C candidates (detections in a pair): return (D,) numbers, -1 for others, and (C,) detections."""
         candidates = np.flatnonzero(np.diff(self.offsets))
         rows = np.full(len(self.offsets) - 1, -1, dtype=np.int32)
         rows[candidates] = np.arange(len(candidates), dtype=np.int32)
@@ -47,27 +47,28 @@ class Pairs:
         return self.select(self.similarities >= min_similarity)
 
     def select(self, kept: Bool[np.ndarray, "p"]) -> "Pairs":
-        """Return the pairs of a (P,) bool mask, of the same D detections."""
-        before = np.concatenate([[0], np.cumsum(kept)])
-        return Pairs(before[self.offsets], self.ground_truths[kept], self.similarities[kept])
+        """Return the pairs of a (P,) bool mask; the D detections stay the same."""
+        first_pairs = np.concatenate([[0], np.cumsum(kept)])
+        return Pairs(first_pairs[self.offsets], self.ground_truths[kept], self.similarities[kept])
 
 
 @dataclass(frozen=True, eq=False)
 class RankedDetections:
-    """Detections and ground truths, both ordered by label and image, detections also by falling score.
+    """Detections and ground truths, ordered by label and image; detections also by descending score.
 
     Parameters
     ----------
     detections
-        (D,) indices of the predictions within the limit.
+        (D,) indices of the predictions, only those within the limit.
     scores
-        (D,).
+        (D,) scores of the detections.
     ranks
-        (D,) rank of each within its label and image, from 0.
+        (D,) rank of each detection within its label and image, from 0.
     ground_truths
         (G,) indices into the ground truths.
     spans
-        (D, 2): the ground truths with the label and image of detection i are ``ground_truths[spans[i, 0]:spans[i, 1]]``.
+        (D, 2): the ground truths with the label and image of detection i are ``ground_truths[spans[i, 0]:spans[i,
+        1]]``.
     """
 
     detections: Int[np.ndarray, "d"]
@@ -96,22 +97,25 @@ class RankedDetections:
         return cls(detections, scores[detections], ranks, ground_truths, spans)
 
     def split(self, count: int) -> "list[RankedDetections]":
-        """Split into about ``count`` parts of equal size, never within an image and label; each ground truth is in one."""
+        """Split into about ``count`` parts of equal size, never within an image and label.
+
+        Each ground truth is in one part.
+        """
         starts = np.flatnonzero(self.ranks == 0)
         targets = np.linspace(0, len(self.ranks), count, endpoint=False)[1:]
         cuts = np.unique(starts[np.searchsorted(starts[1:], targets)]) if len(starts) else starts
         bounds = pairwise([0, *cuts.tolist(), len(self.ranks)])
-        true_bounds = pairwise([0, *self.spans[cuts, 0].tolist(), len(self.ground_truths)])
+        gt_bounds = pairwise([0, *self.spans[cuts, 0].tolist(), len(self.ground_truths)])
         return [
             RankedDetections(
                 self.detections[a:b], self.scores[a:b], self.ranks[a:b], self.ground_truths[g:h], self.spans[a:b] - g
             )
-            for (a, b), (g, h) in zip(bounds, true_bounds, strict=True)
+            for (a, b), (g, h) in zip(bounds, gt_bounds, strict=True)
         ]
 
 
 class Similarity(Protocol):
-    """A similarity in place of IoU of boxes, IoU of masks or OKS: of oriented boxes, cuboids …
+    """A similarity that replaces IoU of boxes, IoU of masks or OKS, e.g. of oriented boxes or cuboids.
 
     Implementations are values: metrics with equal similarities can be merged.
     """
@@ -119,9 +123,9 @@ class Similarity(Protocol):
     def view(
         self, ground_truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
     ) -> tuple[Objects, Objects]:
-        """Return both sides, row by row, with the ``areas`` that the protocol's area ranges apply to.
+        """Return ground truth and predictions with what is compared, and the ``areas`` that area ranges apply to.
 
-        Raises DataError if an object lacks what is compared.
+        Rows keep their order. Raises DataError if an object lacks what is compared.
         """
 
     def pairs(
@@ -139,7 +143,7 @@ class Similarity(Protocol):
 def box_sizes_wh(objects: Objects, chosen: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n 2"]:
     """Return widths and heights of chosen objects: the column ``box_sizes_wh`` if present, else from the corners.
 
-    With the width and height of the file, IoUs equal those of pycocotools exactly.
+    With the widths and heights stated in the file, IoUs equal those of pycocotools exactly.
     """
     if "box_sizes_wh" in objects.columns:
         return objects.columns["box_sizes_wh"][chosen].astype(np.float64, copy=False)
@@ -152,14 +156,14 @@ def _box_areas(objects: Objects, chosen: Int[np.ndarray, "n"]) -> Float[np.ndarr
 
 
 def box_pairs(ground_truth: Objects, predictions: Objects, ranked: RankedDetections, *, min_similarity: float) -> Pairs:
-    """Return pairs by IoU of boxes; with a crowd the IoU is intersection / area of the detection, as in COCO."""
-    chosen, true = ranked.detections, ranked.ground_truths
+    """Return pairs by IoU of boxes; with a crowd, intersection / area of the detection, as in COCO."""
+    detections, ground_truths = ranked.detections, ranked.ground_truths
     pairs = kernels.box_pairs(
-        predictions.boxes_xyxy[chosen].astype(np.float64, copy=False),
-        _box_areas(predictions, chosen),
-        ground_truth.boxes_xyxy[true].astype(np.float64, copy=False),
-        _box_areas(ground_truth, true),
-        ground_truth.is_crowd[true],
+        predictions.boxes_xyxy[detections].astype(np.float64, copy=False),
+        _box_areas(predictions, detections),
+        ground_truth.boxes_xyxy[ground_truths].astype(np.float64, copy=False),
+        _box_areas(ground_truth, ground_truths),
+        ground_truth.is_crowd[ground_truths],
         ranked.spans,
         min_similarity,
     )
@@ -176,22 +180,24 @@ def keypoint_pairs(
 ) -> Pairs:
     """Return pairs by object keypoint similarity (OKS).
 
-    For an object without labelled keypoints, the distance is that to its box, enlarged twice about the centre. Sums run over
-    labelled keypoints only, in pycocotools' order, and so agree exactly.
+    For an object without labelled keypoints, the distance is that to its box enlarged to three times its size. Sums run
+    over labelled keypoints only, in the order of pycocotools, so that results agree exactly.
     """
     if not len(ground_truth) or not len(predictions):
         return Pairs(np.zeros(len(ranked.detections) + 1, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
     if ground_truth.keypoints is None or predictions.keypoints is None:
-        raise UsageError(f"keypoints: the {'truth has' if ground_truth.keypoints is None else 'predictions have'} none")
-    counted = {ground_truth.keypoints.shape[1], predictions.keypoints.shape[1], len(sigmas)}
-    if len(counted) > 1:
+        raise UsageError(
+            f"keypoints: the {'ground truth has' if ground_truth.keypoints is None else 'predictions have'} none"
+        )
+    counts = {ground_truth.keypoints.shape[1], predictions.keypoints.shape[1], len(sigmas)}
+    if len(counts) > 1:
         raise ShapeError(
-            f"keypoints: {ground_truth.keypoints.shape[1]} an object, {predictions.keypoints.shape[1]} a prediction and "
-            f"{len(sigmas)} sigmas; all three must be equal"
+            f"keypoints: {ground_truth.keypoints.shape[1]} per object, {predictions.keypoints.shape[1]} per "
+            f"prediction and {len(sigmas)} sigmas; all three must be equal"
         )
     variances = (np.asarray(sigmas, dtype=np.float64) * 2) ** 2
     return pairs_by(
-        lambda true, chosen: _oks(ground_truth, true, predictions, chosen, variances),
+        lambda ground_truths, detections: _oks(ground_truth, ground_truths, predictions, detections, variances),
         ranked,
         min_similarity=min_similarity,
     )
@@ -205,33 +211,33 @@ def pairs_by(
 ) -> Pairs:
     """Return pairs by ``similarity(gt_indices, detection_indices)``, called for P pairs of one image and label."""
     counts = ranked.spans[:, 1] - ranked.spans[:, 0]
-    detection = np.repeat(np.arange(len(counts)), counts)
-    true = np.arange(len(detection)) - np.repeat(np.cumsum(counts) - counts, counts) + ranked.spans[detection, 0]
-    similarities = np.empty(len(detection))
-    step = 50_000  # bounds the memory of what the function makes
-    for first in range(0, len(detection), step):
+    detections = np.repeat(np.arange(len(counts)), counts)
+    gt = np.arange(len(detections)) - np.repeat(np.cumsum(counts) - counts, counts) + ranked.spans[detections, 0]
+    similarities = np.empty(len(detections))
+    step = 50_000  # bounds the memory of intermediate arrays
+    for first in range(0, len(detections), step):
         chunk = slice(first, first + step)
-        similarities[chunk] = similarity(ranked.ground_truths[true[chunk]], ranked.detections[detection[chunk]])
-    return Pairs(np.concatenate([[0], np.cumsum(counts)]), true, similarities).filter(min_similarity)
+        similarities[chunk] = similarity(ranked.ground_truths[gt[chunk]], ranked.detections[detections[chunk]])
+    return Pairs(np.concatenate([[0], np.cumsum(counts)]), gt, similarities).filter(min_similarity)
 
 
 def _oks(
-    ground_truth: Objects, true: np.ndarray, predictions: Objects, chosen: np.ndarray, variances: np.ndarray
+    ground_truth: Objects, gt_rows: np.ndarray, predictions: Objects, detection_rows: np.ndarray, variances: np.ndarray
 ) -> np.ndarray:
-    points = predictions.keypoints[chosen, :, :2]  # type: ignore[index]
-    keypoints = ground_truth.keypoints[true]  # type: ignore[index]
+    points = predictions.keypoints[detection_rows, :, :2]  # type: ignore[index]
+    keypoints = ground_truth.keypoints[gt_rows]  # type: ignore[index]
     labelled: Bool[np.ndarray, "p k"] = np.greater(keypoints[:, :, 2], 0)
     none_labelled: Bool[np.ndarray, "p 1"] = ~np.any(labelled, axis=1, keepdims=True)
-    corner, size = ground_truth.boxes_xyxy[true, :2], box_sizes_wh(ground_truth, true)
+    corner, size = ground_truth.boxes_xyxy[gt_rows, :2], box_sizes_wh(ground_truth, gt_rows)
     low, high = (corner - size)[:, None], (corner + size * 2)[:, None]
     outside = np.maximum(low - points, 0) + np.maximum(points - high, 0)
     delta = np.where(none_labelled[:, :, None], outside, points - keypoints[:, :, :2])
     squared = delta[:, :, 0] ** 2 + delta[:, :, 1] ** 2
-    closeness = np.exp(-(squared / variances / (ground_truth.areas[true] + np.spacing(1))[:, None] / 2))
+    similarity = np.exp(-(squared / variances / (ground_truth.areas[gt_rows] + np.spacing(1))[:, None] / 2))
     labelled = labelled | none_labelled
     counts = labelled.sum(axis=1)
-    similarities = np.empty(len(true))
+    similarities = np.empty(len(gt_rows))
     for count in np.unique(counts):
         rows = counts == count
-        similarities[rows] = closeness[rows][labelled[rows]].reshape(-1, count).sum(axis=1) / count
+        similarities[rows] = similarity[rows][labelled[rows]].reshape(-1, count).sum(axis=1) / count
     return similarities

@@ -2,8 +2,8 @@
 
 Shape shorthand: D detections, T IoU thresholds, R recall thresholds, K categories, A area ranges, M limits on detections.
 
-Going down the scores, recall = TP / positives and precision = TP / (TP + FP).
-The interpolated precision at a recall is the best precision at that recall or a higher one.
+In descending order of score, recall = TP / positives and precision = TP / (TP + FP). The interpolated precision at a
+recall is the highest precision at that recall or a higher one.
 """
 
 import os
@@ -18,21 +18,21 @@ from otus.metrics.detection import _curve_kernels as kernels
 from otus.metrics.detection.matching import MatchResults
 
 WORKERS = min(os.cpu_count() or 1, 8)
-"""Threads; the kernels run without the GIL."""
+"""Number of threads; the kernels release the GIL."""
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Interpolated curves, laid out as pycocotools' ``eval``: -1 where there are no positives.
+    """Interpolated curves in the layout of pycocotools' ``eval``: -1 where there are no positives.
 
     Parameters
     ----------
     precision
         (T, R, K, A, M) interpolated precision at each recall threshold.
     recall
-        (T, K, A, M) highest recall.
+        (T, K, A, M) maximum recall.
     scores
-        (T, R, K, A, M) score at which each recall threshold is reached, 0 where it is not.
+        (T, R, K, A, M) score at which each recall threshold is reached, 0 if it is not.
     """
 
     precision: Float[np.ndarray, "t r k a m"]
@@ -68,22 +68,22 @@ def interpolated_curves(
 
 
 def curve(
-    true: Bool[np.ndarray, "d"], false: Bool[np.ndarray, "d"], positives: int
+    is_true: Bool[np.ndarray, "d"], is_false: Bool[np.ndarray, "d"], positives: int
 ) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray, "d"]]:
-    """Return precision and recall after each detection, by falling score; ignored detections change neither."""
-    true_positives = np.cumsum(true).astype(np.float64)
-    counted = np.cumsum(false) + true_positives
+    """Return precision and recall after each detection, in descending order of score; ignored ones change neither."""
+    true_positives = np.cumsum(is_true).astype(np.float64)
+    counted = np.cumsum(is_false) + true_positives
     return true_positives / (counted + np.spacing(1)), true_positives / positives
 
 
 def envelope(precision: Float[np.ndarray, "d"]) -> Float[np.ndarray, "d"]:
-    """Return the precision envelope: the highest precision at each recall or a higher one."""
+    """Return the precision envelope: at each position, the highest precision from there on."""
     return np.maximum.accumulate(precision[::-1])[::-1]
 
 
 def interpolate(
     precision: Float[np.ndarray, "d"], recall: Float[np.ndarray, "d"], recall_thresholds: Float[np.ndarray, "r"]
 ) -> Float[np.ndarray, "r"]:
-    """Return the interpolated precision at each recall threshold, 0 where it is not reached."""
+    """Return the interpolated precision at each recall threshold, 0 if it is not reached."""
     positions = np.searchsorted(recall, recall_thresholds, side="left")
     return np.append(envelope(precision), 0.0)[positions]

@@ -1,4 +1,4 @@
-"""Checks that records have the field that a protocol compares."""
+"""Check that records have the field that a protocol compares."""
 
 import math
 from collections.abc import Callable
@@ -9,50 +9,53 @@ from jaxtyping import Bool, Float
 from otus.errors import DataError, UsageError
 from otus.structures import Objects, Outline
 
-_OPTIONAL = ("amodal_boxes_xyxy",)  # an object without it is not occluded
+_OPTIONAL = ("amodal_boxes_xyxy",)  # an object without an amodal box is not occluded
 
 
 def require_field(
     objects: Objects, field: str, side: str, *, report: Callable[[DataError], object] | None = None
 ) -> Objects:
-    """Return the objects with a valid field: ``segmentations``, or finite ``corners_xy`` or ``cuboids``.
+    """Drop objects whose field is missing or invalid.
 
-    Crowds may lack it, and any object may lack ``amodal_boxes_xyxy``. Sizes must not be negative. ``report``
-    is called with a DataError for each other record, which names record and field (default: raise the first).
+    Fields are ``segmentations``, ``corners_xy``, ``cuboids`` and ``amodal_boxes_xyxy``. Numbers must be finite and
+    sizes not negative. Crowds may lack the field; any object may lack ``amodal_boxes_xyxy``. ``report`` is called with
+    a DataError for each invalid record (default: raise the first).
 
     Raises
     ------
     UsageError
-        If no object has the field at all.
+        If no object has the field.
     """
     values = getattr(objects, field)
     if values is None:
         if len(objects) and field not in _OPTIONAL:
-            raise UsageError(f"{field}: the {side} {'has' if side == 'truth' else 'have'} none")
+            raise UsageError(
+                f"{field}: the {'ground truth has' if side == 'ground_truth' else 'predictions have'} none"
+            )
         return objects
     numbers: Float[np.ndarray, "n v"]
     if field == "segmentations":
         numbers = np.where(objects.segmentations.kinds != Outline.NONE, 0.0, np.nan)[:, None]  # type: ignore[union-attr]
     else:
         numbers = values.reshape(len(objects), math.prod(values.shape[1:]))
-    finite: Bool[np.ndarray, "n"] = np.isfinite(numbers).all(axis=1)
-    sized: Bool[np.ndarray, "n"] = np.greater_equal(_sizes(field, numbers), 0).all(axis=1)
-    may_lack: Bool[np.ndarray, "n"] = np.isnan(numbers).all(axis=1) if field in _OPTIONAL else objects.is_crowd
-    valid = may_lack | (finite & sized)
+    is_finite: Bool[np.ndarray, "n"] = np.isfinite(numbers).all(axis=1)
+    has_valid_size: Bool[np.ndarray, "n"] = np.greater_equal(_sizes(field, numbers), 0).all(axis=1)
+    is_exempt: Bool[np.ndarray, "n"] = np.isnan(numbers).all(axis=1) if field in _OPTIONAL else objects.is_crowd
+    valid = is_exempt | (is_finite & has_valid_size)
     for record in np.flatnonzero(~valid).tolist():
-        expected = "finite numbers" if not finite[record] else "sizes from 0 on"
+        expected = "finite numbers" if not is_finite[record] else "sizes of 0 or more"
         problem = "expected a segmentation, got none"
         if field != "segmentations":
             problem = f"expected {expected}, got {values[record].tolist()}"
-        fault = DataError(
+        error = DataError(
             problem,
             where=f"{side}[{record}] (id {objects.ids[record]}).{field}",
             remedy="correct or remove this record",
             kind=f"bad_{field}",
         )
         if report is None:
-            raise fault
-        report(fault)
+            raise error
+        report(error)
     return objects if valid.all() else objects.take(valid)
 
 

@@ -1,7 +1,7 @@
-"""The rules in which evaluation protocols differ, each as one setting.
+"""The rules in which evaluation protocols differ, as separate settings.
 
-:class:`~otus.metrics.detection.coco.CocoProtocol` and :class:`~otus.metrics.detection.voc.VocProtocol` are two points
-in this space, fast and exact; here every rule can be changed alone, so that a number can be explained
+:class:`~otus.metrics.detection.coco.CocoProtocol` and :class:`~otus.metrics.detection.voc.VocProtocol` are fast and
+exact for two combinations of rules; here each rule can be changed alone, to explain a difference of figures
 (:mod:`otus.metrics.diagnosis.assignment`).
 """
 
@@ -40,27 +40,28 @@ class Rules:
     Parameters
     ----------
     min_score
-        Detections of a lower score are dropped.
+        Minimum score of a detection.
     score_decimals
-        Decimals that scores are rounded to, which makes ties (default: not rounded).
+        Decimals to round scores to, which makes ties (default: no rounding).
     inclusive_boxes
-        Add 1 to x2 and y2, as code for inclusive integer corners does.
+        Whether to add 1 to x2 and y2, as code for inclusive integer corners does.
     max_dets
-        Limit on detections per image and category, None for no limit.
+        Maximum number of detections per image and category, None for no limit.
     matching
-        ``greedy``: each detection is matched to the unmatched ground truth of highest IoU (COCO). ``best_overlap``: to that
-        of highest IoU, matched already (then it is a false positive) or not (Pascal VOC).
+        ``greedy``: each detection is matched to the unmatched ground truth of highest IoU (COCO). ``best_overlap``:
+        each is compared only with the ground truth of highest IoU, and is a false positive if that is matched already
+        (Pascal VOC).
     crowd, difficult
-        Such objects are ``ignored`` (no positives, detections matched to them ignored), ``counted`` as all others, or
-        ``dropped`` (detections on them are false positives).
+        Whether these objects are ``ignored`` (no positives, and detections matched to them are ignored), ``counted``
+        like all others, or ``dropped`` (detections on them are false positives).
     area
-        Area range of the positives: ``all``, ``small``, ``medium``, ``large``.
+        Area range of the positives: ``all``, ``small``, ``medium`` or ``large``.
     iou_thresholds
-        Minimum IoUs of a match; AP is the mean over them.
+        Minimum IoUs of a match; AP is the mean over these thresholds.
     interpolation
-        Precision is read at ``101`` or ``11`` recalls, or the whole ``area`` is taken.
+        Precision is averaged over ``101`` or ``11`` recalls, or the ``area`` under the curve is computed.
     average
-        The mean runs over categories ``with_objects``; or ``with_objects_or_detections``, with 0 where there are no objects.
+        Mean over categories ``with_objects``, or ``with_objects_or_detections``, where AP is 0 without objects.
     """
 
     min_score: float = 0.0
@@ -88,21 +89,23 @@ class Rules:
 
     @property
     def area_range(self) -> AreaRange:
-        """The area range by its limits."""
+        """The limits of the area range."""
         return AREAS[self.area]
 
-    def average_precision(self, true: Bool[np.ndarray, "d"], false: Bool[np.ndarray, "d"], positives: int) -> float:
-        """Return AP of one category from its detections by falling score; NaN where there are no positives."""
+    def average_precision(
+        self, is_true: Bool[np.ndarray, "d"], is_false: Bool[np.ndarray, "d"], positives: int
+    ) -> float:
+        """Return AP of one category from its detections in descending order of score; NaN without positives."""
         if positives == 0:
             return float("nan")
-        precision, recall = curve(true, false, positives)
+        precision, recall = curve(is_true, is_false, positives)
         if self.interpolation == "area":
             return area_under_curve(precision, recall)
         return float(interpolate(precision, recall, self.recalls).mean())
 
     @property
     def recalls(self) -> Float[np.ndarray, "r"]:
-        """Recalls at which precision is read; empty for the whole area."""
+        """Recalls at which precision is read; empty for ``area``."""
         return {"101": np.linspace(0, 1, 101), "11": np.arange(11) * 0.1, "area": np.zeros(0)}[self.interpolation]
 
 
@@ -114,7 +117,7 @@ RULES = {
     "voc07": Rules(**_VOC, interpolation="11"),
     "voc12": Rules(**_VOC, interpolation="area"),
 }
-"""Rules by the name of the protocol."""
+"""Rules by name of the protocol."""
 
 
 def parse_rules(text: str) -> Rules:
@@ -123,7 +126,7 @@ def parse_rules(text: str) -> Rules:
     Raises
     ------
     UsageError
-        An unknown protocol or setting, or a value that does not fit.
+        If a protocol or setting is unknown, or a value is invalid.
 
     Examples
     --------
@@ -135,17 +138,17 @@ def parse_rules(text: str) -> Rules:
         raise UsageError(f"protocol: expected one of {', '.join(RULES)}, got {name!r}{did_you_mean(name, RULES)}")
     values = {field.name: getattr(RULES[name], field.name) for field in fields(Rules)}
     for setting in settings:
-        key, equals, value = setting.partition("=")
-        if key not in values or not equals:
+        key, separator, value = setting.partition("=")
+        if key not in values or not separator:
             known = ", ".join(values)
             raise UsageError(
                 f"{text}: expected NAME=VALUE with one of {known}, got {setting!r}{did_you_mean(key, values)}"
             )
-        values[key] = _read(key, value)
+        values[key] = _parse_value(key, value)
     return Rules(**values)
 
 
-def _read(key: str, value: str) -> Any:
+def _parse_value(key: str, value: str) -> Any:
     try:
         match key:
             case "min_score":

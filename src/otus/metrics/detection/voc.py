@@ -1,17 +1,17 @@
-"""Pascal VOC's average precision, of 2007 (11 points) and from 2010 on (the whole area); 2012 stands for the latter.
+"""Pascal VOC's average precision: of 2007 (11 points), and from 2010 on (area under the curve), here called 2012.
 
 Everingham et al., The Pascal Visual Object Classes Challenge: A Retrospective, IJCV 2015, and the development kit's
 ``VOCevaldet.m``:
 
-- a detection is compared with the ground truth of its category of highest IoU, already matched or not; with an IoU of 0.5
-  or more the first is a true positive, later ones are false positives (duplicates);
+- a detection is compared only with the ground truth of its category of highest IoU; if the IoU is 0.5 or more, the
+  first such detection is a true positive, later ones are false positives (duplicates);
 - objects marked ``difficult`` are not positives, and detections of them are ignored;
 - there is no limit on detections;
 - 2007: AP is the mean of the interpolated precision at recall 0, 0.1 … 1; later: the area under the interpolated curve.
 
-Departures: crowds (of other data sets) are not positives, and a false positive is ignored if half of it or more lies in
-one (:mod:`otus.metrics.detection.ignore_regions`); a category without objects is not defined, not 0; of equal scores
-the first stays first. Boxes have no "+ 1" here: pixels 1 to 10 of an annotation are [0, 10), which is the same.
+Departures: crowds (of other data sets) are not positives, and a false positive is ignored if at least half of it lies
+in one (:mod:`otus.metrics.detection.ignore_regions`); AP of a category without objects is NaN, not 0; equal scores keep
+their order. Boxes need no "+ 1": pixels 1 to 10 of an annotation are read as [0, 10), which has the same width.
 
 Shape shorthand: D detections, K categories.
 """
@@ -33,16 +33,16 @@ from otus.structures import Categories, Objects
 
 @dataclass(frozen=True)
 class VocProtocol:
-    """Pascal VOC's protocol; the column ``difficult`` of the ground truth is honoured where there is one.
+    """Pascal VOC's protocol; uses the column ``difficult`` of the ground truth if it has one.
 
     Parameters
     ----------
     year
-        2007: AP at 11 recalls; 2012: area under the whole curve.
+        2007: mean precision at 11 recalls; 2012: area under the curve.
     iou_threshold
         Minimum IoU of a true positive.
     similarity
-        Similarity in place of IoU of boxes.
+        Similarity to use (default: IoU of boxes).
     """
 
     year: Literal[2007, 2012] = 2012
@@ -70,10 +70,10 @@ class VocProtocol:
         """Match the detections of ``ranked`` by VOC's rule; ``sizes_hw`` is not needed for boxes."""
         if self.similarity is not None:
             ground_truth, predictions = self.similarity.view(ground_truth, predictions, sizes_hw=sizes_hw)
-        true = ranked.ground_truths
-        ignored = ground_truth.is_crowd[true]
+        ground_truths = ranked.ground_truths
+        ignored = ground_truth.is_crowd[ground_truths]
         if "difficult" in ground_truth.columns:
-            ignored = ignored | ground_truth.columns["difficult"][true].astype(bool)
+            ignored = ignored | ground_truth.columns["difficult"][ground_truths].astype(bool)
         if self.similarity is None:
             pairs = box_pairs(ground_truth, predictions, ranked, min_similarity=self.iou_threshold)
         else:
@@ -82,7 +82,7 @@ class VocProtocol:
             )
         rows, candidates = pairs.rows()
         offsets = np.append(pairs.offsets[candidates], pairs.offsets[-1])
-        positives = np.bincount(ground_truth.labels[true[~ignored]], minlength=len(categories))
+        positives = np.bincount(ground_truth.labels[ground_truths[~ignored]], minlength=len(categories))
         return MatchResults(
             labels=predictions.labels[ranked.detections],
             image_index=predictions.image_index[ranked.detections],
@@ -96,7 +96,7 @@ class VocProtocol:
                 pairs.similarities,
                 self.iou_threshold,
                 ignored,
-                ground_truth.is_crowd[true],
+                ground_truth.is_crowd[ground_truths],
             ),
             positives=positives[:, None],
         )
@@ -107,26 +107,26 @@ class VocProtocol:
         has_row = matches.rows >= 0
         outcomes[has_row] = matches.outcomes[matches.rows[has_row], 0, 0]
         starts = np.searchsorted(matches.labels, np.arange(len(categories) + 1))
-        average = {}
+        average_precision = {}
         for label, name in enumerate(categories):
-            here = slice(starts[label], starts[label + 1])
-            by_score = outcomes[here][np.argsort(-matches.scores[here], kind="stable")]
-            average[name] = self._average_precision(by_score, int(matches.positives[label, 0]))
-        return VocResult(self, categories, average)
+            rows = slice(starts[label], starts[label + 1])
+            by_score = outcomes[rows][np.argsort(-matches.scores[rows], kind="stable")]
+            average_precision[name] = self._average_precision(by_score, int(matches.positives[label, 0]))
+        return VocResult(self, categories, average_precision)
 
     def _average_precision(self, outcomes: np.ndarray, positives: int) -> float:
         if positives == 0:
             return float("nan")
-        found = np.cumsum(outcomes == Outcome.TRUE_POSITIVE)
-        recall = found / positives
-        precision = found / np.maximum(found + np.cumsum(outcomes == Outcome.FALSE_POSITIVE), 1)
+        true_positives = np.cumsum(outcomes == Outcome.TRUE_POSITIVE)
+        recall = true_positives / positives
+        precision = true_positives / np.maximum(true_positives + np.cumsum(outcomes == Outcome.FALSE_POSITIVE), 1)
         if self.year == 2007:
             return float(interpolate(precision, recall, np.arange(11) * 0.1).mean())
         return area_under_curve(precision, recall)
 
 
 def area_under_curve(precision: Float[np.ndarray, "d"], recall: Float[np.ndarray, "d"]) -> float:
-    """The whole area under the interpolated precision-recall curve.
+    """Return the area under the interpolated precision-recall curve.
 
     >>> area_under_curve(np.array([1, 0.5, 2 / 3]), np.array([0.5, 0.5, 1.0])).__round__(4)
     0.8333
@@ -137,7 +137,7 @@ def area_under_curve(precision: Float[np.ndarray, "d"], recall: Float[np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class VocResult:
-    """AP by category, NaN where a category has no objects to find."""
+    """AP by category; NaN for a category without objects."""
 
     protocol: VocProtocol
     categories: Categories
@@ -145,14 +145,14 @@ class VocResult:
 
     @property
     def figures(self) -> dict[str, float]:
-        """AP, the mean over categories, under that name and under the one that says the IoU: AP50."""
+        """Mean AP over categories, as ``AP`` and under the name with the IoU threshold, ``AP50``."""
         defined = [value for value in self.average_precision.values() if not np.isnan(value)]
-        return self._named(float(np.mean(defined)) if defined else float("nan"))
+        return self._with_iou_name(float(np.mean(defined)) if defined else float("nan"))
 
     @property
     def per_category(self) -> dict[str, dict[str, float]]:
-        """The same of each category."""
-        return {name: self._named(value) for name, value in self.average_precision.items()}
+        """AP of each category, under the same names."""
+        return {name: self._with_iou_name(value) for name, value in self.average_precision.items()}
 
-    def _named(self, value: float) -> dict[str, float]:
+    def _with_iou_name(self, value: float) -> dict[str, float]:
         return {"AP": value, f"AP{round(100 * self.protocol.iou_threshold)}": value}

@@ -1,4 +1,4 @@
-"""Compiled: AP of resampled images (see :mod:`otus.metrics.diagnosis.bootstrap`)."""
+"""Compiled kernel of :mod:`otus.metrics.diagnosis.bootstrap`: AP of resampled images."""
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -19,28 +19,28 @@ def resampled_average_precision(
     special_starts: Int[np.ndarray, "kt_plus_1"],
     special: Int[np.ndarray, "s"],
     gt_labels: Int[np.ndarray, "g"],
-    truth_image_index: Int[np.ndarray, "g"],
+    gt_image_index: Int[np.ndarray, "g"],
     recalls: Float[np.ndarray, "q"],
     figures: Float[np.ndarray, "r k t"],
 ) -> None:
-    """Fill ``figures`` of some resamples; an image counts ``weights`` times.
+    """Fill ``figures`` for resamples ``first`` to ``last``; ``weights`` says how often each image is in a resample.
 
-    Detections are by label (``starts``) and falling score; those of label k that are not false at threshold t are
-    ``special[special_starts[k * T + t]:]`` up to the next start. True objects are those that count. Without ``recalls`` AP
-    is the whole area. Categories without objects become NaN.
+    Detections are ordered by label (``starts``) and descending score; those of label k that are not false positives at
+    threshold t are ``special[special_starts[k * T + t] : special_starts[k * T + t + 1]]``. Ground truths are the
+    positives. With empty ``recalls``, AP is the area under the curve. Categories without positives become NaN.
     """
     labels, thresholds = len(starts) - 1, outcomes.shape[1]
-    most = 0
+    max_detections = 0
     for k in range(labels):
-        most = max(most, starts[k + 1] - starts[k])
-    passed = np.empty(most)
-    precision = np.empty(most)
-    found_at = np.empty(most)
+        max_detections = max(max_detections, starts[k + 1] - starts[k])
+    cumulative_weights = np.empty(max_detections)
+    precision = np.empty(max_detections)
+    true_positives_at = np.empty(max_detections)
     positives = np.empty(labels)
     for r in range(first, last):
         positives[:] = 0
         for g in range(len(gt_labels)):
-            positives[gt_labels[g]] += weights[r, truth_image_index[g]]
+            positives[gt_labels[g]] += weights[r, gt_image_index[g]]
         for k in range(labels):
             if positives[k] == 0:
                 figures[r, k] = np.nan
@@ -48,9 +48,9 @@ def resampled_average_precision(
             total = 0.0
             for d in range(starts[k], starts[k + 1]):
                 total += weights[r, image_index[d]]
-                passed[d - starts[k]] = total
+                cumulative_weights[d - starts[k]] = total
             for t in range(thresholds):
-                found = 0.0
+                true_positives = 0.0
                 ignored = 0.0
                 points = 0
                 for s in range(special_starts[k * thresholds + t], special_starts[k * thresholds + t + 1]):
@@ -59,9 +59,9 @@ def resampled_average_precision(
                     if weight == 0:
                         continue
                     if outcomes[d, t] == TRUE_POSITIVE:
-                        found += weight
-                        precision[points] = found / (passed[d - starts[k]] - ignored + EPSILON)
-                        found_at[points] = found
+                        true_positives += weight
+                        precision[points] = true_positives / (cumulative_weights[d - starts[k]] - ignored + EPSILON)
+                        true_positives_at[points] = true_positives
                         points += 1
                     else:
                         ignored += weight
@@ -69,14 +69,14 @@ def resampled_average_precision(
                     precision[p - 1] = max(precision[p - 1], precision[p])
                 area = 0.0
                 if len(recalls) == 0:
-                    before = 0.0
+                    previous = 0.0
                     for p in range(points):
-                        area += (found_at[p] - before) / positives[k] * precision[p]
-                        before = found_at[p]
+                        area += (true_positives_at[p] - previous) / positives[k] * precision[p]
+                        previous = true_positives_at[p]
                 else:
                     p = 0
                     for recall in recalls:
-                        while p < points and found_at[p] / positives[k] < recall:
+                        while p < points and true_positives_at[p] / positives[k] < recall:
                             p += 1
                         if p == points:
                             break

@@ -1,4 +1,4 @@
-"""Compiled non-maximum suppression over pairs that are known (see :func:`otus.metrics.diagnosis.thresholds.nms_mask`)."""
+"""Compiled non-maximum suppression over given pairs, used by :func:`otus.metrics.diagnosis.thresholds.nms_mask`."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -13,7 +13,7 @@ def nms(
     ious: Float[np.ndarray, "p"],
     threshold: float,
 ) -> Bool[np.ndarray, "d"]:
-    """Return which detections, ordered by falling score, are kept: each suppresses the later ones of a higher IoU."""
+    """Return which detections (in descending order of score) are kept: each suppresses later ones of a higher IoU."""
     kept = np.ones(len(offsets) - 1, np.bool_)
     for d in range(len(kept)):
         if kept[d]:

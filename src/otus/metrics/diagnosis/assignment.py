@@ -20,7 +20,7 @@ from otus.structures import Categories, Objects
 
 @dataclass(frozen=True, eq=False)
 class DetectionMatcher:
-    """Ground truth and predictions of the same images, to be matched by one set of rules or several.
+    """Ground truth and predictions of the same images, to be matched by one or several sets of rules.
 
     Parameters
     ----------
@@ -29,9 +29,9 @@ class DetectionMatcher:
     categories
         The K categories.
     image_ids
-        (M,) names or numbers of the images; detections of equal score are ranked by them.
+        (M,) ids of the images, str or int; detections of equal score are ranked by them.
     sizes_hw
-        (M, 2) sizes of the images, needed for masks.
+        (M, 2) heights and widths of the images, needed for masks.
     """
 
     ground_truth: Objects
@@ -51,7 +51,7 @@ class DetectionMatcher:
         return self.predictions.scores.astype(np.float64, copy=False)
 
     def of_category(self, label: int) -> "DetectionMatcher":
-        """Return ground truth and predictions of one category, with all ignore regions; labels stay as they are."""
+        """Return ground truth and predictions of one category, with all ignore regions; labels do not change."""
         return replace(
             self,
             ground_truth=self.ground_truth.take(
@@ -72,7 +72,7 @@ class DetectionMatcher:
     def pairs(
         self, *, min_iou: float, masks: bool = False
     ) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"], Float[np.ndarray, "p"]]:
-        """Return the P pairs of any categories with at least ``min_iou``: prediction indices, truth indices and IoUs."""
+        """Return the P pairs of any categories with at least ``min_iou``: indices of predictions, of ground truths, IoUs."""
         agnostic = self.class_agnostic()
         ranked = RankedDetections.build(agnostic.ground_truth, agnostic.predictions, label_count=1, limit=None)
         pairs = self._pairs(agnostic.ground_truth, agnostic.predictions, ranked, min_iou, masks)
@@ -92,7 +92,7 @@ class DetectionMatcher:
         Parameters
         ----------
         masks
-            Compare masks instead of boxes.
+            Whether to compare masks instead of boxes.
         min_iou
             Lowest IoU of ``Assignment.best_gt`` (default: the rules' lowest threshold).
         """
@@ -106,8 +106,8 @@ class DetectionMatcher:
         ranked = RankedDetections.build(
             ground_truth, predictions, label_count=len(self.categories), limit=rules.max_dets
         )
-        lowest = min(*rules.iou_thresholds, 1 - 1e-10) if min_iou is None else min_iou
-        pairs = self._pairs(ground_truth, predictions, ranked, lowest, masks)
+        lowest_iou = min(*rules.iou_thresholds, 1 - 1e-10) if min_iou is None else min_iou
+        pairs = self._pairs(ground_truth, predictions, ranked, lowest_iou, masks)
         ignored, outside_area = (
             _is_ignored(ground_truth, rules),
             _outside_area(predictions.areas, rules)[ranked.detections],
@@ -115,8 +115,8 @@ class DetectionMatcher:
         best_gt, best_ious = _best_pairs(pairs)
         assign = _assign_greedily if rules.matching == "greedy" else _assign_by_best_overlap
         matched, ious = assign(pairs, rules, ignored[ranked.ground_truths], ground_truth.is_crowd[ranked.ground_truths])
-        # From indices into ``ranked.truths`` to indices into ``self.truth``; -1 stays -1.
-        origin = np.append(gt_index[ranked.ground_truths], -1)
+        # Map indices into ``ranked.ground_truths`` to indices into ``self.ground_truth``; -1 stays -1.
+        original_index = np.append(gt_index[ranked.ground_truths], -1)
         id_rank = np.empty(len(self.image_ids), dtype=np.int64)
         id_rank[np.argsort(self.image_ids, kind="stable")] = np.arange(len(id_rank))
         labels, image_index = predictions.labels[ranked.detections], predictions.image_index[ranked.detections]
@@ -129,9 +129,9 @@ class DetectionMatcher:
             labels=labels[by_id],
             image_index=image_index[by_id],
             scores=ranked.scores[by_id],
-            matched=origin[matched][by_id],
+            matched=original_index[matched][by_id],
             ious=ious[by_id],
-            best_gt=origin[best_gt][by_id],
+            best_gt=original_index[best_gt][by_id],
             best_ious=best_ious[by_id],
             outside_area=outside_area[by_id],
             is_positive=is_positive,
@@ -141,7 +141,7 @@ class DetectionMatcher:
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """The D detections, by label, image and falling score, and the ground truth that each is matched to.
+    """The D detections, ordered by label, image and descending score, and the ground truth that each is matched to.
 
     Parameters
     ----------
@@ -150,12 +150,12 @@ class Assignment:
     detections
         (D,) indices of the predictions.
     labels, image_index, scores
-        (D,).
+        (D,) label, image and score of each detection.
     matched, ious
         (D, T) index of the ground truth matched at each threshold, -1 for none, and the IoU with it, 0 for none.
     best_gt, best_ious
         (D,) index of the ground truth of the same category with the highest IoU, matched or not, and that IoU; -1 and 0
-        where none reaches the lowest IoU.
+        if none reaches the lowest IoU.
     outside_area
         (D,) bool, true if the detection's area is outside the rules' area range: it is ignored if unmatched.
     is_positive
@@ -177,37 +177,37 @@ class Assignment:
     is_positive: Bool[np.ndarray, "g"]
     positives: Int[np.ndarray, "k"]
     outcomes: UInt8[np.ndarray, "d t"] = field(init=False)
-    """(D, T) of :class:`~otus.metrics.detection.matching.Outcome`."""
+    """(D, T) values of :class:`~otus.metrics.detection.matching.Outcome`."""
 
     def __post_init__(self) -> None:
-        is_positive = np.append(self.is_positive, False)  # read at -1 for unmatched detections
+        is_positive = np.append(self.is_positive, False)  # index -1, for unmatched detections
         unmatched = np.where(self.outside_area, Outcome.IGNORED, Outcome.FALSE_POSITIVE)[:, None]
         matched = np.where(is_positive[self.matched], Outcome.TRUE_POSITIVE, Outcome.IGNORED)
         outcomes = np.where(self.matched >= 0, matched, unmatched)
         object.__setattr__(self, "outcomes", outcomes.astype(np.uint8))
 
     def by_score(self, label: int) -> Int[np.ndarray, "n"]:
-        """Return the rows of one category's detections by falling score; equal scores keep their order."""
+        """Return the rows of one category's detections in descending order of score; equal scores keep their order."""
         rows = np.arange(*np.searchsorted(self.labels, [label, label + 1]))
         return rows[np.argsort(-self.scores[rows], kind="stable")]
 
     def average_precision(self) -> Float[np.ndarray, "k t"]:
-        """Return AP of each category at each threshold, NaN where there are no positives."""
+        """Return AP (K, T) of each category at each threshold; NaN without positives."""
         figures = np.full((len(self.positives), self.matched.shape[1]), np.nan)
         for label in np.flatnonzero(self.positives).tolist():
             outcomes = self.outcomes[self.by_score(label)]
             for t, column in enumerate(outcomes.T):
-                true, false = column == Outcome.TRUE_POSITIVE, column == Outcome.FALSE_POSITIVE
-                figures[label, t] = self.rules.average_precision(true, false, int(self.positives[label]))
+                is_true, is_false = column == Outcome.TRUE_POSITIVE, column == Outcome.FALSE_POSITIVE
+                figures[label, t] = self.rules.average_precision(is_true, is_false, int(self.positives[label]))
         return figures
 
     def mean_average_precision(self) -> float:
-        """Return the mean over thresholds and the categories that ``rules.average`` includes; NaN where there are none."""
+        """Return mAP: the mean over thresholds and the categories that ``rules.average`` includes; NaN if none."""
         figures = self.average_precision()
         if self.rules.average == "with_objects_or_detections":
-            without = np.isnan(figures).all(axis=1)
-            without &= np.bincount(self.labels, minlength=len(self.positives)) > 0
-            figures[without] = 0
+            has_only_detections = np.isnan(figures).all(axis=1)
+            has_only_detections &= np.bincount(self.labels, minlength=len(self.positives)) > 0
+            figures[has_only_detections] = 0
         defined = figures[~np.isnan(figures)]
         return float(defined.mean()) if defined.size else float("nan")
 
@@ -215,7 +215,7 @@ class Assignment:
 def _select_ground_truth(
     ground_truth: Objects, predictions: Objects, rules: Rules
 ) -> tuple[Int[np.ndarray, "n"], Objects]:
-    """Return the ground truths that are not dropped, and their indices; ``crowd="counted"`` clears ``is_crowd``."""
+    """Return the ground truths that are not dropped, after their indices; ``crowd="counted"`` clears ``is_crowd``."""
     kept = np.ones(len(ground_truth), dtype=bool)
     if rules.crowd == "dropped":
         kept &= ~ground_truth.is_crowd
@@ -257,7 +257,7 @@ def _best_pairs(pairs: Pairs) -> tuple[Int[np.ndarray, "d"], Float[np.ndarray, "
     detection = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((-np.arange(len(detection)), pairs.similarities, detection))
     candidates = np.flatnonzero(counts)
-    last = order[pairs.offsets[candidates + 1] - 1]  # of each detection
+    last = order[pairs.offsets[candidates + 1] - 1]  # the best pair of each candidate
     best_gt, best = np.full(len(counts), -1), np.zeros(len(counts))
     best_gt[candidates], best[candidates] = pairs.ground_truths[last], pairs.similarities[last]
     return best_gt, best
@@ -280,9 +280,10 @@ def _assign_greedily(
 def _assign_by_best_overlap(
     pairs: Pairs, rules: Rules, ignored: Bool[np.ndarray, "g"], is_crowd: Bool[np.ndarray, "g"]
 ) -> tuple[Int[np.ndarray, "d t"], Float[np.ndarray, "d t"]]:
-    """Assign by Pascal VOC's rule: a ground truth goes to the first detection for which it has the highest IoU.
+    """Assign by Pascal VOC's rule: a ground truth is matched by the first detection for which it has the highest IoU.
 
-    An ignored ground truth goes to every such detection; unmatched detections go to a crowd that they lie in.
+    An ignored ground truth is matched by all such detections; unmatched detections are matched to a crowd that they lie
+    in.
     """
     best_gt, best_ious = _best_pairs(pairs.select(~is_crowd[pairs.ground_truths]))
     crowd, crowd_ious = _best_pairs(pairs.select(is_crowd[pairs.ground_truths]))

@@ -1,8 +1,8 @@
-"""Is model A better than B, or was it luck with the images? A paired bootstrap over images.
+"""Paired bootstrap over images: is the difference in AP between two models significant?
 
-Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13: draw as many images as there are, with
-replacement, evaluate both models on the same resample, and repeat; the percentiles of the difference are its confidence
-interval. Detections are matched once; an image drawn twice has weight 2.
+Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13: draw M of the M images with replacement,
+evaluate both models on this resample, and repeat; percentiles of the difference are its confidence interval. Detections
+are matched once; an image that is drawn twice has weight 2.
 
 Shape shorthand: R resamples, M images, K categories, T IoU thresholds.
 """
@@ -27,7 +27,7 @@ _NAN = float("nan")
 
 @dataclass(frozen=True)
 class Difference:
-    """A figure of two models: ``b - a`` with its interval.
+    """A figure of two models: ``b - a`` with its confidence interval.
 
     Parameters
     ----------
@@ -58,15 +58,15 @@ class Difference:
 def resample_images(images: int, *, resamples: int, seed: int) -> Int[np.ndarray, "r m"]:
     """Return how often each image is drawn in each resample, (R, M)."""
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, images, (resamples, images)) if images else np.zeros((resamples, 0), dtype=np.int64)
+    indices = rng.integers(0, images, (resamples, images)) if images else np.zeros((resamples, 0), dtype=np.int64)
     offsets = np.arange(resamples)[:, None] * images
-    return np.bincount((drawn + offsets).ravel(), minlength=resamples * images).reshape(resamples, images)
+    return np.bincount((indices + offsets).ravel(), minlength=resamples * images).reshape(resamples, images)
 
 
 def resampled_average_precision(
     matcher: DetectionMatcher, matches: Assignment, weights: Int[np.ndarray, "r m"]
 ) -> Float[np.ndarray, "r k t"]:
-    """Compute AP of each category and threshold in each resample, NaN without positives."""
+    """Compute AP of each category and threshold in each resample; NaN without positives."""
     labels = len(matches.positives)
     order = np.concatenate([matches.by_score(label) for label in range(labels)]) if labels else np.zeros(0, np.int64)
     starts = np.searchsorted(matches.labels, np.arange(labels + 1))
@@ -99,8 +99,9 @@ def paired_bootstrap(
     confidence: float = CONFIDENCE,
     seed: int = SEED,
 ) -> list[Difference]:
-    """Compute the difference of each figure, with its interval: AP (and AP50, AP75 where these thresholds are among the
-    rules') and AP by category.
+    """Compute the difference of each figure with its confidence interval.
+
+    The figures are AP, AP50 and AP75 (if the rules have these thresholds), and AP by category.
 
     Parameters
     ----------
@@ -127,36 +128,34 @@ def paired_bootstrap(
     images = len(a.image_ids)
     weights = resample_images(images, resamples=resamples, seed=seed)
     matches = [matcher.match(rules, masks=masks) for matcher in (a, b)]
-    drawn = [resampled_average_precision(matcher, m, weights) for matcher, m in zip((a, b), matches, strict=True)]
-    on_all = [assignment.average_precision()[None] for assignment in matches]
+    resampled = [resampled_average_precision(matcher, m, weights) for matcher, m in zip((a, b), matches, strict=True)]
+    on_all_images = [assignment.average_precision()[None] for assignment in matches]
     thresholds = np.array(rules.iou_thresholds)
     columns = {"AP": np.ones(len(thresholds), dtype=bool)}
     for name, iou in (("AP50", 0.5), ("AP75", 0.75)):
-        chosen = np.abs(thresholds - iou) < 1e-9
-        if chosen.any():
-            columns[name] = chosen
-    rows = [(name, slice(None), chosen) for name, chosen in columns.items()]
+        is_averaged = np.abs(thresholds - iou) < 1e-9
+        if is_averaged.any():
+            columns[name] = is_averaged
+    rows = [(name, slice(None), is_averaged) for name, is_averaged in columns.items()]
     rows += [(name, slice(k, k + 1), columns["AP"]) for k, name in enumerate(a.categories)]
     differences = []
-    for name, labels, chosen in rows:
-        both = [_mean(figures[:, labels][:, :, chosen]) for figures in drawn]
-        at_all = [float(_mean(figures[:, labels][:, :, chosen])[0]) for figures in on_all]
-        change = both[1] - both[0]
+    for name, labels, is_averaged in rows:
+        resampled_means = [_mean(figures[:, labels][:, :, is_averaged]) for figures in resampled]
+        means = [float(_mean(figures[:, labels][:, :, is_averaged])[0]) for figures in on_all_images]
+        change = resampled_means[1] - resampled_means[0]
         change = change[~np.isnan(change)]
         if not len(change):
-            differences.append(
-                Difference(name, at_all[0], at_all[1], low=_NAN, high=_NAN, a_better=_NAN, b_better=_NAN)
-            )
+            differences.append(Difference(name, means[0], means[1], low=_NAN, high=_NAN, a_better=_NAN, b_better=_NAN))
             continue
         tail = (1 - confidence) / 2
         low, high = np.quantile(change, [tail, 1 - tail])
         a_better, b_better = float((change < 0).mean()), float((change > 0).mean())
-        differences.append(Difference(name, at_all[0], at_all[1], float(low), float(high), a_better, b_better))
+        differences.append(Difference(name, means[0], means[1], float(low), float(high), a_better, b_better))
     return differences
 
 
 def _mean(figures: Float[np.ndarray, "r k t"]) -> Float[np.ndarray, "r"]:
-    """Return the mean over defined categories and thresholds, NaN where none is."""
+    """Return the mean over defined categories and thresholds; NaN if none is defined."""
     defined = ~np.isnan(figures)
     sums, counts = np.where(defined, figures, 0).sum(axis=(1, 2)), defined.sum(axis=(1, 2))
     return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)

@@ -1,8 +1,7 @@
-"""Calibration of scores: are 80 % of the detections of score 0.8 true positives?
+"""Calibration of scores: whether, e.g., 80 % of the detections of score 0.8 are true positives.
 
 Reliability bins and the expected calibration error of Guo et al., On Calibration of Modern Neural Networks, ICML 2017,
-arXiv:1706.04599, section 2, where a detection is accurate if it is a true positive. False negatives
-play no part.
+arXiv:1706.04599, section 2; a detection is accurate if it is a true positive. False negatives are not considered.
 """
 
 from dataclasses import dataclass
@@ -22,13 +21,13 @@ class Calibration:
     Parameters
     ----------
     edges
-        (B + 1,).
+        (B + 1,) scores between the bins.
     counts
-        (B,) detections that are not ignored.
+        (B,) number of detections that are not ignored.
     confidence
-        (B,) their mean score, NaN in an empty bin.
+        (B,) their mean score; NaN in an empty bin.
     precision
-        (B,) share of true positives.
+        (B,) fraction of true positives among them; NaN in an empty bin.
     """
 
     edges: Float[np.ndarray, "b_plus_1"]
@@ -38,14 +37,14 @@ class Calibration:
 
     @property
     def expected_error(self) -> float:
-        """ECE: the mean gap between score and precision, by number of detections; NaN without any."""
+        """ECE: mean of |confidence - precision|, weighted by number of detections; NaN without detections."""
         if not self.counts.sum():
             return float("nan")
         return float(np.nansum(self._gaps * self.counts) / self.counts.sum())
 
     @property
     def maximum_error(self) -> float:
-        """MCE: the gap of the worst bin; NaN without detections."""
+        """MCE: maximum of |confidence - precision| over the bins; NaN without detections."""
         return float(np.nanmax(self._gaps)) if self.counts.sum() else float("nan")
 
     @property
@@ -68,16 +67,16 @@ def calibration(matches: Assignment, *, bins: int = 10, label: int | None = None
     """
     if bins < 1:
         raise UsageError(f"bins: expected 1 or more, got {bins}")
-    counted = matches.outcomes[:, 0] != Outcome.IGNORED
+    is_counted = matches.outcomes[:, 0] != Outcome.IGNORED
     if label is not None:
-        counted &= matches.labels == label
-    scores = matches.scores[counted]
-    outside = scores[(scores < 0) | (scores > 1)]
-    if len(outside):
-        raise UsageError(f"calibration: expected scores from 0 to 1, got {outside[0]}: these are no probabilities")
+        is_counted &= matches.labels == label
+    scores = matches.scores[is_counted]
+    invalid = scores[(scores < 0) | (scores > 1)]
+    if len(invalid):
+        raise UsageError(f"calibration: expected scores from 0 to 1, got {invalid[0]}")
     bin_index = np.minimum((scores * bins).astype(np.int64), bins - 1)
     counts = np.bincount(bin_index, minlength=bins)
-    is_true = matches.outcomes[counted, 0] == Outcome.TRUE_POSITIVE
+    is_true = matches.outcomes[is_counted, 0] == Outcome.TRUE_POSITIVE
 
     def mean(values: np.ndarray) -> Float[np.ndarray, "b"]:
         sums = np.bincount(bin_index, weights=values, minlength=bins)

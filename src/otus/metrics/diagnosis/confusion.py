@@ -1,7 +1,7 @@
-"""Confusion matrix of detections: true categories against predicted ones, with background on both sides.
+"""Confusion matrix of detections: ground truth categories against predicted ones, both with background.
 
-Detections are matched greedily by falling score, class-agnostically. Unmatched objects are in the last column, unmatched
-detections in the last row. Crowds and detections matched to them are ignored.
+Detections are matched greedily in descending order of score, class-agnostically. Unmatched objects are in the last
+column, unmatched detections in the last row. Crowds and detections matched to them are ignored.
 """
 
 from dataclasses import dataclass
@@ -22,22 +22,22 @@ class Confusion:
     Parameters
     ----------
     counts
-        (K + 1, K + 1): rows are true, columns are predicted, the last of both is background.
+        (K + 1, K + 1) rows: ground truth, columns: prediction; the last of both is background.
     categories
-        Names of the first K.
+        The K categories.
     """
 
     counts: Int[np.ndarray, "k_plus_1 k_plus_1"]
     categories: Categories
 
     def confused(self) -> list[tuple[str, str, int]]:
-        """Return (true, predicted, count) of confused categories, the most frequent first."""
-        between = self.counts[:-1, :-1].copy()
-        np.fill_diagonal(between, 0)
-        rows, columns = np.nonzero(between)
-        order = np.argsort(-between[rows, columns], kind="stable")
+        """Return (ground truth, predicted, count) of confused categories, most frequent first."""
+        off_diagonal = self.counts[:-1, :-1].copy()
+        np.fill_diagonal(off_diagonal, 0)
+        rows, columns = np.nonzero(off_diagonal)
+        order = np.argsort(-off_diagonal[rows, columns], kind="stable")
         names = self.categories.names
-        return [(names[r], names[c], int(between[r, c])) for r, c in zip(rows[order], columns[order], strict=True)]
+        return [(names[r], names[c], int(off_diagonal[r, c])) for r, c in zip(rows[order], columns[order], strict=True)]
 
 
 def confusion_matrix(
@@ -57,20 +57,20 @@ def confusion_matrix(
     score_threshold
         Minimum score.
     max_dets
-        Limit on detections per image, over all categories.
+        Maximum number of detections per image, over all categories.
     masks
-        Compare masks, not boxes.
+        Whether to compare masks instead of boxes.
     """
     rules = Rules(iou_thresholds=(iou,), min_score=score_threshold, max_dets=max_dets)
     matches = matcher.class_agnostic().match(rules, masks=masks)
     background = len(matcher.categories)
-    counted = matches.outcomes[:, 0] != Outcome.IGNORED
-    matched = matches.matched[counted, 0]
-    true = np.append(matcher.ground_truth.labels, background)[matched]
-    predicted = matcher.predictions.labels[matches.detections[counted]]
+    is_counted = matches.outcomes[:, 0] != Outcome.IGNORED
+    matched = matches.matched[is_counted, 0]
+    gt_labels = np.append(matcher.ground_truth.labels, background)[matched]
+    predicted_labels = matcher.predictions.labels[matches.detections[is_counted]]
     is_missed = matches.is_positive.copy()
     is_missed[matched[matched >= 0]] = False
     counts = np.zeros((background + 1, background + 1), dtype=np.int64)
-    np.add.at(counts, (true, predicted), 1)
+    np.add.at(counts, (gt_labels, predicted_labels), 1)
     np.add.at(counts, (matcher.ground_truth.labels[is_missed], background), 1)
     return Confusion(counts, matcher.categories)

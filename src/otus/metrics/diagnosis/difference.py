@@ -1,8 +1,8 @@
-"""Why two protocols give different mAP for the same predictions: one rule changed after the other.
+"""Explain why two protocols give different mAP for the same predictions, by changing one rule after the other.
 
 There is one step for each rule in which two :class:`~otus.metrics.detection.rules.Rules` differ. Each step changes one
 rule and computes mAP; the changes add up to the difference. The effect of a step depends on the rules changed before, so
-the order is fixed: that in which an evaluation applies its rules: detections, objects, matching, curve, mean.
+the order is fixed: the one in which an evaluation applies its rules (detections, objects, matching, curve, mean).
 """
 
 from dataclasses import dataclass, fields, replace
@@ -20,7 +20,7 @@ ORDER = tuple(field.name for field in fields(Rules))
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """The figures after one more rule has changed; the first step has no rule.
+    """The figures after one more rule is changed; the first step changes none.
 
     Parameters
     ----------
@@ -29,11 +29,11 @@ class Step:
     rules
         All rules after the change.
     average_precision
-        mAP by these rules.
+        mAP with these rules.
     by_category
-        (K,) AP, NaN without positives.
+        (K,) AP of each category; NaN without positives.
     objects, detections, true
-        Number of positives, of detections that count (true or false), and of true ones, at the lowest IoU threshold.
+        Number of positives, of detections that are not ignored, and of true positives, at the lowest IoU threshold.
     """
 
     rule: str
@@ -48,7 +48,7 @@ class Step:
 
 
 def difference_steps(matcher: DetectionMatcher, a: Rules, b: Rules) -> list[Step]:
-    """Return the steps from rules ``a`` to rules ``b``, one rule each; the first is ``a`` itself."""
+    """Return the steps from rules ``a`` to rules ``b``, each changing one rule; the first is ``a`` itself."""
     steps = [_step(matcher, a)]
     rules = a
     for name in ORDER:

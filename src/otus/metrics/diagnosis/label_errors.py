@@ -1,8 +1,8 @@
 """Find labels that are probably wrong, and the images with the most errors.
 
-A confident detection without a label is often a forgotten object; a confident detection on an object of another category
-often a wrong label; a label without any detection near it often no object. None of these is proof: they are candidates,
-the most probable first.
+A confident detection without a label is often an object that was not labelled; one on an object of another category is
+often a wrong label; a label without any detection near it is often no object. These are candidates, most probable
+first.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class LabelError:
     detection, ground_truth
         Index of the prediction and of the ground truth, -1 if there is none.
     score
-        Score of the detection, 0 without one.
+        Score of the detection, 0 if there is none.
     """
 
     kind: LabelErrorKind
@@ -53,21 +53,21 @@ def find_label_errors(matcher: DetectionMatcher, errors: Errors, *, score_thresh
         Minimum score of the detections considered.
     """
     matches = errors.matches
-    confident = matches.scores >= score_threshold
+    is_confident = matches.scores >= score_threshold
     kinds: list[tuple[LabelErrorKind, Error]] = [
         ("missing_label", Error.BACKGROUND), ("wrong_category", Error.CLASSIFICATION)
     ]  # fmt: skip
     label_errors = []
     for kind, error in kinds:
-        for i in np.flatnonzero(confident & (errors.types == error)):
+        for i in np.flatnonzero(is_confident & (errors.types == error)):
             # If the object is also detected with its own category, this is a duplicate rather than a label error.
             ground_truth = int(errors.nearest_gt[i])
             if ground_truth < 0 or not errors.is_matched[ground_truth]:
                 indices = int(matches.image_index[i]), int(matches.detections[i]), ground_truth
                 label_errors.append(LabelError(kind, *indices, float(matches.scores[i])))
     label_errors.sort(key=lambda error: -error.score)
-    undetected = errors.matches.is_positive & ~_is_near_detection(matcher, errors)
-    by_area = np.flatnonzero(undetected)[np.argsort(-matcher.ground_truth.areas[undetected], kind="stable")]
+    is_undetected = errors.matches.is_positive & ~_is_near_detection(matcher, errors)
+    by_area = np.flatnonzero(is_undetected)[np.argsort(-matcher.ground_truth.areas[is_undetected], kind="stable")]
     label_errors += [
         LabelError("no_detection", int(matcher.ground_truth.image_index[g]), -1, int(g), 0.0) for g in by_area
     ]
@@ -75,7 +75,7 @@ def find_label_errors(matcher: DetectionMatcher, errors: Errors, *, score_thresh
 
 
 def _is_near_detection(matcher: DetectionMatcher, errors: Errors) -> Bool[np.ndarray, "g"]:
-    """Return (G,) ground truths with an IoU above the background threshold with any detection."""
+    """Return (G,) which ground truths have at least the background IoU with any detection."""
     is_near = np.zeros(len(matcher.ground_truth), dtype=bool)
     _, ground_truths, _ = matcher.pairs(min_iou=errors.background_iou)
     is_near[ground_truths] = True
@@ -92,23 +92,27 @@ class ImageCounts:
 
     @property
     def f1(self) -> np.ndarray:
-        """(M,) NaN where there is neither object nor detection."""
+        """(M,) F1 of each image; NaN if it has neither object nor detection."""
         total = 2 * self.true_positives + self.false_positives + self.false_negatives
         return np.divide(2 * self.true_positives, total, out=np.full(len(total), np.nan), where=total > 0)
 
     def worst(self, count: int) -> list[int]:
-        """Return the indices of the images with the most errors; among equals, lower F1 first."""
+        """Return the indices of the images with the most errors (ties: lower F1 first)."""
         errors = self.false_positives + self.false_negatives
         order = np.lexsort((np.nan_to_num(self.f1), -errors))
         return [int(image) for image in order[:count] if errors[image] > 0]
 
 
 def count_by_image(matcher: DetectionMatcher, errors: Errors, *, score_threshold: float = 0.5) -> ImageCounts:
-    """Count the outcomes in each image, of detections with at least this score."""
+    """Count the outcomes of detections with at least ``score_threshold`` in each image."""
     matches, count = errors.matches, len(matcher.image_ids)
     is_confident = matches.scores >= score_threshold
     outcomes = matches.outcomes[:, 0]
-    true = np.bincount(matches.image_index[is_confident & (outcomes == Outcome.TRUE_POSITIVE)], minlength=count)
-    false = np.bincount(matches.image_index[is_confident & (outcomes == Outcome.FALSE_POSITIVE)], minlength=count)
+    true_positives = np.bincount(
+        matches.image_index[is_confident & (outcomes == Outcome.TRUE_POSITIVE)], minlength=count
+    )
+    false_positives = np.bincount(
+        matches.image_index[is_confident & (outcomes == Outcome.FALSE_POSITIVE)], minlength=count
+    )
     objects = np.bincount(matcher.ground_truth.image_index[matches.is_positive], minlength=count)
-    return ImageCounts(true, false, objects - true)
+    return ImageCounts(true_positives, false_positives, objects - true_positives)

@@ -1,7 +1,7 @@
-"""Predictions whose image or category ids do not fit the data set: what to check before a figure near 0 is believed.
+"""Detect predictions whose image or category ids do not match the data set, a common cause of figures near 0.
 
 Tools number categories differently (from 0, from 1, COCO's 80 as 1..90), and ids that happen to exist give figures of 0
-without an error. Here ids are compared with those of the objects that the predictions overlap, whatever their category.
+without an error. Here they are compared with the ids of the objects that the predictions overlap, of any category.
 
 Shape shorthand: K categories.
 """
@@ -16,30 +16,30 @@ from otus.metrics.diagnosis.confusion import confusion_matrix
 from otus.structures import Categories, Objects
 from otus.structures.categories import COCO_IDS
 
-_OVERLAP = 0.1  # minimum IoU of a box and an object that it overlaps
+_MIN_IOU = 0.1  # of a box and an object that it overlaps
 _FEW, _MOST = 0.05, 0.5  # fractions of the predictions
 
 
 def id_conventions(category_ids: Sequence[int]) -> dict[str, Int[np.ndarray, "k"]]:
-    """Return the ids (K,) that other tools may write for these category ids, by a description of each convention.
+    """Return the ids (K,) that other tools may write for these category ids, by description of the convention.
 
     >>> id_conventions([0, 1, 2])["the data's plus 1"].tolist()
     [1, 2, 3]
     """
     ids, positions = np.asarray(category_ids, dtype=np.int64), np.arange(len(category_ids))
-    readings = {
+    conventions = {
         "the data's plus 1": ids + 1,
         "the data's minus 1": ids - 1,
         "positions in the data's list of categories, from 0": positions,
         "positions in the data's list of categories, from 1": positions + 1,
     }
     if len(ids) == len(COCO_IDS):
-        readings["COCO's 1 to 90 of its 80 categories"] = np.array(COCO_IDS)
-    return {name: other for name, other in readings.items() if not np.array_equal(other, ids)}
+        conventions["COCO's 1 to 90 of its 80 categories"] = np.array(COCO_IDS)
+    return {name: other_ids for name, other_ids in conventions.items() if not np.array_equal(other_ids, ids)}
 
 
 def guess_id_convention(used: Sequence[int] | np.ndarray, category_ids: Sequence[int]) -> str | None:
-    """Return the first convention that has all ids used in a file; None if there is none.
+    """Return the first convention that includes all ids used in a file; None if there is none.
 
     >>> guess_id_convention([2, 3], [0, 1, 2])
     "the data's plus 1"
@@ -48,22 +48,24 @@ def guess_id_convention(used: Sequence[int] | np.ndarray, category_ids: Sequence
 
 
 def category_notes(confusion: Int[np.ndarray, "k k"], categories: Categories) -> list[str]:
-    """Return a warning if a confusion matrix (rows true, columns predicted) shows ids of another convention."""
-    total, right = int(confusion.sum()), int(np.trace(confusion))
-    if right >= _FEW * total or len(categories) < 2:
+    """Return a warning if a confusion matrix (rows: ground truth) shows ids of another convention."""
+    total, correct = int(confusion.sum()), int(np.trace(confusion))
+    if correct >= _FEW * total or len(categories) < 2:
         return []
     ids = np.array(categories.ids)
     for name, other_ids in id_conventions(categories.ids).items():
         if confusion[other_ids[:, None] == ids].sum() >= _MOST * total:
             return [f"predictions overlap objects of other categories: their category ids seem to be {name}"]
-    return [f"predictions overlap objects of other categories ({right} of {total} agree): compare category ids"]
+    return [f"predictions overlap objects of other categories ({correct} of {total} agree): compare category ids"]
 
 
 def lowest_score_threshold(predictions: Objects) -> float | None:
     """Return the lowest score threshold that ``otus predict`` applied; None if it applied none."""
-    cut = predictions.columns.get("score_threshold", np.zeros(0))
-    known = cut[np.isfinite(cut)] if cut.dtype.kind == "f" and cut.ndim == 1 else np.zeros(0)
-    return float(known.min()) if len(known) else None
+    thresholds = predictions.columns.get("score_threshold", np.zeros(0))
+    finite = (
+        thresholds[np.isfinite(thresholds)] if thresholds.dtype.kind == "f" and thresholds.ndim == 1 else np.zeros(0)
+    )
+    return float(finite.min()) if len(finite) else None
 
 
 def score_threshold_notes(predictions: Objects) -> list[str]:
@@ -88,13 +90,15 @@ def mismatch_notes(matcher: DetectionMatcher, *, by_category: bool = True) -> li
     count = len(matcher.predictions)
     if not count or not (~matcher.ground_truth.is_crowd).any():
         return []
-    counts = confusion_matrix(matcher, iou=_OVERLAP).counts
+    counts = confusion_matrix(matcher, iou=_MIN_IOU).counts
     matched = int(counts[:-1, :-1].sum())
     if matched >= _FEW * min(count, counts[:-1].sum()):
         return category_notes(counts[:-1, :-1], matcher.categories) if by_category else []
-    fractions = matcher.predictions.boxes_xyxy.max() <= 1
+    are_fractions = matcher.predictions.boxes_xyxy.max() <= 1
     cause = (
-        "they look like fractions of the image" if fractions else "compare image ids, and boxes: [x, y, width, height]"
+        "they look like fractions of the image"
+        if are_fractions
+        else "compare image ids, and boxes: [x, y, width, height]"
     )
-    what = "none" if not matched else f"{matched}"
-    return [f"{what} of the {count} predictions overlaps an object (IoU {_OVERLAP} or more): {cause}"]
+    number = "none" if not matched else f"{matched}"
+    return [f"{number} of the {count} predictions overlaps an object (IoU {_MIN_IOU} or more): {cause}"]

@@ -1,4 +1,4 @@
-"""TIDE: the type of each detection error, and its dAP, the AP that fixing all errors of the type gains.
+"""TIDE: the type of each detection error, and its dAP, the gain in AP from fixing all errors of the type.
 
 Bolya, Foley, Hays, Hoffman, TIDE: A General Toolbox for Identifying Object Detection Errors, ECCV 2020, arXiv:2008.08115;
 code github.com/dbolya/tide (MIT). A false detection is the first of these that applies, with IoU thresholds t_f = 0.5 and
@@ -8,17 +8,17 @@ t_b = 0.1 (section 2.2, in the order of that code):
 - classification: IoU >= t_f with an object of another category;
 - duplicate: IoU >= t_f with an object of its category that is matched to a detection of higher score;
 - background: IoU <= t_b with every object;
-- both: none of these: classification and localisation are wrong.
+- both: otherwise, i.e. classification and localisation are wrong.
 
-Missed: an object that is unmatched, and would be if all classification and localisation errors were fixed.
+Missed: an object that is unmatched, and would still be if all classification and localisation errors were fixed.
 
 Fixing all errors of a type (section 2.3): of the classification and localisation errors on an unmatched object, the one
 of highest score becomes a true positive of the object's category, the others are removed; duplicate, background and both
 are removed; missed objects are no longer positives.
 
-Departure: as in AP itself the mean runs over the categories with objects, whatever is fixed; one without positives left
-is 0. There, categories with detections alone are in the mean too, and those without positives left are not. hotcoco has
-it as it is here.
+Departure: as in AP, the mean is over the categories with objects, whatever is fixed, and AP of a category without
+remaining positives is 0. In TIDE's code, categories with only detections are included, and those without remaining
+positives are not. hotcoco agrees with Otus.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ from otus.metrics.diagnosis.assignment import Assignment, DetectionMatcher
 
 
 class Error(IntEnum):
-    """Error type of a detection: none, ignored, or one of five; ``MISSED`` is of ground truths."""
+    """Error type of a detection: none, ignored, or one of five; ``MISSED`` is for ground truths."""
 
     NONE = 0
     IGNORED = 1
@@ -57,19 +57,19 @@ class Errors:
     Parameters
     ----------
     matches
-        The D detections, in order, at the one IoU threshold.
+        The D detections and their matches at one IoU threshold.
     types
-        (D,) of :class:`Error`.
+        (D,) values of :class:`Error`.
     nearest_gt
         (D,) index of the ground truth that a classification or localisation error overlaps most, else -1.
     nearest_overlaps
         (D,) highest IoU with a ground truth of any category; 0 below the background threshold.
     missed
-        (G,) missed ground truths.
-    truth_labels
-        (G,).
+        (G,) which ground truths are missed.
+    gt_labels
+        (G,) labels of the ground truths.
     background_iou
-        Highest IoU of a background error (t_b).
+        Maximum IoU of a background error (t_b).
     """
 
     matches: Assignment
@@ -83,32 +83,32 @@ class Errors:
     @property
     def counts(self) -> dict[Error, int]:
         """Number of errors of each type."""
-        of_detections = {error: int((self.types == error).sum()) for error in ERROR_TYPES[:-1]}
-        return of_detections | {Error.MISSED: int(self.missed.sum())}
+        detection_counts = {error: int((self.types == error).sum()) for error in ERROR_TYPES[:-1]}
+        return detection_counts | {Error.MISSED: int(self.missed.sum())}
 
     @property
     def is_matched(self) -> Bool[np.ndarray, "g"]:
-        """(G,) ground truths that are matched."""
+        """(G,) which ground truths are matched."""
         is_matched = np.zeros(len(self.missed), dtype=bool)
         matched = self.matches.matched[:, 0]
         is_matched[matched[matched >= 0]] = True
         return is_matched
 
     def average_precision(self, fixed: Error | None = None) -> Float[np.ndarray, "k"]:
-        """Return AP of each category with all errors of one type fixed; NaN for those without objects."""
+        """Return AP of each category with all errors of one type fixed; NaN without objects."""
         labels, positives = self.matches.labels, self.matches.positives
-        true, removed = self.types == Error.NONE, self.types == Error.IGNORED
+        is_true, is_removed = self.types == Error.NONE, self.types == Error.IGNORED
         if fixed is Error.MISSED:
             positives = positives - np.bincount(self.gt_labels[self.missed], minlength=len(positives))
         elif fixed is not None:
-            fixed_here = self._best_on_unmatched & (self.types == fixed)
-            labels = np.where(fixed_here, np.append(self.gt_labels, -1)[self.nearest_gt], labels)
-            true, removed = true | fixed_here, removed | ((self.types == fixed) & ~fixed_here)
-        return self._by_category(labels, true, removed, positives)
+            becomes_true = self._best_on_unmatched & (self.types == fixed)
+            labels = np.where(becomes_true, np.append(self.gt_labels, -1)[self.nearest_gt], labels)
+            is_true, is_removed = is_true | becomes_true, is_removed | ((self.types == fixed) & ~becomes_true)
+        return self._by_category(labels, is_true, is_removed, positives)
 
     @property
     def _best_on_unmatched(self) -> Bool[np.ndarray, "d"]:
-        """(D,) the error of highest score on each unmatched ground truth, of either of the two types."""
+        """(D,) which errors have the highest score of all classification and localisation errors on an unmatched object."""
         unmatched = np.append(~self.is_matched, False)
         candidates = np.flatnonzero((self.nearest_gt >= 0) & unmatched[self.nearest_gt])
         candidates = candidates[np.argsort(-self.matches.scores[candidates], kind="stable")]
@@ -119,36 +119,38 @@ class Errors:
     def _by_category(
         self,
         labels: Int[np.ndarray, "d"],
-        true: Bool[np.ndarray, "d"],
-        removed: Bool[np.ndarray, "d"],
+        is_true: Bool[np.ndarray, "d"],
+        is_removed: Bool[np.ndarray, "d"],
         positives: Int[np.ndarray, "k"],
     ) -> Float[np.ndarray, "k"]:
         order = np.lexsort((-self.matches.scores, labels))
-        order = order[~removed[order]]
+        order = order[~is_removed[order]]
         starts = np.searchsorted(labels[order], np.arange(len(positives) + 1))
         figures = np.where(self.matches.positives > 0, 0.0, np.nan)
         for label in np.flatnonzero(positives):
-            is_true = true[order[starts[label] : starts[label + 1]]]
-            figures[label] = self.matches.rules.average_precision(is_true, ~is_true, int(positives[label]))
+            of_category = is_true[order[starts[label] : starts[label + 1]]]
+            figures[label] = self.matches.rules.average_precision(of_category, ~of_category, int(positives[label]))
         return figures
 
     def delta_ap(self) -> dict[Error, float]:
-        """Return dAP of each type: the mAP gained by fixing all its errors; NaN without objects."""
+        """Return dAP of each type: the gain in mAP from fixing all its errors; NaN without objects."""
         before = _mean(self.average_precision())
         return {error: _mean(self.average_precision(error)) - before for error in ERROR_TYPES}
 
     def false_positive_cost(self) -> float:
-        """Return dAP of all false positives: the mAP gained by removing them."""
-        true = self.types == Error.NONE
-        after = self._by_category(self.matches.labels, true, ~true, self.matches.positives)
+        """Return dAP of all false positives: the gain in mAP from removing them."""
+        is_true = self.types == Error.NONE
+        after = self._by_category(self.matches.labels, is_true, ~is_true, self.matches.positives)
         return _mean(after) - _mean(self.average_precision())
 
     def false_negative_cost(self) -> float:
-        """Return dAP of all false negatives: the mAP gained if unmatched objects were no positives."""
-        true, removed = self.types == Error.NONE, self.types == Error.IGNORED
+        """Return dAP of all false negatives: the gain in mAP if unmatched objects were not positives."""
+        is_true, is_removed = self.types == Error.NONE, self.types == Error.IGNORED
         unmatched = self.gt_labels[self.matches.is_positive & ~self.is_matched]
         positives = self.matches.positives - np.bincount(unmatched, minlength=len(self.matches.positives))
-        return _mean(self._by_category(self.matches.labels, true, removed, positives)) - _mean(self.average_precision())
+        return _mean(self._by_category(self.matches.labels, is_true, is_removed, positives)) - _mean(
+            self.average_precision()
+        )
 
 
 def find_errors(
@@ -166,11 +168,11 @@ def find_errors(
     iou
         Minimum IoU of a true positive (t_f).
     background_iou
-        Highest IoU of a background error (t_b).
+        Maximum IoU of a background error (t_b).
     max_dets
-        Limit on detections per image and category.
+        Maximum number of detections per image and category.
     masks
-        Compare masks, not boxes.
+        Whether to compare masks instead of boxes.
 
     Raises
     ------
@@ -215,8 +217,11 @@ def _neighbours(
     background_iou: float,
     masks: bool,
 ) -> tuple[np.ndarray, ...]:
-    """Return the best ground truth of each detection's category and its IoU, the same for the other categories, and whether
-    a matched ground truth of its category reaches ``iou``. Crowds are excluded."""
+    """Return for each detection the neighbours that decide its error type.
+
+    These are the best ground truth of its category and the IoU with it, the same for the other categories, and whether
+    a matched ground truth of its category reaches ``iou``. Crowds are excluded.
+    """
     row_of = np.full(len(matcher.predictions), -1)
     row_of[matches.detections] = np.arange(len(matches.detections))
     detections, ground_truths, overlaps = matcher.pairs(min_iou=background_iou, masks=masks)

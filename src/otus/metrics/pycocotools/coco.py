@@ -1,7 +1,7 @@
 """``COCO`` with pycocotools' interface, and the conversion of its annotations to columns.
 
-A small subset of ``pycocotools.coco.COCO``, by the same names. Departures: nothing is printed; results may be empty and are
-copied, not changed; a result of an unknown image is named.
+A small subset of ``pycocotools.coco.COCO`` with the same names. Departures: nothing is printed; results may be empty
+and are copied, not changed; the error for a result of an unknown image names it.
 """
 
 # ruff: noqa: N802, N803 - pycocotools' names
@@ -23,19 +23,19 @@ Record = dict[str, Any]
 
 
 class COCO:
-    """Images, categories and annotations of a COCO file, or of what ``dataset`` is set to before ``createIndex``.
+    """Images, categories and annotations of a COCO file (or of ``dataset``, if it is set before ``createIndex``).
 
     Parameters
     ----------
     annotation_file
-        A JSON file, or what such a file says.
+        A JSON file, or its content.
 
     Examples
     --------
     >>> labels = {"images": [{"id": 7}], "categories": [{"id": 1, "name": "owl"}], "annotations": []}
     >>> ground_truth = COCO(labels)
-    >>> found = ground_truth.loadRes([{"image_id": 7, "category_id": 1, "bbox": [0, 0, 4, 5], "score": 0.9}])
-    >>> found.anns[1]["area"]
+    >>> predictions = ground_truth.loadRes([{"image_id": 7, "category_id": 1, "bbox": [0, 0, 4, 5], "score": 0.9}])
+    >>> predictions.anns[1]["area"]
     20
     """
 
@@ -47,7 +47,7 @@ class COCO:
             self.createIndex()
 
     def createIndex(self) -> None:
-        """Look through ``dataset`` again: ``anns``, ``imgs``, ``cats`` by id, ``imgToAnns`` and ``catToImgs``."""
+        """Index ``dataset``: ``anns``, ``imgs`` and ``cats`` by id, ``imgToAnns`` and ``catToImgs``."""
         annotations: list[Record] = self.dataset.get("annotations", [])
         self.anns: dict[int, Record] = {record["id"]: record for record in annotations}
         self.imgs: dict[Any, Record] = {record["id"]: record for record in self.dataset.get("images", [])}
@@ -59,16 +59,18 @@ class COCO:
             self.catToImgs[record["category_id"]].append(record["image_id"])
 
     def getImgIds(self, imgIds: Any = (), catIds: Any = ()) -> list[Any]:
-        """Ids of the images, of some of them, of those that show all of some categories."""
-        with_category = [set(self.catToImgs[category]) for category in _listed(catIds)]
+        """Return the ids of the images, filtered by id and by the categories that they must all show."""
+        with_category = [set(self.catToImgs[category]) for category in _as_list(catIds)]
         return [
-            image_id for image_id in _listed(imgIds) or self.imgs if all(image_id in images for images in with_category)
+            image_id
+            for image_id in _as_list(imgIds) or self.imgs
+            if all(image_id in images for images in with_category)
         ]
 
     def getCatIds(self, catNms: Any = (), supNms: Any = (), catIds: Any = ()) -> list[int]:
-        """Ids of the categories with some names, supercategories or ids; of all without any."""
+        """Return the ids of the categories, filtered by name, supercategory and id."""
         filters = {"name": catNms, "supercategory": supNms, "id": catIds}
-        allowed = {field: set(_listed(values)) for field, values in filters.items()}
+        allowed = {field: set(_as_list(values)) for field, values in filters.items()}
         return [
             record["id"]
             for record in self.dataset.get("categories", [])
@@ -78,8 +80,8 @@ class COCO:
     def getAnnIds(
         self, imgIds: Any = (), catIds: Any = (), areaRng: Sequence[float] = (), iscrowd: bool | None = None
     ) -> list[int]:
-        """Ids of the annotations of some images and categories, with an area between two numbers, crowds or others."""
-        images, categories = _listed(imgIds), set(_listed(catIds))
+        """Return the ids of the annotations, filtered by image, category, area range (exclusive) and crowd flag."""
+        images, categories = _as_list(imgIds), set(_as_list(catIds))
         if images:
             annotations = [record for image in images for record in self.imgToAnns.get(image, ())]
         else:
@@ -93,24 +95,24 @@ class COCO:
         ]
 
     def loadAnns(self, ids: Any = ()) -> list[Record]:
-        """The annotations with some ids."""
-        return [self.anns[annotation_id] for annotation_id in _listed(ids)]
+        """Return the annotations with the given ids."""
+        return [self.anns[annotation_id] for annotation_id in _as_list(ids)]
 
     def loadCats(self, ids: Any = ()) -> list[Record]:
-        """The categories with some ids."""
-        return [self.cats[category_id] for category_id in _listed(ids)]
+        """Return the categories with the given ids."""
+        return [self.cats[category_id] for category_id in _as_list(ids)]
 
     def loadImgs(self, ids: Any = ()) -> list[Record]:
-        """The images with some ids."""
-        return [self.imgs[image_id] for image_id in _listed(ids)]
+        """Return the images with the given ids."""
+        return [self.imgs[image_id] for image_id in _as_list(ids)]
 
     def loadRes(self, resFile: str | Path | Sequence[Mapping[str, Any]]) -> "COCO":
-        """Results for these images, from a JSON file or a list; boxes and areas that they do not say are filled in.
+        """Return results for these images, from a JSON file or a list; missing boxes and areas are computed.
 
         Raises
         ------
         DataError
-            A result of an unknown image, or without a box, an outline and keypoints.
+            If a result is of an unknown image, or has no box, segmentation or keypoints.
         """
         results = COCO()
         records = [dict(record) for record in _read(resFile, list)]
@@ -129,16 +131,16 @@ class COCO:
         return results
 
     def annToRLE(self, ann: Mapping[str, Any]) -> Record:
-        """The outline of an annotation as compressed run lengths."""
-        outline = ann["segmentation"]
-        if isinstance(outline, dict) and not isinstance(outline["counts"], list):
-            return outline
+        """Return the segmentation of an annotation as compressed run lengths."""
+        segmentation = ann["segmentation"]
+        if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
+            return segmentation
         image = self.imgs[ann["image_id"]]
-        runs = rle_codec.frPyObjects(outline, image["height"], image["width"])
+        runs = rle_codec.frPyObjects(segmentation, image["height"], image["width"])
         return rle_codec.merge(runs) if isinstance(runs, list) else runs
 
     def annToMask(self, ann: Mapping[str, Any]) -> np.ndarray:
-        """The mask (H, W) of an annotation, uint8."""
+        """Return the mask (H, W) of an annotation, uint8."""
         return rle_codec.decode(self.annToRLE(ann))
 
 
@@ -159,7 +161,7 @@ def _read(source: Any, kind: type) -> Any:
 
 
 def _box_and_area(record: Record, index: int) -> tuple[Any, float]:
-    """As pycocotools' ``loadRes``: of the box, else of the outline, else around the keypoints."""
+    """Return box and area as in pycocotools' ``loadRes``: of the box, else the segmentation, else the keypoints."""
     if record.get("bbox") is not None and len(record["bbox"]):
         return record["bbox"], record["bbox"][2] * record["bbox"][3]
     if record.get("segmentation"):
@@ -173,7 +175,7 @@ def _box_and_area(record: Record, index: int) -> tuple[Any, float]:
     )
 
 
-def _listed(values: Any) -> list[Any]:
+def _as_list(values: Any) -> list[Any]:
     return list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
 
 
@@ -186,23 +188,23 @@ def objects_of(
     category_ids: Sequence[int],
     by_category: bool = True,
 ) -> Objects:
-    """Convert the annotations of some images and categories of a ``COCO``, pycocotools' or ours, exactly.
+    """Convert the annotations of some images and categories of a ``COCO`` (of pycocotools or Otus) exactly.
 
     Parameters
     ----------
     side
         ``ground_truth``, or ``predictions``, which have scores.
     kind
-        ``bbox``, ``segm`` or ``keypoints``: the field that each annotation must have.
+        ``bbox``, ``segm`` or ``keypoints``: what each annotation must have.
     image_ids, category_ids
-        Image and category ids, by image and class index.
+        Image ids and category ids, in the order of image index and class index.
     by_category
-        If False, all labels are 0, and objects are sorted by category.
+        Whether to keep categories; else all labels are 0, and objects are sorted by category (default: True).
 
     Raises
     ------
     DataError
-        An annotation without a field that is needed, or an id that two of them have.
+        If an annotation lacks a required field, or two have the same id.
     """
     records: list[Record] = coco.loadAnns(coco.getAnnIds(imgIds=image_ids)) if len(image_ids) else []
     label_of = {category: label for label, category in enumerate(category_ids)}
@@ -212,16 +214,16 @@ def objects_of(
         records = [records[i] for i in np.argsort(labels, kind="stable")]
         labels = np.zeros(len(records), dtype=np.int64)
     index_of = {image: i for i, image in enumerate(image_ids)}
-    # Masks are compared by their own boxes.
+    # Not needed for masks, whose boxes are computed.
     xywh = np.zeros((len(records), 4)) if kind == "segm" else _numbers(records, "bbox", side, width=4)
-    others: dict[str, Any] = {"columns": {"box_sizes_wh": xywh[:, 2:]}}
+    optional: dict[str, Any] = {"columns": {"box_sizes_wh": xywh[:, 2:]}}
     if side == "predictions":
-        others["scores"] = _numbers(records, "score", side)
+        optional["scores"] = _numbers(records, "score", side)
     if kind == "segm":
-        others["segmentations"] = Segmentations.build(_outline(record, side) for record in records)
+        optional["segmentations"] = Segmentations.build(_segmentation(record, side) for record in records)
     if kind == "keypoints":
         width = len(records[0].get("keypoints", ())) if records else 0
-        others["keypoints"] = _numbers(records, "keypoints", side, width=width).reshape(len(records), width // 3, 3)
+        optional["keypoints"] = _numbers(records, "keypoints", side, width=width).reshape(len(records), width // 3, 3)
     ids = np.array([record["id"] for record in records], dtype=np.int64)
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) < len(ids):
@@ -237,8 +239,8 @@ def objects_of(
         boxes_xyxy=boxes.convert(xywh, BoxFormat.XYWH, BoxFormat.XYXY),
         ids=ids,
         areas=_numbers(records, "area", side),
-        is_crowd=[bool(record.get("iscrowd", 0)) for record in records] if side == "truth" else None,
-        **others,
+        is_crowd=[bool(record.get("iscrowd", 0)) for record in records] if side == "ground_truth" else None,
+        **optional,
     )
 
 
@@ -273,19 +275,19 @@ def _check_numbers(record: Record, field: str, side: str, width: int) -> None:
     ) from None
 
 
-def _outline(record: Record, side: str) -> bytes | list[np.ndarray]:
-    outline = record.get("segmentation")
-    if isinstance(outline, dict):
-        counts = outline["counts"]
+def _segmentation(record: Record, side: str) -> bytes | list[np.ndarray]:
+    segmentation = record.get("segmentation")
+    if isinstance(segmentation, dict):
+        counts = segmentation["counts"]
         if isinstance(counts, list):
-            counts = rle_codec.frPyObjects(outline, *outline["size"])["counts"]
+            counts = rle_codec.frPyObjects(segmentation, *segmentation["size"])["counts"]
         return counts.encode() if isinstance(counts, str) else bytes(counts)
-    if isinstance(outline, list) and outline:
-        return [np.asarray(ring, dtype=np.float64).reshape(-1, 2) for ring in outline]
+    if isinstance(segmentation, list) and segmentation:
+        return [np.asarray(ring, dtype=np.float64).reshape(-1, 2) for ring in segmentation]
     raise DataError(
-        f"expected polygons or run lengths, got {outline!r}",
+        f"expected polygons or run lengths, got {segmentation!r}",
         where=f"{side}: annotation {record.get('id')}.segmentation",
-        remedy="correct or remove this annotation, or compare boxes",
+        remedy="correct or remove this annotation, or evaluate boxes",
         kind="bad_outline",
     )
 
@@ -299,6 +301,8 @@ def sizes_hw_of(image_ids: Sequence[Any], cocos: Sequence[Any]) -> Int[np.ndarra
             if "height" in record and "width" in record:
                 sizes[index] = record["height"], record["width"]
             elif not sizes[index].any():
-                outlines = (record.get("segmentation") for record in coco.imgToAnns.get(image, ()))
-                sizes[index] = next((tuple(record["size"]) for record in outlines if isinstance(record, dict)), (0, 0))
+                segmentations = (record.get("segmentation") for record in coco.imgToAnns.get(image, ()))
+                sizes[index] = next(
+                    (tuple(record["size"]) for record in segmentations if isinstance(record, dict)), (0, 0)
+                )
     return sizes

@@ -1,16 +1,16 @@
-"""``COCOeval`` with pycocotools' interface over the evaluation of Otus, for code written for pycocotools.
+"""``COCOeval`` with pycocotools' interface and the evaluation of Otus.
 
     from otus.metrics.pycocotools.coco import COCO          # or pycocotools.coco
     from otus.metrics.pycocotools.cocoeval import COCOeval     # in place of pycocotools.cocoeval
 
-``params``, ``eval`` (``precision``, ``recall``, ``scores``, ``counts``, ``params``), ``ious``, ``evalImgs``, ``stats`` and
-the printed lines are pycocotools' (2.0, BSD), to the bit. For packages that import it themselves, such as torchmetrics, call
-:func:`init_as_pycocotools` first.
+``params``, ``eval`` (``precision``, ``recall``, ``scores``, ``counts``, ``params``), ``ious``, ``evalImgs``, ``stats``
+and the printed lines equal those of pycocotools (2.0, BSD) bit for bit. For packages that import pycocotools
+themselves, such as torchmetrics, call :func:`init_as_pycocotools` first.
 
-Departures, each of which is a known fault there: an object with id 0 can be predictions; the summary honours any
-``maxDets`` and ``areaRng`` (there AP is -1 where 100 is not among ``maxDets``); ``accumulate(p)`` on some of the images is
-settings these images; ``params`` keeps its ``catIds`` where ``useCats`` is 0. What cannot be (a score that is not finite,
-an id twice, a negative size) is an error that names the annotation.
+Departures, each a known bug of pycocotools: an object with id 0 can be matched; the summary uses any ``maxDets`` and
+``areaRng`` (there, AP is -1 if 100 is not in ``maxDets``); ``accumulate(p)`` with some of the images evaluates these
+images; ``params`` keeps its ``catIds`` if ``useCats`` is 0. Invalid input (a score that is not finite, a duplicate id,
+a negative size) is an error that names the annotation.
 
 Shape shorthand: T IoU thresholds, R recall thresholds, K categories, A area ranges, M limits on detections.
 """
@@ -48,16 +48,16 @@ class Params:
     """
 
     def __init__(self, iouType: str = "segm") -> None:
-        usual = CocoProtocol(iouType)  # type: ignore[arg-type]
+        default = CocoProtocol(iouType)  # type: ignore[arg-type]
         labels = {ALL: "all", SMALL: "small", MEDIUM: "medium", LARGE: "large"}
         self.iouType = iouType
         self.imgIds: list[Any] = []
         self.catIds: list[Any] = []
-        self.iouThrs = np.array(usual.iou_thresholds)
-        self.recThrs = np.array(usual.recall_thresholds)
-        self.maxDets = list(usual.max_dets)
-        self.areaRng = [[area.low, area.high] for area in usual.area_ranges]
-        self.areaRngLbl = [labels[area] for area in usual.area_ranges]
+        self.iouThrs = np.array(default.iou_thresholds)
+        self.recThrs = np.array(default.recall_thresholds)
+        self.maxDets = list(default.max_dets)
+        self.areaRng = [[area.low, area.high] for area in default.area_ranges]
+        self.areaRngLbl = [labels[area] for area in default.area_ranges]
         self.useCats = 1
         if iouType == "keypoints":
             self.kpt_oks_sigmas = np.array(COCO_PERSON_SIGMAS)
@@ -68,7 +68,7 @@ class Params:
         return self.catIds if self.useCats else [-1]
 
     def protocol(self) -> CocoProtocol:
-        """The same as a :class:`CocoProtocol`, with sorted thresholds."""
+        """Return the parameters as a :class:`CocoProtocol`, with sorted thresholds."""
         return CocoProtocol(
             self.iouType,  # type: ignore[arg-type]
             max_dets=tuple(int(limit) for limit in self.maxDets),
@@ -83,7 +83,7 @@ class Params:
 
 @dataclass(frozen=True, eq=False)
 class _Evaluation:
-    """Ground truth and predictions as columns, by the parameters that select them, and their metric."""
+    """Ground truth and predictions selected by the parameters, as columns, and their metric."""
 
     params: Params
     ground_truth: Objects
@@ -93,7 +93,7 @@ class _Evaluation:
     metric: AveragePrecision[CocoResult]
 
     @classmethod
-    def by(cls, coco_gt: Any, coco_dt: Any, params: Params) -> "_Evaluation":
+    def build(cls, coco_gt: Any, coco_dt: Any, params: Params) -> "_Evaluation":
         params = copy.deepcopy(params)
         sizes_hw = np.zeros((len(params.imgIds), 2), dtype=np.int64)
         if params.iouType == "segm":
@@ -104,7 +104,7 @@ class _Evaluation:
             "category_ids": params.catIds,
             "by_category": bool(params.useCats),
         }
-        ground_truth = objects_of(coco_gt, "truth", **options)
+        ground_truth = objects_of(coco_gt, "ground_truth", **options)
         predictions = objects_of(coco_dt, "predictions", **options)
         names = tuple(str(label) for label in params.labels)
         keypoints: tuple[tuple[str, KeypointNames], ...] = ()
@@ -132,28 +132,29 @@ class _Evaluation:
             sigmas = self.categories.sigmas
             assert sigmas is not None
             pairs = keypoint_pairs(self.ground_truth, self.predictions, ranked, sigmas=sigmas, min_similarity=0.0)
-        lines: dict[tuple[Any, Any], Any] = {
+        similarities: dict[tuple[Any, Any], Any] = {
             (image, category): [] for image in self.params.imgIds for category in self.params.labels
         }
         starts = np.flatnonzero(ranked.ranks == 0)
         for first, last in zip(starts, np.append(starts[1:], len(ranked.ranks)), strict=True):
-            one = ranked.detections[first]
+            detection = ranked.detections[first]
             key = (
-                self.params.imgIds[self.predictions.image_index[one]],
-                self.params.labels[self.predictions.labels[one]],
+                self.params.imgIds[self.predictions.image_index[detection]],
+                self.params.labels[self.predictions.labels[detection]],
             )
             values = pairs.similarities[pairs.offsets[first] : pairs.offsets[last]]
-            lines[key] = values.reshape(last - first, -1) if len(values) else []
-        return lines
+            similarities[key] = values.reshape(last - first, -1) if len(values) else []
+        return similarities
 
 
 class COCOeval:
-    """Compare detections with the ground truth.
+    """Evaluate detections against the ground truth.
 
     Parameters
     ----------
     cocoGt, cocoDt
-        Truth and detections: pycocotools' ``COCO``, ours, or any with ``getAnnIds``, ``loadAnns`` and ``imgs``.
+        Ground truth and detections: ``COCO`` of pycocotools or Otus, or any with ``getAnnIds``, ``loadAnns`` and
+        ``imgs``.
     iouType
         ``segm``, ``bbox`` or ``keypoints``.
 
@@ -175,7 +176,7 @@ class COCOeval:
         self.params = Params(iouType)
         self.eval: dict[str, Any] = {}
         self.stats: Any = []
-        self._judged: _Evaluation | None = None
+        self._evaluation: _Evaluation | None = None
         if cocoGt is not None:
             self.params.imgIds = sorted(cocoGt.getImgIds())
             self.params.catIds = sorted(cocoGt.getCatIds())
@@ -188,14 +189,14 @@ class COCOeval:
             p.catIds = np.unique(p.catIds).tolist()
         p.maxDets = sorted(p.maxDets)
         self.eval = {}
-        self._judged = _Evaluation.by(self.cocoGt, self.cocoDt, p)
+        self._evaluation = _Evaluation.build(self.cocoGt, self.cocoDt, p)
 
     def accumulate(self, p: Params | None = None) -> None:
         """Compute the curves into ``eval``: precision (T, R, K, A, M), recall (T, K, A, M) and scores (T, R, K, A, M)."""
         evaluation = self._evaluated()
         p = self.params if p is None else p
-        if _plain(p) != _plain(evaluation.params):
-            evaluation = _Evaluation.by(self.cocoGt, self.cocoDt, p)
+        if _plain_values(p) != _plain_values(evaluation.params):
+            evaluation = _Evaluation.build(self.cocoGt, self.cocoDt, p)
         curves = evaluation.metric.compute().curves
         ious, recalls = (np.unique(values, return_inverse=True)[1] for values in (p.iouThrs, p.recThrs))
         params = copy.copy(p)
@@ -210,27 +211,27 @@ class COCOeval:
         }
 
     def summarize(self) -> None:
-        """Print the figures and keep them in ``stats``."""
+        """Print the figures and store them in ``stats``."""
         print("\n".join(self.lines()))
         self.stats = np.array([value for *_, value in self._figures()])
 
     def __str__(self) -> str:
-        """The lines of the summary."""
+        """Return the lines of the summary."""
         return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
-        """Return the lines of :meth:`summarize`: 12, for keypoints 10; others by ``maxDets`` and ``areaRng``."""
+        """Return the lines of :meth:`summarize`: by default 12, for keypoints 10."""
         p: Params = self._accumulated()["params"]
         lines = []
-        for what, iou, area, limit, value in self._figures():
-            title = "Average Precision  (AP)" if what == "precision" else "Average Recall     (AR)"
+        for metric, iou, area, limit, value in self._figures():
+            title = "Average Precision  (AP)" if metric == "precision" else "Average Recall     (AR)"
             ious = f"{p.iouThrs[0]:.2f}:{p.iouThrs[-1]:.2f}" if iou is None else f"{iou:.2f}"
             settings = f"IoU={ious:<9} | area={p.areaRngLbl[area]:>6} | maxDets={p.maxDets[limit]:>3}"
             lines.append(f" {title} @[ {settings} ] = {value:.3f}")
         return lines
 
     def _figures(self) -> list[tuple[str, float | None, int, int, float]]:
-        """Precision or recall, the IoU threshold, the area range, the limit, and the mean; -1 where it is not defined."""
+        """Return (precision or recall, IoU threshold, area range, limit, mean) per line; mean is -1 if undefined."""
         p: Params = self._accumulated()["params"]
         areas, last = range(1, len(p.areaRng)), len(p.maxDets) - 1
         at_ious: list[float | None] = [None, 0.5, 0.75]
@@ -243,17 +244,17 @@ class COCOeval:
         entries += [("recall", None, area, last) for area in areas]
         return [(*entry, self._mean(*entry)) for entry in entries]
 
-    def _mean(self, what: str, iou: float | None, area: int, limit: int) -> float:
-        values = self.eval[what][..., area, limit]
+    def _mean(self, metric: str, iou: float | None, area: int, limit: int) -> float:
+        values = self.eval[metric][..., area, limit]
         if iou is not None:
             values = values[np.isclose(self.eval["params"].iouThrs, iou, rtol=0, atol=1e-9)]
         defined = values[values > -1]
         return float(np.mean(defined)) if defined.size else -1.0
 
     def _evaluated(self) -> _Evaluation:
-        if self._judged is None:
+        if self._evaluation is None:
             raise UsageError("nothing to accumulate: call evaluate() first")
-        return self._judged
+        return self._evaluation
 
     def _accumulated(self) -> dict[str, Any]:
         if not self.eval:
@@ -262,12 +263,12 @@ class COCOeval:
 
     @property
     def ious(self) -> dict[tuple[Any, Any], Any]:
-        """IoU (or OKS) of detections by falling score with objects, by (image id, category id); computed on access."""
+        """IoU or OKS (D, G) by (image id, category id), detections in descending order of score; computed on access."""
         return self._evaluated().similarities()
 
     @property
     def evalImgs(self) -> list[Record | None]:
-        """The match of each detection by category, area range and image, computed on access by the reference rule."""
+        """The matches per category, area range and image; computed on access by the reference implementation."""
         evaluation = self._evaluated()
         ious = evaluation.similarities()
         ground_truths = _by_image_and_label(evaluation.ground_truth)
@@ -283,23 +284,23 @@ class COCOeval:
 def init_as_pycocotools() -> None:
     """Make ``import pycocotools.cocoeval`` return this module from now on, in this process.
 
-    ``COCO`` and ``mask`` stay pycocotools' own. With it torchmetrics' ``MeanAveragePrecision`` runs on this evaluation.
+    ``COCO`` and ``mask`` remain those of pycocotools. torchmetrics' ``MeanAveragePrecision`` then uses this evaluation.
     """
-    here = sys.modules[__name__]
-    sys.modules["pycocotools.cocoeval"] = here
-    pycocotools.cocoeval = here
+    this_module = sys.modules[__name__]
+    sys.modules["pycocotools.cocoeval"] = this_module
+    pycocotools.cocoeval = this_module
 
 
-def _plain(params: Params) -> dict[str, Any]:
+def _plain_values(params: Params) -> dict[str, Any]:
     """Return the parameters as plain values, for comparison."""
     return {name: np.asarray(value).tolist() for name, value in vars(params).items()}
 
 
 def _by_image_and_label(objects: Objects) -> dict[tuple[int, int], list[int]]:
-    lines: dict[tuple[int, int], list[int]] = {}
+    rows: dict[tuple[int, int], list[int]] = {}
     for row, key in enumerate(zip(objects.image_index.tolist(), objects.labels.tolist(), strict=True)):
-        lines.setdefault(key, []).append(row)
-    return lines
+        rows.setdefault(key, []).append(row)
+    return rows
 
 
 def _evaluated_image(
@@ -309,44 +310,48 @@ def _evaluated_image(
     label: int,
     ious: dict[tuple[Any, Any], Any],
     ground_truths_of: dict[tuple[int, int], list[int]],
-    found_of: dict[tuple[int, int], list[int]],
+    predictions_of: dict[tuple[int, int], list[int]],
 ) -> Record | None:
     """Return one record of ``evalImgs``; None if the image has neither objects nor detections of the category."""
     params, ground_truth, predictions = evaluation.params, evaluation.ground_truth, evaluation.predictions
-    true = np.array(ground_truths_of.get((image, label), ()), dtype=np.int64)
-    chosen = np.array(found_of.get((image, label), ()), dtype=np.int64)
-    if not len(true) and not len(chosen):
+    ground_truths = np.array(ground_truths_of.get((image, label), ()), dtype=np.int64)
+    detections = np.array(predictions_of.get((image, label), ()), dtype=np.int64)
+    if not len(ground_truths) and not len(detections):
         return None
     assert predictions.scores is not None
     limit = params.maxDets[-1]
-    chosen = chosen[np.argsort(-predictions.scores[chosen], kind="stable")][:limit]
-    ignored = ground_truth.is_crowd[true] | (ground_truth.areas[true] < area[0]) | (ground_truth.areas[true] > area[1])
+    detections = detections[np.argsort(-predictions.scores[detections], kind="stable")][:limit]
+    ignored = (
+        ground_truth.is_crowd[ground_truths]
+        | (ground_truth.areas[ground_truths] < area[0])
+        | (ground_truth.areas[ground_truths] > area[1])
+    )
     if ground_truth.keypoints is not None:
-        ignored |= ~(ground_truth.keypoints[true, :, 2] > 0).any(axis=1)
+        ignored |= ~(ground_truth.keypoints[ground_truths, :, 2] > 0).any(axis=1)
     columns = np.argsort(ignored, kind="stable")
-    true, ignored = true[columns], ignored[columns]
+    ground_truths, ignored = ground_truths[columns], ignored[columns]
     key = params.imgIds[image], params.labels[label]
-    similarities = np.reshape(ious[key], (len(chosen), len(columns)))[:, columns]
-    outside = (predictions.areas[chosen] < area[0]) | (predictions.areas[chosen] > area[1])
-    detection_matches = np.zeros((len(params.iouThrs), len(chosen)))
-    gt_matches = np.zeros((len(params.iouThrs), len(true)))
-    detection_ignored = np.zeros((len(params.iouThrs), len(chosen)), dtype=bool)
+    similarities = np.reshape(ious[key], (len(detections), len(columns)))[:, columns]
+    is_outside = (predictions.areas[detections] < area[0]) | (predictions.areas[detections] > area[1])
+    dt_matches = np.zeros((len(params.iouThrs), len(detections)))
+    gt_matches = np.zeros((len(params.iouThrs), len(ground_truths)))
+    dt_ignored = np.zeros((len(params.iouThrs), len(detections)), dtype=bool)
     for t, threshold in enumerate(params.iouThrs):
-        match = match_image(similarities, threshold, ignored=ignored, crowd=ground_truth.is_crowd[true])
+        match = match_image(similarities, threshold, ignored=ignored, crowd=ground_truth.is_crowd[ground_truths])
         matched = match >= 0
-        detection_matches[t, matched] = ground_truth.ids[true[match[matched]]]
-        gt_matches[t, match[matched]] = predictions.ids[chosen[matched]]
-        detection_ignored[t] = np.where(matched, ignored[match] if len(ignored) else False, outside)
+        dt_matches[t, matched] = ground_truth.ids[ground_truths[match[matched]]]
+        gt_matches[t, match[matched]] = predictions.ids[detections[matched]]
+        dt_ignored[t] = np.where(matched, ignored[match] if len(ignored) else False, is_outside)
     return {
         "image_id": key[0],
         "category_id": key[1],
         "aRng": area,
         "maxDet": limit,
-        "dtIds": predictions.ids[chosen].tolist(),
-        "gtIds": ground_truth.ids[true].tolist(),
-        "dtMatches": detection_matches,
+        "dtIds": predictions.ids[detections].tolist(),
+        "gtIds": ground_truth.ids[ground_truths].tolist(),
+        "dtMatches": dt_matches,
         "gtMatches": gt_matches,
-        "dtScores": predictions.scores[chosen].tolist(),
+        "dtScores": predictions.scores[detections].tolist(),
         "gtIgnore": ignored.astype(np.int64),
-        "dtIgnore": detection_ignored,
+        "dtIgnore": dt_ignored,
     }

@@ -1,8 +1,8 @@
 """Read JSON files of any size, such as COCO annotations of gigabytes, in the memory of one batch.
 
 ``json.load`` makes Python objects of the whole file. Here it is read in windows of half a megabyte: a compiled scanner
-finds the end of each record of an array; the records of a window are decoded together and appended to columns. An invalid
-record is reported by index and field, and the others are still read.
+finds the end of each record of an array; the records of a window are decoded together and appended to columns. An
+invalid record is reported by index and field, and the others are still read.
 
 Reading order:
 

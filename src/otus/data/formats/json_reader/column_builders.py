@@ -66,7 +66,7 @@ JsonSegmentation = list[list[Coordinate]] | JsonRLE | None
 
 
 def segmentation_problem(segmentation: JsonSegmentation) -> tuple[str, str] | None:
-    """Return the field and the problem of a segmentation that is invalid regardless of its image; None if it is valid."""
+    """Return the field and problem of a segmentation that is invalid regardless of its image; None if it is valid."""
     if isinstance(segmentation, list):
         for index, ring in enumerate(segmentation):
             if len(ring) < 6 or len(ring) % 2:
