@@ -1,23 +1,23 @@
 """Otus: object detection and segmentation, from the sliding window to Segment Anything.
 
-``import otus`` is light: each name below brings what it needs when it is first used.
+``import otus`` is fast: the modules of each name below are imported when it is first used.
 
 ==============================  ====================================================================================
 Read data                       `open_dataset`, which returns a `Dataset` of `Sample` values
 Predict                         `load` returns a `Predictor`, which returns `Prediction` values; `list_models`, `Tiles`
 Train                           `train` returns a `TrainedModel`; `TrainSettings`
-Measure                         `evaluate` returns an `EvaluationReport`; `compare` returns a `Comparison`
-What is on an image             `Instances`, `Masks`, `SemanticMap`, `PanopticMap`, `Classification`, `Categories`
-What somebody points at         `Prompt`, `MaskCandidates`
-How images and answers pass     `Preprocess`, `Postprocess`
-What can go wrong               `OtusError` and the errors below it
+Evaluate                        `evaluate` returns an `EvaluationReport`; `compare` returns a `Comparison`
+Labels and predictions          `Instances`, `Masks`, `SemanticMap`, `PanopticMap`, `Classification`, `Categories`
+Prompts                         `Prompt`, `MaskCandidates`
+Pre- and postprocessing         `Preprocess`, `Postprocess`
+Errors                          `OtusError` and its subclasses
 ==============================  ====================================================================================
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ imports each when it is first used
+if TYPE_CHECKING:  # for editors and type checkers; at run time, __getattr__ imports each on first use
     from otus.data.dataset import Dataset
     from otus.data.open import open_dataset
     from otus.data.sample import Sample

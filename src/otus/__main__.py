@@ -1,4 +1,4 @@
-"""``python -m otus`` is the command ``otus``."""
+"""Run the command ``otus`` by ``python -m otus``."""
 
 from otus.cli import main
 

@@ -1,4 +1,4 @@
-"""Write files and folders atomically, and say where Otus caches what it fetched or computed.
+"""Write files and folders atomically; locate the cache of downloaded and computed files.
 
 This module imports nothing of Otus but its errors.
 """
@@ -29,8 +29,12 @@ def cache_folder() -> Path:
 def staged_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to ``folder`` when the block ends without an error.
 
-    So nothing half-written is ever found under the final name. DataError if the name is taken by something not empty, or
-    if it cannot be written.
+    So the final name never holds an incomplete folder.
+
+    Raises
+    ------
+    DataError
+        If ``folder`` exists and is not empty, or cannot be written.
     """
     folder = folder.absolute()
     with _writing(folder):
@@ -65,23 +69,25 @@ def staged_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _writing(target: Path) -> Iterator[None]:
-    """Turn errors of the file system (disk full, no permission …) into a DataError that names the target."""
+    """Convert errors of the file system (disk full, no permission …) to a DataError that names the target."""
     try:
         yield
     except OSError as error:
         if isinstance(error, DataError | ConnectionError | TimeoutError) or error.errno is None:
-            raise  # not of the file system
-        what = error.strerror or str(error)
-        cause = f"{what}: {error.filename}" if error.filename else what
+            raise  # not an error of the file system
+        reason = error.strerror or str(error)
+        reason_with_file = f"{reason}: {error.filename}" if error.filename else reason
         remedy = "choose another target or make room"
-        raise DataError(f"cannot be written, {cause}", file=target, remedy=remedy, kind="unwritable") from None
+        raise DataError(
+            f"cannot be written, {reason_with_file}", file=target, remedy=remedy, kind="unwritable"
+        ) from None
 
 
 @contextmanager
 def fsynced_file(path: Path) -> Iterator[Path]:
-    """Do as :func:`staged_file`, and flush the content to disk before the rename: safe even against a power cut.
+    """Like :func:`staged_file`, but flush the content to disk before the rename, which is safe against power failure.
 
-    What killed writers left beside ``path``, not written to for an hour, is removed.
+    Temporary files of killed writers beside ``path`` are removed once they are an hour old.
     """
     for leftover in path.parent.glob(f".{path.name}.*{path.suffix}"):
         if time.time() - leftover.stat().st_mtime > STALE_AFTER_S:

@@ -1,6 +1,6 @@
-"""Every error that Otus raises on purpose.
+"""The errors that Otus raises.
 
-A message names the file, line or field, what was expected, what came, and what to do about it.
+A message names the file, line or field, what was expected, what was found, and what to do.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,22 +13,22 @@ class OtusError(Exception):
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return the end of an error message that suggests the nearest of the known names; empty if none is near."""
-    from difflib import get_close_matches  # takes its time to import, and is needed once at most
+    """Return the end of an error message that suggests the most similar known name; empty if none is similar."""
+    from difflib import get_close_matches  # slow to import
 
-    by_folded = {name.casefold(): name for name in names}
-    near = get_close_matches(name.casefold(), by_folded, n=1)
-    if not near and len(name) > 2:
-        near = [folded for folded in by_folded if folded.startswith(name.casefold())]
-    return f"; did you mean {by_folded[near[0]]!r}?" if near else ""
+    names_by_casefold = {name.casefold(): name for name in names}
+    matches = get_close_matches(name.casefold(), names_by_casefold, n=1)
+    if not matches and len(name) > 2:
+        matches = [casefolded for casefolded in names_by_casefold if casefolded.startswith(name.casefold())]
+    return f"; did you mean {names_by_casefold[matches[0]]!r}?" if matches else ""
 
 
 class UsageError(OtusError):
-    """The command or the call was wrong (exit 2)."""
+    """A command or call has wrong arguments. The command line exits with 2."""
 
 
 class ShapeError(OtusError, ValueError):
-    """An array has another shape, type or range than the one documented."""
+    """An array has another shape, type or range than documented."""
 
 
 class DataError(OtusError, ValueError):
@@ -37,15 +37,15 @@ class DataError(OtusError, ValueError):
     Parameters
     ----------
     problem
-        What was expected and what came.
+        What was expected and what was found.
     file
-        The file at fault.
+        The invalid file.
     where
-        The record, line or field in it, e.g. ``annotations[3].bbox`` or ``line 7``.
+        Record, line or field in the file, e.g. ``annotations[3].bbox`` or ``line 7``.
     remedy
-        What to do.
+        What to do about it.
     kind
-        A word for counting problems alike, e.g. ``missing_image``.
+        Kind of problem, for grouping, e.g. ``missing_image``.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class DataError(OtusError, ValueError):
         remedy: str | None = None,
         kind: str = "unreadable_annotation",
     ) -> None:
-        place = ": ".join(str(part) for part in (file, where) if part)
-        text = f"{place}: {problem}" if place else problem
+        location = ": ".join(str(part) for part in (file, where) if part)
+        text = f"{location}: {problem}" if location else problem
         super().__init__(f"{text} ({remedy})" if remedy else text)
         self.problem = problem
         self.file = None if file is None else Path(file)
@@ -72,32 +72,32 @@ class ImageError(DataError):
 
 
 class CheckpointError(OtusError):
-    """A file of weights does not fit the model, or is not a file of weights."""
+    """A file of weights does not match the model, or is not a file of weights."""
 
 
 class FetchError(OtusError):
-    """A file could not be downloaded, or has another content than expected; the message says where to put it by hand."""
+    """A file could not be downloaded or has unexpected content; the message says where to put it manually."""
 
 
 class ExportError(OtusError):
-    """A model cannot be exported, or what was exported predicts something else."""
+    """A model cannot be exported, or the exported model predicts something else."""
 
 
 class TrainingError(OtusError):
-    """A training run cannot go on, e.g. because a loss is not finite."""
+    """A training run cannot continue, e.g. because a loss is not finite."""
 
 
 class MissingExtraError(OtusError, ImportError):
-    """An optional package is not installed; the message has the pip command that brings it."""
+    """An optional package is not installed; the message has the pip command that installs it."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}: pip install 'otus[{extra}]'")
 
 
 Report = Callable[[DataError], None]
-"""What gets each problem of a data set; see :func:`stop_at_first`."""
+"""A function that is called with each problem of a data set, e.g. :func:`stop_at_first`."""
 
 
 def stop_at_first(problem: DataError) -> NoReturn:
-    """Raise the problem: the default, strict ``report``."""
+    """Raise the problem: the default ``report``."""
     raise problem
