@@ -1,22 +1,24 @@
 """Read images: whatever the file holds becomes uint8 (H, W, 3) RGB, upright, as a viewer would show it.
 
-Pillow decodes. Added here: orientation, transparency, 16-bit and float images, a limit of the size, and errors that
-name the file. Only raster formats are opened, never those that Pillow hands to another program (EPS, WMF).
+Converts transparency, 16-bit and float images; :mod:`otus.data.image_decoding` opens and decodes the files. Label images
+are read as their integer labels.
 """
 
-import os
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from io import BytesIO
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile
 
-from otus.data.git_lfs import LFS_PROBLEM, LFS_REMEDY, is_lfs_pointer
+from otus.data.image_decoding import (
+    check_pixel_count,
+    decoding,
+    open_image,
+    source_name,
+    upright_size_hw,
+    upright_transposition,
+)
 from otus.errors import ImageError, ShapeError
 
 MAX_PIXELS = 180_000_000
@@ -28,24 +30,10 @@ REDUCED_FROM = 25_000_000
 TargetSize = Callable[[tuple[int, int]], tuple[int, int]]
 """A function from an image's height and width to the height and width that it will be resized to."""
 
-_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "AVIF", "JPEG2000")
 _STRIP_ROWS = 512
 _COLOUR_WEIGHTS = np.array([1, 256, 256**2])  # of red, green and blue in one number
-_UNREADABLE = "unreadable_image"
 _NO_COLOUR = 255
 _MAX_12_BITS = 4095
-_ORIENTATION = 0x0112
-_TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SWAP_AXES = frozenset(_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8))
-_pillow_lock = threading.Lock()
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray
 
@@ -106,17 +94,17 @@ def read_reduced_image(
     """
     if isinstance(source, np.ndarray):
         source = _image_of_array(source)
-    name = _source_name(source)
-    with _open(source, name) as image:
-        _check_pixels(image.size, name, max_pixels)
-        transposition = _upright_transposition(image)
-        size_hw = image.size if transposition in _SWAP_AXES else (image.height, image.width)
+    name = source_name(source)
+    with open_image(source, name) as image:
+        check_pixel_count(image.size, name, max_pixels)
+        transposition = upright_transposition(image)
+        size_hw = upright_size_hw(image, transposition)
         factor = 1 if target_size is None else _reduction(size_hw, target_size(size_hw))
         if factor > 1:
             width, height = image.size
             image.draft(None, (width // factor, height // factor))
             factor = round(factor * image.width / width)  # 1 for a JPEG: draft mode has reduced it
-        with _decoding(image, name):
+        with decoding(image, name):
             pixels = _as_rgb(image, factor)
             if transposition is not None:
                 pixels = np.asarray(Image.fromarray(pixels).transpose(transposition))
@@ -147,10 +135,8 @@ def image_size_hw(path: str | Path) -> tuple[int, int]:
     ImageError
         If it is missing or not an image.
     """
-    with _open(path, str(path)) as image:
-        width, height = image.size
-        transposition = _upright_transposition(image)
-    return (width, height) if transposition in _SWAP_AXES else (height, width)
+    with open_image(path, str(path)) as image:
+        return upright_size_hw(image, upright_transposition(image))
 
 
 def image_notes(source: str | Path | bytes) -> dict[str, str]:
@@ -165,12 +151,12 @@ def image_notes(source: str | Path | bytes) -> dict[str, str]:
     ImageError
         If it is missing, or not an image.
     """
-    name, notes = _source_name(source), {}
-    with _open(source, name) as image:
+    name, notes = source_name(source), {}
+    with open_image(source, name) as image:
         if (pages := _page_count(image)) > 1:
             notes["further_pages"] = f"has {pages} pages or frames, of which the first is used; save each as a file"
         if image.mode == "I" or image.mode.startswith("I;16"):
-            with _decoding(image, name):
+            with decoding(image, name):
                 image.load()
             brightest = int(np.asarray(image).max())
             if 0 < brightest <= _MAX_12_BITS:
@@ -179,6 +165,15 @@ def image_notes(source: str | Path | bytes) -> dict[str, str]:
                     f"save it with values up to 65535, or as 8 bits"
                 )
     return notes
+
+
+def _page_count(image: Image.Image) -> int:
+    if image.format in ("JPEG", "MPO"):
+        return 1
+    try:
+        return getattr(image, "n_frames", 1)
+    except Exception:  # only a page after the first is broken, and it is not used
+        return 1
 
 
 def read_thumbnail(path: str | Path, *, side: int) -> tuple[UInt8[np.ndarray, "side side"], tuple[int, int]]:
@@ -192,17 +187,16 @@ def read_thumbnail(path: str | Path, *, side: int) -> tuple[UInt8[np.ndarray, "s
         As in :func:`read_image`.
     """
     name = str(path)
-    with _open(path, name) as image:
-        _check_pixels(image.size, name, MAX_PIXELS)
-        width, height = image.size
-        transposition = _upright_transposition(image)
-        with _decoding(image, name):
+    with open_image(path, name) as image:
+        check_pixel_count(image.size, name, MAX_PIXELS)
+        transposition = upright_transposition(image)
+        size_hw = upright_size_hw(image, transposition)
+        with decoding(image, name):
             # Draft sizes are rounded to whole pixels, which is invisible from 8 times the thumbnail's side on.
             image.draft("L", (8 * side, 8 * side))
             grey = image if image.mode == "L" else Image.fromarray(_as_rgb(image)).convert("L")
             small = grey.resize((side, side), Image.Resampling.BOX)
             upright = small if transposition is None else small.transpose(transposition)
-            size_hw = (width, height) if transposition in _SWAP_AXES else (height, width)
             return np.array(upright), size_hw
 
 
@@ -215,8 +209,8 @@ def read_label_image(path: str | Path, *, expected_size_hw: tuple[int, int] | No
         As in :func:`read_image`; also if the image is RGB, has more than 8 bits, or is a JPEG, which changes values.
     """
     name = str(path)
-    with _open(path, name) as image:
-        _check_pixels(image.size, name, MAX_PIXELS)
+    with open_image(path, name) as image:
+        check_pixel_count(image.size, name, MAX_PIXELS)
         remedy = "save the labels as a palette or grey PNG"
         if image.format in ("JPEG", "MPO"):
             raise ImageError("expected labels, got a JPEG, which changes values", file=name, remedy=remedy)
@@ -229,8 +223,8 @@ def read_label_image(path: str | Path, *, expected_size_hw: tuple[int, int] | No
         # Pillow scales grey of 2 and 4 bits to 0..255.
         tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
         step = {"L;2": 85, "L;4": 17}.get(str(tiles[0].args) if tiles else "", 1)
-        transposition = _upright_transposition(image)
-        with _decoding(image, name):
+        transposition = upright_transposition(image)
+        with decoding(image, name):
             image.load()
             upright = image if transposition is None else image.transpose(transposition)
             values = np.array(upright).astype(np.uint8) // np.uint8(step)
@@ -274,7 +268,7 @@ def read_colour_labels(
 
 def palette_colours(path: str | Path) -> list[tuple[int, int, int]]:
     """Return the palette of an image without decoding its pixels; empty if it has none."""
-    with _open(path, str(path)) as image:
+    with open_image(path, str(path)) as image:
         values = image.getpalette() if image.mode == "P" else None
     return list(zip(*[iter(values or [])] * 3, strict=True))
 
@@ -308,110 +302,6 @@ def check_image_size(actual: tuple[int, ...], expected: tuple[int, int] | None, 
         else "resize the image or correct the size in the labels",
         kind="mis_sized_image",
     )
-
-
-def _source_name(source: str | Path | bytes | Image.Image) -> str:
-    if isinstance(source, str | Path):
-        return str(source)
-    return f"image of {len(source)} bytes" if isinstance(source, bytes) else "image in memory"
-
-
-@contextmanager
-def _open(source: str | Path | bytes | Image.Image, name: str) -> Iterator[Image.Image]:
-    """Yield the PIL image with only its header read."""
-    if isinstance(source, Image.Image):
-        yield source
-        return
-    if not isinstance(source, bytes):
-        path = Path(source)
-        if not os.path.isfile(path):  # Path.is_file raises for names that are too long
-            raise _why_not_a_file(path)
-        if path.stat().st_size == 0:
-            raise ImageError("is empty (0 bytes)", file=name, remedy="restore it or leave it out", kind=_UNREADABLE)
-    try:
-        with _unlimited_pillow():
-            image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
-    except Exception as error:  # Pillow's readers raise nearly anything on broken files
-        if not isinstance(source, bytes) and is_lfs_pointer(source):
-            raise ImageError(LFS_PROBLEM, file=name, remedy=LFS_REMEDY, kind=_UNREADABLE) from None
-        raise _unreadable(error, name) from error
-    with image:
-        yield image
-
-
-def _why_not_a_file(path: Path) -> ImageError:
-    if os.path.isdir(path):
-        return ImageError("expected an image, got a folder", file=path, remedy="name a file", kind=_UNREADABLE)
-    if os.path.exists(path):
-        return ImageError("is not a regular file", file=path, remedy="name an image", kind=_UNREADABLE)
-    return ImageError("there is no such file", file=path, remedy="check the path", kind="missing_image")
-
-
-def _unreadable(error: Exception, name: str) -> ImageError:
-    if isinstance(error, UnidentifiedImageError):
-        problem, remedy = "is not an image of a known format", "convert it to JPEG or PNG, or leave it out"
-    elif isinstance(error, PermissionError):
-        problem, remedy = "cannot be read: permission denied", "change its permissions"
-    else:
-        problem, remedy = f"cannot be decoded: {error or type(error).__name__}", "restore it or leave it out"
-    return ImageError(problem, file=name, remedy=remedy, kind=_UNREADABLE)
-
-
-@contextmanager
-def _unlimited_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings and disable its pixel limit; both are global, hence the lock."""
-    with _pillow_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-@contextmanager
-def _decoding(image: Image.Image, name: str) -> Iterator[None]:
-    """Decode inside the block, in parallel with other threads unless the image exceeds Pillow's warning limit."""
-    limit = Image.MAX_IMAGE_PIXELS
-    try:
-        if limit is not None and image.width * image.height > limit:
-            with _unlimited_pillow():
-                image.load()
-        yield
-    except Exception as error:
-        raise _unreadable(error, name) from error
-
-
-def _upright_transposition(image: Image.Image) -> Image.Transpose | None:
-    """Return the transposition that makes the image upright, None if it is upright."""
-    if image.format == "TIFF":  # Pillow applies the orientation of TIFFs itself
-        return None
-    try:
-        with _unlimited_pillow():
-            # Not PngImageFile.getexif: it decodes the whole image to look for EXIF behind it.
-            return _TRANSPOSITIONS.get(Image.Image.getexif(image).get(_ORIENTATION, 1))
-    except Exception:  # broken EXIF: the pixels may be fine
-        return None
-
-
-def _page_count(image: Image.Image) -> int:
-    if image.format in ("JPEG", "MPO"):
-        return 1
-    try:
-        return getattr(image, "n_frames", 1)
-    except Exception:  # only a page after the first is broken, and it is not used
-        return 1
-
-
-def _check_pixels(size_wh: tuple[int, int], name: str, max_pixels: int) -> None:
-    width, height = size_wh
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{width} x {height} = {width * height / 1e6:.0f} megapixels, the limit is {max_pixels / 1e6:.0f}",
-            file=name,
-            remedy="scale it down, or raise the limit: --max-pixels of otus predict, max_pixels of predict and read_image",
-            kind=_UNREADABLE,
-        )
 
 
 def _as_rgb(image: Image.Image, factor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
