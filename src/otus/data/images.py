@@ -1,7 +1,7 @@
-"""Read images: whatever the file holds becomes uint8 (H, W, 3) RGB, upright, as a viewer would show it.
+"""Read images of any type as uint8 (H, W, 3) RGB, upright, as a viewer shows them.
 
-Converts transparency, 16-bit and float images; :mod:`otus.data.image_decoding` opens and decodes the files. Label images
-are read as their integer labels.
+Converts transparency, 16-bit and float images; :mod:`otus.data.image_decoding` opens and decodes the files. Label
+images are read as their integer labels.
 """
 
 from collections.abc import Callable, Sequence

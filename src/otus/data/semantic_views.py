@@ -43,8 +43,8 @@ class SemanticViews(Dataset):
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Dataset:
         """Return the subset of the given images, in that order."""
-        chosen = np.asarray(indices, dtype=np.int64) if len(indices) == 0 else np.arange(len(self))[np.asarray(indices)]
-        return replace(super().select(indices), origins=self.origins[chosen])  # type: ignore[call-arg]
+        images = np.asarray(indices, dtype=np.int64) if len(indices) == 0 else np.arange(len(self))[np.asarray(indices)]
+        return replace(super().select(indices), origins=self.origins[images])  # type: ignore[call-arg]
 
 
 def has_semantic_maps(dataset: Dataset) -> bool:

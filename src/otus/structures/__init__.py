@@ -1,13 +1,13 @@
 """The values that readers, models, metrics and drawing exchange: frozen dataclasses of numpy arrays, without torch.
 
 Conventions: boxes are xyxy in absolute pixels, where pixel i covers [i, i + 1); labels are int64 indices into
-:class:`Categories`, without background; sizes are (height, width). Construction checks shapes and says what was expected.
+:class:`Categories`, without background; sizes are (height, width). Constructors validate shapes and types.
 
 Read in this order:
 
 - ``boxes``: formats, areas, IoU and GIoU; ``oriented``: rotated boxes and cuboids; ``keypoints``: OKS;
 - ``categories``: names, source ids, things and stuff, keypoint schemes;
-- ``masks``: :class:`Masks` of one image, dense, as RLE, or as low-resolution probabilities that are pasted when asked;
+- ``masks``: :class:`Masks` of one image, dense, as RLE, or as low-resolution probabilities that are pasted on demand;
 - ``instances``: :class:`Instances`, the objects of one image, labelled or predicted; ``classification`` and ``maps``: a
   whole image's scores, :class:`SemanticMap` (of :class:`SemanticScores`) and :class:`PanopticMap`;
 - ``objects`` and ``segmentations``: :class:`Objects` and :class:`Segmentations`, the same for a whole data set, as columns;

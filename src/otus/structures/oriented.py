@@ -106,10 +106,10 @@ def oriented_intersections(
     overlap = (np.less(enclosing_a[:, :2], enclosing_b[:, 2:]) & np.less(enclosing_b[:, :2], enclosing_a[:, 2:])).all(
         axis=1
     )
-    chosen = np.flatnonzero(have_area & overlap)
+    pairs = np.flatnonzero(have_area & overlap)
     step = 100_000  # bounds the memory of the intermediate (pairs, 4, 4, 2) arrays
-    for first in range(0, len(chosen), step):
-        batch = chosen[first : first + step]
+    for first in range(0, len(pairs), step):
+        batch = pairs[first : first + step]
         result[batch] = _rectangle_intersection(a[batch], b[batch])
     return result
 

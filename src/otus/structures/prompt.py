@@ -160,7 +160,7 @@ class Prompt:
         return seeds
 
     def check_size(self, size_hw: tuple[int, int]) -> None:
-        """Raise a ShapeError unless everything that is marked lies in an image of ``size_hw``."""
+        """Raise a ShapeError unless all marks lie in an image of ``size_hw``."""
         height, width = size_hw
         for name, plane in (("scribbles", self.scribbles), ("mask", self.mask)):
             if plane is not None and plane.shape != (height, width):

@@ -129,18 +129,18 @@ class Segmentations:
 
     def take(self, indices: Iterable[int] | np.ndarray) -> "Segmentations":
         """Return the segmentations of some objects, in the given order."""
-        chosen = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), dtype=np.int64)
-        ring_counts = np.diff(self.rings)[chosen]
-        rings = gather(np.arange(len(self.points) - 1), self.rings[chosen], ring_counts)
+        objects = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), dtype=np.int64)
+        ring_counts = np.diff(self.rings)[objects]
+        rings = gather(np.arange(len(self.points) - 1), self.rings[objects], ring_counts)
         point_counts = np.diff(self.points)[rings]
-        byte_counts = np.diff(self.counts)[chosen]
+        byte_counts = np.diff(self.counts)[objects]
         return Segmentations(
-            kinds=self.kinds[chosen],
+            kinds=self.kinds[objects],
             rings=offsets_of(ring_counts),
             points=offsets_of(point_counts),
             points_xy=gather(self.points_xy, self.points[rings], point_counts),
             counts=offsets_of(byte_counts),
-            counts_bytes=gather(self.counts_bytes, self.counts[chosen], byte_counts),
+            counts_bytes=gather(self.counts_bytes, self.counts[objects], byte_counts),
         )
 
 

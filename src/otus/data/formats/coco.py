@@ -188,10 +188,10 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
             categories += unread.declared(batch, Category)
         else:
             columns.extend(batch)
-    for name, value in reader.others.items():
+    for name, value in reader.other_values.items():
         unread.note(name, [value])
     for name in ("images", "categories"):
-        if name not in reader.found:
+        if name not in reader.found_arrays:
             report(DataError(f"has no {name!r}", file=file, remedy="COCO needs images, annotations and categories"))
     unread.note("images[].coco_url", (image.coco_url for _, image in images if image.file_name))
     valid_records, rejected_ids = valid_images(
@@ -236,8 +236,8 @@ def valid_images(
             rejected_ids.add(image.id)
         elif not allow_outside and is_outside_folder(image.file_name):
             text = f"{image.file_name!r} leads outside the folder of the images"
-            place = f"{where}.file_name"
-            report(DataError(text, file=file, where=place, remedy=OUTSIDE_REMEDY, kind="path_outside"))
+            field = f"{where}.file_name"
+            report(DataError(text, file=file, where=field, remedy=OUTSIDE_REMEDY, kind="path_outside"))
             rejected_ids.add(image.id)
         elif (problem := _fill_in_size(image, folder)) is not None:
             text = f"has no width and height, and {problem.file}: {problem.problem}"

@@ -72,7 +72,7 @@ class Annotation(msgspec.Struct):
 
 
 class PredictedSegment(SegmentInfo):
-    """A record of predicted ``segments_info``; the name of a ``category`` goes before ``category_id``."""
+    """A record of predicted ``segments_info``; the name of a ``category`` takes precedence over ``category_id``."""
 
     category: str | None = None
 
@@ -108,7 +108,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     reader = RecordReader(file, types, report, open_ended=types.keys())
     for batch in reader:
         records[batch.array] += unread.declared(batch, types[batch.array])
-    for name, value in reader.others.items():
+    for name, value in reader.other_values.items():
         unread.note(name, [value])
     unread.note("images[].coco_url", (record.coco_url for _, record in records["images"] if record.file_name))
     images, rejected_ids = valid_images(

@@ -90,8 +90,8 @@ def find_losses(
             losses += _area_losses(dataset.objects, areas)
     losses += _image_losses(dataset, can_hold)
     losses += [
-        ConversionLoss(kind, "", None, f"{what} of the whole data set")
-        for kind, what in _dataset_losses(dataset, can_hold)
+        ConversionLoss(kind, "", None, f"{description} of the whole data set")
+        for kind, description in _dataset_losses(dataset, can_hold)
     ]
     for unread in dataset.unread:
         losses.append(

@@ -108,7 +108,7 @@ def _records(path: Path, kind: type[Record], dataset: Dataset, report: Report) -
                 report(_fault(path, f"images[{position}].file", problem, "unknown_image"))
             else:
                 yield f"images[{position}]", index, record
-    if "images" not in reader.found and not (path.exists() and path.stat().st_size == 0):
+    if "images" not in reader.found_arrays and not (path.exists() and path.stat().st_size == 0):
         report(_fault(path, "images", "expected a list of images, found none", "broken_json"))
 
 

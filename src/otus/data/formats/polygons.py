@@ -101,20 +101,20 @@ def _trace_rings(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     meet, the trace turns left, towards the diagonal neighbour (8-connectivity).
     """
     height, width = mask.shape
-    seen = np.zeros((height, width), dtype=np.bool_)
+    visited = np.zeros((height, width), dtype=np.bool_)
     corners = np.empty((64, 2), dtype=np.int64)
     ends = np.empty(8, dtype=np.int64)
     count, rings = 0, 0
     for row in range(1, height):
         for column in range(1, width):
-            if seen[row, column] or not mask[row, column] or mask[row - 1, column]:
+            if visited[row, column] or not mask[row, column] or mask[row - 1, column]:
                 continue
             x, y, direction, previous = column, row, 0, -1
             while True:
                 if direction == 0:
-                    if seen[y, x]:
+                    if visited[y, x]:
                         break
-                    seen[y, x] = True
+                    visited[y, x] = True
                 if direction != previous:
                     if count == len(corners):
                         corners = np.concatenate((corners, np.empty_like(corners)))

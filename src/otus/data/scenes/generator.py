@@ -112,7 +112,7 @@ class _DrawnObject:
     fill: Float[np.ndarray, "h w 3"]
 
     def fits(self, ids: Int[np.ndarray, "H W"], others: list["_DrawnObject"]) -> bool:
-        """Return whether the object is large enough, and every object below stays visible."""
+        """Return whether the object is large enough, and every object below it remains visible."""
         mask = self.inside >= 0.5
         if mask.sum() < _MIN_PIXELS:
             return False

@@ -72,7 +72,7 @@ class DetectionMatcher:
     def pairs(
         self, *, min_iou: float, masks: bool = False
     ) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"], Float[np.ndarray, "p"]]:
-        """Return the P pairs of any categories with at least ``min_iou``: predictions, ground truths (indices), IoUs."""
+        """Return the P pairs of any categories with at least ``min_iou``: prediction and ground truth indices, IoUs."""
         agnostic = self.class_agnostic()
         ranked = RankedDetections.build(agnostic.ground_truth, agnostic.predictions, label_count=1, limit=None)
         pairs = self._pairs(agnostic.ground_truth, agnostic.predictions, ranked, min_iou, masks)

@@ -199,10 +199,10 @@ def _number(text: UInt8[np.ndarray, "b"], position: int) -> tuple[np.uint64, int
 @kernel
 def _is_fraction(text: UInt8[np.ndarray, "b"], start: int, end: int) -> bool:
     """Return whether a number has a point or an exponent."""
-    found = False
+    is_fraction = False
     for i in range(start, end):
-        found |= text[i] == 46 or text[i] == 101 or text[i] == 69
-    return found
+        is_fraction |= text[i] == 46 or text[i] == 101 or text[i] == 69
+    return is_fraction
 
 
 @kernel

@@ -78,15 +78,15 @@ class RecordReader:
     open_ended: Set[str] = frozenset()
     number_fields: Mapping[str, Mapping[str, NumberField]] = field(default_factory=dict)
     largest: float = math.inf
-    found: set[str] = field(default_factory=set)
-    others: dict[str, Any] = field(default_factory=dict)
+    found_arrays: set[str] = field(default_factory=set)
+    other_values: dict[str, Any] = field(default_factory=dict)
     faulty_ids: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
 
     def __iter__(self) -> Iterator[RecordBatch]:
         """Yield batches in file order.
 
-        Afterwards ``found`` has the keys of the arrays in the file, ``others`` its other keys and values, and
-        ``faulty_ids`` the ids of invalid records by array, if they have any.
+        Afterwards ``found_arrays`` has the keys of the arrays in the file, ``other_values`` its other keys and values,
+        and ``faulty_ids`` the ids of invalid records by array, if they have any.
         """
         try:
             with _open_as_utf8(self.path) as file:
@@ -149,7 +149,7 @@ class RecordReader:
                 elif event == scanner.OPENED and key in self.arrays and window[position - 1 : position] == b"[":
                     skeleton += window[pending:position]
                     current_array, pending, index = key, position, 0
-                    self.found.add(current_array)
+                    self.found_arrays.add(current_array)
                     state[scanner.COMMAS], state[scanner.FIELDS] = 0, 0
                 elif event == scanner.CLOSED and current_array is not None:
                     yield from self._decode(
@@ -285,10 +285,10 @@ class RecordReader:
             return
         if not isinstance(frame, dict):
             return
-        self.others = {key: value for key, value in frame.items() if key not in self.arrays}
+        self.other_values = {key: value for key, value in frame.items() if key not in self.arrays}
         for key in self.arrays:
-            if key in frame and key not in self.found:
-                self.found.add(key)
+            if key in frame and key not in self.found_arrays:
+                self.found_arrays.add(key)
                 problem = f"expected an array, got {type(frame[key]).__name__}"
                 self.report(DataError(problem, file=self.path, where=key, kind="broken_json"))
 
