@@ -256,7 +256,7 @@ def test_mosaic_and_copy_paste_keep_every_column_together(index: int, seed: int)
     assert geometry.size_hw(joined) == (100, 120)
     assert_whole(joined, shrunk=True)
     assert not (joined["semantic"] == 255).any()
-    pasted = CopyPaste(draw, probability=1, object_probability=0.7)(before, generator=sample_generator(seed, 0, index))
+    pasted = CopyPaste(draw, probability=1, share=0.7)(before, generator=sample_generator(seed, 0, index))
     assert_whole(pasted, shrunk=False)
     seen = pasted["visibility"]
     points = plain(pasted["keypoints"]).long()
@@ -288,7 +288,7 @@ def test_copy_paste_hides_what_it_covers_and_nothing_else(index: int) -> None:
 
     before = scene(index)
     before["own"] = torch.ones(len(before["labels"]), dtype=torch.bool)
-    after = CopyPaste(theirs, probability=1, object_probability=1.0)(before, generator=sample_generator(0, 0, index))
+    after = CopyPaste(theirs, probability=1, share=1.0)(before, generator=sample_generator(0, 0, index))
     own = after["own"]
     assert not own.all()
     cover = plain(after["masks"])[~own].any(0)

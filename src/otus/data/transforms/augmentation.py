@@ -123,31 +123,30 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class CropAndPad:
-    """Move each border inwards or outwards by up to ``max_fraction`` of the side; padding has the value ``fill``.
+    """Move each border inwards or outwards by up to ``share`` of the side; padding has the value ``fill``.
 
     Changes scale, position and aspect ratio of objects, also if every image is then resized to one size: the
     augmentation of YOLO (arXiv:1506.02640, section 2.2). Objects are dropped as in :class:`RandomCrop`.
     """
 
-    max_fraction: float = 0.2
+    share: float = 0.2
     _: KW_ONLY
     min_visibility: float = geometry.MIN_VISIBILITY
     fill: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_fraction < 0.5:
-            raise ShapeError(f"crop and pad: expected a max_fraction in [0, 0.5), got {self.max_fraction}")
+        if not 0 <= self.share < 0.5:
+            raise ShapeError(f"crop and pad: expected a share in [0, 0.5), got {self.share}")
 
     @property
     def zoom(self) -> float:
         """Largest enlargement: all borders moved inwards."""
-        return 1 / (1 - 2 * self.max_fraction)
+        return 1 / (1 - 2 * self.share)
 
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
         height, width = geometry.size_hw(tensors)
         top, bottom, left, right = (
-            round(uniform(-self.max_fraction, self.max_fraction, generator) * side)
-            for side in (height, height, width, width)
+            round(uniform(-self.share, self.share, generator) * side) for side in (height, height, width, width)
         )
         to_hw = (max(1, height - top - bottom), max(1, width - left - right))
         return geometry.crop(

@@ -72,7 +72,7 @@ class CopyPaste:
     """Paste objects of another image onto this one by their masks.
 
     Ghiasi et al., Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation, CVPR 2021. Each object
-    with a mask that is not a crowd is pasted with ``object_probability``. Objects below lose the hidden pixels and are
+    with a mask that is not a crowd is pasted with probability ``share``. Objects below lose the hidden pixels and are
     dropped if less than ``min_visibility`` remains; their keypoints there become occluded. Amodal masks do not change,
     unless :func:`~otus.data.tensors.to_tensors` put them in ``masks``.
     """
@@ -80,7 +80,7 @@ class CopyPaste:
     draw: DrawSample
     _: KW_ONLY
     probability: float = 0.5
-    object_probability: float = 0.5
+    share: float = 0.5
     min_visibility: float = geometry.MIN_VISIBILITY
 
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
@@ -91,7 +91,7 @@ class CopyPaste:
         if "masks" not in tensors or "masks" not in other:
             return tensors
         has_mask = (geometry.object_areas(other)["masks"] > 0) & ~other["is_crowd"]
-        pasted_rows = has_mask & (torch.rand(len(has_mask), generator=generator) < self.object_probability)
+        pasted_rows = has_mask & (torch.rand(len(has_mask), generator=generator) < self.share)
         if not pasted_rows.any():
             return tensors
         pasted = geometry.select_objects(other, pasted_rows)

@@ -108,7 +108,7 @@ class Errors:
 
     @property
     def _best_on_unmatched(self) -> Bool[np.ndarray, "d"]:
-        """(D,) which errors have the highest score of all classification and localisation errors on an unmatched object."""
+        """(D,) which classification and localisation errors have the highest score on an unmatched object."""
         unmatched = np.append(~self.is_matched, False)
         candidates = np.flatnonzero((self.nearest_gt >= 0) & unmatched[self.nearest_gt])
         candidates = candidates[np.argsort(-self.matches.scores[candidates], kind="stable")]
