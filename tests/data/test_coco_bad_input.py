@@ -72,9 +72,9 @@ def test_a_faulty_record_is_named_and_left_out(
         coco.read(Layout("coco", file))
     assert raised.value.where == place
     assert says in str(raised.value)
-    found: list[DataError] = []
-    dataset = coco.read(Layout("coco", file), report=found.append)
-    assert [one.where for one in found] == [place]
+    problems: list[DataError] = []
+    dataset = coco.read(Layout("coco", file), report=problems.append)
+    assert [one.where for one in problems] == [place]
     assert dataset.objects is not None
     assert dataset.objects.ids.tolist() == [1, 99]
 
@@ -109,9 +109,9 @@ def test_faults_of_images_and_categories_are_named(tmp_path: Path, changes: dict
 def test_objects_of_a_faulty_image_go_without_a_word(tmp_path: Path, fault: dict[str, Any]) -> None:
     good = {"id": 1, "file_name": "a.jpg", "width": 5, "height": 4}
     file = file_with(tmp_path, images=[{**good, **fault}])
-    found: list[DataError] = []
-    assert len(coco.read(Layout("coco", file), report=found.append)) == 0
-    assert [str(one.where)[:9] for one in found] == ["images[0]"]
+    problems: list[DataError] = []
+    assert len(coco.read(Layout("coco", file), report=problems.append)) == 0
+    assert [str(one.where)[:9] for one in problems] == ["images[0]"]
     file = file_with(tmp_path, images=[{**good, **fault}, good])  # but not if another has the id
     dataset = coco.read(Layout("coco", file), report=lambda problem: None)
     assert dataset.objects is not None
@@ -138,9 +138,9 @@ def test_invented_ids_are_nobody_elses(tmp_path: Path) -> None:
 
 def test_objects_of_a_refused_image_go_without_a_word(tmp_path: Path) -> None:
     file = file_with(tmp_path, images=[{"id": 1, "file_name": "../a.jpg", "width": 5, "height": 4}])
-    found: list[DataError] = []
-    dataset = coco.read(Layout("coco", file), report=found.append)
-    assert len(found) == 1
+    problems: list[DataError] = []
+    dataset = coco.read(Layout("coco", file), report=problems.append)
+    assert len(problems) == 1
     assert len(dataset) == 0
     assert len(coco.read(Layout("coco", file), allow_outside=True)) == 1
 
@@ -149,10 +149,10 @@ def test_objects_of_a_refused_image_go_without_a_word(tmp_path: Path) -> None:
 def test_a_file_that_was_cut_off_is_no_crash(tmp_path: Path, cut: int) -> None:
     file = file_with(tmp_path)
     file.write_text(file.read_text()[:-cut])
-    found: list[DataError] = []
-    coco.read(Layout("coco", file), report=found.append)
-    assert found
-    assert all("a.json" in str(one) for one in found)
+    problems: list[DataError] = []
+    coco.read(Layout("coco", file), report=problems.append)
+    assert problems
+    assert all("a.json" in str(one) for one in problems)
 
 
 @pytest.mark.parametrize(

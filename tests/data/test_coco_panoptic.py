@@ -54,11 +54,11 @@ def test_ids_are_spread_over_the_colours(tmp_path: Path) -> None:
     colour = (70000 % 256, 70000 // 256 % 256, 70000 // 65536)
     Image.fromarray(np.array([[colour, (0, 0, 0)]], dtype=np.uint8)).save(tmp_path / "panoptic_val/a.png")
     dataset = coco_panoptic.read(Layout("coco_panoptic", tmp_path / "panoptic_val.json"))
-    found = dataset.panoptic_map(0)
-    assert found is not None
-    assert found.ids.tolist() == [[70000, 0]]
+    panoptic = dataset.panoptic_map(0)
+    assert panoptic is not None
+    assert panoptic.ids.tolist() == [[70000, 0]]
     assert dataset.categories.is_thing == (True, False)
-    np.testing.assert_array_equal(coco_panoptic.ids_to_rgb(found.ids)[0, 0], colour)
+    np.testing.assert_array_equal(coco_panoptic.ids_to_rgb(panoptic.ids)[0, 0], colour)
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,14 @@ def test_images_that_differ_by_their_suffix_keep_their_maps(tmp_path: Path) -> N
     back = coco_panoptic.read(Layout("coco_panoptic", tmp_path / "out/panoptic.json"))
     assert back.images.files == ("a.jpg", "a.png")
     for index, k in enumerate((3, 4)):
-        found = back.panoptic_map(index)
-        assert found is not None
-        assert found.ids.tolist() == [[k, 0]]
+        panoptic = back.panoptic_map(index)
+        assert panoptic is not None
+        assert panoptic.ids.tolist() == [[k, 0]]
 
 
 def test_a_image_that_cannot_be_decoded_is_one_problem(tmp_path: Path) -> None:
     images = [{"id": 3, "file_name": "a.jpg", "width": "2", "height": 1}]
     (tmp_path / "p.json").write_text(json.dumps(document(images=images)))
-    found: list[DataError] = []
-    coco_panoptic.read(Layout("coco_panoptic", tmp_path / "p.json"), report=found.append)
-    assert [one.where for one in found] == ["images[0].width"]
+    problems: list[DataError] = []
+    coco_panoptic.read(Layout("coco_panoptic", tmp_path / "p.json"), report=problems.append)
+    assert [one.where for one in problems] == ["images[0].width"]

@@ -149,12 +149,12 @@ def two_splits(shared_data: Path, folder: Path, *, shared: bool = False) -> Path
 
 def content(dataset: Dataset) -> dict[str, list[tuple[str, list[float]]]]:
     """The names and boxes of each image, by its stem."""
-    found = {}
+    content_by_name = {}
     for index, file in enumerate(dataset.images.files):
         instances = dataset.instances(index)
         names = [dataset.categories[label] for label in instances.labels]
-        found[Path(file).stem] = list(zip(names, instances.boxes_xyxy.round(6).tolist(), strict=True))
-    return found
+        content_by_name[Path(file).stem] = list(zip(names, instances.boxes_xyxy.round(6).tolist(), strict=True))
+    return content_by_name
 
 
 @pytest.mark.parametrize("target", ["coco", "voc", "yolo", "labelme"])

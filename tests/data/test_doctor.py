@@ -374,7 +374,7 @@ def test_a_folder_of_images_alone_has_no_labels(tmp_path):
 def test_a_box_outside_is_clipped_with_its_mask(tmp_path, ring, advice):
     dataset = well(tmp_path)
     masks = Segmentations.build([[rectangle(box)] for box in (ring, *BOXES[1:])])
-    found = check_datasets(
+    report = check_datasets(
         [change(dataset, boxes_xyxy=np.array([[-9.0, 10, 30, 40], *BOXES[1:]]), segmentations=masks)]
     ).findings
-    assert [one.message.endswith(f"({advice})") for one in found if one.kind == "box_outside"] == [True]
+    assert [one.message.endswith(f"({advice})") for one in report if one.kind == "box_outside"] == [True]

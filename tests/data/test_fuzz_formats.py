@@ -260,10 +260,10 @@ def replace_word(rng: RNG, content: bytes) -> bytes:
 
 
 def replace_match(rng: RNG, content: bytes, pattern: bytes) -> bytes:
-    found = list(re.finditer(pattern, content))
-    if not found:
+    matches = list(re.finditer(pattern, content))
+    if not matches:
         return content
-    match = pick(rng, found)
+    match = pick(rng, matches)
     return content[: match.start()] + pick(rng, NASTY) + content[match.end() :]
 
 
@@ -278,10 +278,10 @@ def change_lines(rng: RNG, content: bytes) -> bytes:
 
 def change_element(rng: RNG, content: bytes) -> bytes:
     """An XML element deleted, repeated, emptied or renamed."""
-    found = list(re.finditer(rb"<(\w+)>(.*?)</\1>", content, flags=re.DOTALL))
-    if not found:
+    matches = list(re.finditer(rb"<(\w+)>(.*?)</\1>", content, flags=re.DOTALL))
+    if not matches:
         return content
-    match = pick(rng, found)
+    match = pick(rng, matches)
     inner = match[2]
     instead = pick(
         rng,

@@ -73,10 +73,10 @@ def test_a_detection_in_a_region_is_not_false(tmp_path: Path, make: Callable[[Pa
     dataset = open_dataset(tmp_path / "data")
     assert dataset.objects is not None
     car = dataset.categories.index("Car")
-    found = Objects.build(
+    predictions = Objects.build(
         image_index=[0, 0], labels=[car, car], boxes_xyxy=[INSIDE, OBJECT], scores=np.array([0.9, 0.5])
     )
-    figures = otus.evaluate(dataset, predictions=found, protocol=protocol).results["bbox"]
+    figures = otus.evaluate(dataset, predictions=predictions, protocol=protocol).results["bbox"]
     assert figures.figures["AP"] == pytest.approx(1)
     assert np.isnan([one["AP"] for name, one in figures.per_category.items() if name != "Car"]).all()
 

@@ -235,20 +235,20 @@ def test_what_is_written_comes_back(
     assert {loss.kind for loss in labelme.write(dataset, root / "target")} <= {"areas"}
     back = read(root / "target")
     assert (back.split, len(back), back.categories) == (split, 2, dataset.categories)
-    found = objects_of(back)
+    read_back = objects_of(back)
     for name in ("image_index", "labels", "is_crowd"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(objects, name))
-    np.testing.assert_allclose(found.boxes_xyxy, objects.boxes_xyxy, atol=1e-9, rtol=0)
+        np.testing.assert_array_equal(getattr(read_back, name), getattr(objects, name))
+    np.testing.assert_allclose(read_back.boxes_xyxy, objects.boxes_xyxy, atol=1e-9, rtol=0)
     if not count:
         return
-    np.testing.assert_array_equal(found.columns["difficult"], objects.columns["difficult"])
-    np.testing.assert_array_equal(found.scores, objects.scores)
-    np.testing.assert_array_equal(found.keypoints, keypoints)
+    np.testing.assert_array_equal(read_back.columns["difficult"], objects.columns["difficult"])
+    np.testing.assert_array_equal(read_back.scores, objects.scores)
+    np.testing.assert_array_equal(read_back.keypoints, keypoints)
     np.testing.assert_array_equal(
-        found.corners_xy if found.corners_xy is not None else np.full_like(corners, np.nan), corners
+        read_back.corners_xy if read_back.corners_xy is not None else np.full_like(corners, np.nan), corners
     )
     for row, outline in enumerate(outlines):
-        came = None if found.segmentations is None else found.segmentations.outline(row)
+        came = None if read_back.segmentations is None else read_back.segmentations.outline(row)
         if isinstance(outline, list):
             assert isinstance(came, list)
             assert [ring.tolist() for ring in came] == [ring.tolist() for ring in outline]

@@ -74,9 +74,9 @@ def test_floats_of_any_size_are_exact_or_left():
     for bits in rng.integers(0, 2**63, 3000).tolist():
         value = struct.unpack("d", struct.pack("Q", bits))[0]
         if math.isfinite(value):
-            found = number(repr(value))
-            assert found in (None, value)
-            read += found is not None
+            parsed = number(repr(value))
+            assert parsed in (None, value)
+            read += parsed is not None
     assert read > 100
 
 

@@ -52,8 +52,8 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(one) for one in arguments])
 
 
-def evaluated(data: Path, found: Path, *options: str) -> dict[str, Any]:
-    done = run("evaluate", "--data", data, "--predictions", found, "--json", *options)
+def evaluated(data: Path, predictions: Path, *options: str) -> dict[str, Any]:
+    done = run("evaluate", "--data", data, "--predictions", predictions, "--json", *options)
     assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -88,15 +88,15 @@ def test_numbers_are_those_of_the_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("shift", "says"), [(1, "the data's plus 1"), (-1, "the data's minus 1")])
 def test_ids_that_count_otherwise_are_said_before_the_zeros(tmp_path: Path, shift: int, says: str) -> None:
-    data, found = yolo_set(tmp_path / "data"), found_by(tmp_path / "found.json", shift=shift)
-    done = run("evaluate", "--data", data, "--predictions", found)
+    data, predictions = yolo_set(tmp_path / "data"), found_by(tmp_path / "found.json", shift=shift)
+    done = run("evaluate", "--data", data, "--predictions", predictions)
     assert (done.exit_code, done.stdout) == (1, "")
     assert f"the file's ids seem to be {says}" in done.stderr
-    records = [one for one in json.loads(found.read_text()) if 0 <= one["category_id"] <= 2]
-    found.write_text(json.dumps(records))  # nobody found the last category, so every id is known
-    (note,) = evaluated(data, found)["notes"]
+    records = [one for one in json.loads(predictions.read_text()) if 0 <= one["category_id"] <= 2]
+    predictions.write_text(json.dumps(records))  # nobody found the last category, so every id is known
+    (note,) = evaluated(data, predictions)["notes"]
     assert f"their category ids seem to be {says}" in note
-    done = run("evaluate", "--data", data, "--predictions", found)
+    done = run("evaluate", "--data", data, "--predictions", predictions)
     assert note in done.stderr
 
 
@@ -111,9 +111,9 @@ def test_ids_that_count_otherwise_are_said_before_the_zeros(tmp_path: Path, shif
 )
 def test_other_commands_say_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]) -> None:
     monkeypatch.chdir(tmp_path)
-    data, found = yolo_set(tmp_path / "data"), found_by(tmp_path / "found.json", shift=1)
-    found.write_text(json.dumps([one for one in json.loads(found.read_text()) if one["category_id"] <= 2]))
-    files = f"{found},{found}" if command[0] == "compare" else found
+    data, predictions = yolo_set(tmp_path / "data"), found_by(tmp_path / "found.json", shift=1)
+    predictions.write_text(json.dumps([one for one in json.loads(predictions.read_text()) if one["category_id"] <= 2]))
+    files = f"{predictions},{predictions}" if command[0] == "compare" else predictions
     done = run(*command, "--data", data, "--predictions", files, "--json")
     assert done.exit_code == 0, done.stderr
     (note,) = json.loads(done.stdout)["notes"]
@@ -139,11 +139,11 @@ def test_boxes_of_other_images_and_fractions_are_said(tmp_path: Path) -> None:
 
 
 def test_results_of_other_data_are_no_mere_zeros(tmp_path: Path) -> None:
-    data, found = yolo_set(tmp_path / "data"), found_by(tmp_path / "found.json", image_id=[71, 72])
-    done = run("evaluate", "--data", data, "--predictions", found)
+    data, predictions = yolo_set(tmp_path / "data"), found_by(tmp_path / "found.json", image_id=[71, 72])
+    done = run("evaluate", "--data", data, "--predictions", predictions)
     assert done.exit_code == 1
     assert "no image has the id 71, nor any other of this file; the data has 1, 2; add a file_name" in done.stderr
-    document = evaluated(data, found, "--skip-bad")
+    document = evaluated(data, predictions, "--skip-bad")
     assert document["notes"] == ["6 of 6 predictions were skipped (6 unknown_image): are they of this data set?"]
 
 

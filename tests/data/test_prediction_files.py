@@ -58,19 +58,19 @@ def write(folder: Path, **texts: str) -> Path:
 def test_dota_has_a_file_a_category(tmp_path):
     square = "10 2 18 10 10 18 2 10"
     folder = write(tmp_path / "found", Task1_plane=f"2 0.9 {square}\n101 0.25 {square}\n", Task1_owl=f"2 1e-3 {square}")
-    found, problems = collect(read_text_results, folder, a_dataset())
+    predictions, problems = collect(read_text_results, folder, a_dataset())
     assert problems == []
-    assert found.image_index.tolist() == [0, 2, 2]
-    assert found.labels.tolist() == [0, 0, 2] or found.labels.tolist() == [0, 2, 0]
-    assert sorted(found.scores.tolist()) == [1e-3, 0.25, 0.9]
-    assert found.boxes_xyxy.tolist() == [[2, 2, 18, 18]] * 3
-    assert found.corners_xy[0].tolist() == [[10, 2], [18, 10], [10, 18], [2, 10]]
-    assert found.areas.tolist() == [128] * 3
+    assert predictions.image_index.tolist() == [0, 2, 2]
+    assert predictions.labels.tolist() == [0, 0, 2] or predictions.labels.tolist() == [0, 2, 0]
+    assert sorted(predictions.scores.tolist()) == [1e-3, 0.25, 0.9]
+    assert predictions.boxes_xyxy.tolist() == [[2, 2, 18, 18]] * 3
+    assert predictions.corners_xy[0].tolist() == [[10, 2], [18, 10], [10, 18], [2, 10]]
+    assert predictions.areas.tolist() == [128] * 3
     folder = write(
         tmp_path / "faulty", Task1_ship="", Task1_plane=f"2 0.9 {square}\n3 0.9 {square}\n2 0.9 1 2\n2 nan {square}"
     )
-    found, problems = collect(read_text_results, folder, a_dataset())
-    assert len(found) == 1
+    predictions, problems = collect(read_text_results, folder, a_dataset())
+    assert len(predictions) == 1
     for problem, words in zip(
         problems, (["Task1_ship", "'ship'"], ["line 2", "'3'"], ["line 3", "4 words"], ["line 4", "nan"]), strict=True
     ):
@@ -79,19 +79,21 @@ def test_dota_has_a_file_a_category(tmp_path):
 
 def test_kitti_has_cuboids_and_scores(tmp_path):
     line = "Car -1 -1 -1.5 1 2 30 18 1.5 1.6 4.0 2.0 1.7 20.0 -1.5707963"
-    found, problems = collect(read_text_results, write(tmp_path / "found", **{"2": f"{line} 0.75\n"}), a_dataset())
-    assert (problems, found.image_index.tolist(), found.labels.tolist(), found.scores.tolist()) == (
+    predictions, problems = collect(
+        read_text_results, write(tmp_path / "found", **{"2": f"{line} 0.75\n"}), a_dataset()
+    )
+    assert (problems, predictions.image_index.tolist(), predictions.labels.tolist(), predictions.scores.tolist()) == (
         [],
         [2],
         [1],
         [0.75],
     )
-    np.testing.assert_allclose(found.cuboids[0], [20, -2, -0.95, 4, 1.6, 1.5, 0], atol=1e-6)
+    np.testing.assert_allclose(predictions.cuboids[0], [20, -2, -0.95, 4, 1.6, 1.5, 0], atol=1e-6)
     with pytest.raises(DataError, match="need a score"):
         read_text_results(write(tmp_path / "unscored", **{"2": f"{line}\n"}), a_dataset())
     folder = write(tmp_path / "faulty", **{"2": f"{line} 0.75\n{line.replace('Car', 'Cart')} 0.5\n", "9": ""})
-    found, problems = collect(read_text_results, folder, a_dataset())
-    assert len(found) == 1
+    predictions, problems = collect(read_text_results, folder, a_dataset())
+    assert len(predictions) == 1
     assert "9.txt" in problems[0]
     assert "line 2" in problems[1]
     assert "'Cart'" in problems[1]
@@ -99,13 +101,17 @@ def test_kitti_has_cuboids_and_scores(tmp_path):
 
 def test_yolo_has_fractions(tmp_path):
     folder = write(tmp_path / "boxes", **{"2": "2 0.5 0.5 0.25 0.5 0.9\n", "103": ""})
-    found, problems = collect(read_text_results, folder, a_dataset())
+    predictions, problems = collect(read_text_results, folder, a_dataset())
     assert len(problems) == 0
-    assert (found.image_index.tolist(), found.labels.tolist(), found.scores.tolist()) == ([2], [2], [0.9])
-    assert found.boxes_xyxy.tolist() == [[15, 5, 25, 15]]
+    assert (predictions.image_index.tolist(), predictions.labels.tolist(), predictions.scores.tolist()) == (
+        [2],
+        [2],
+        [0.9],
+    )
+    assert predictions.boxes_xyxy.tolist() == [[15, 5, 25, 15]]
     folder = write(tmp_path / "turned", **{"2": "0 0.25 0.1 0.45 0.5 0.25 0.9 0.05 0.5 0.8\n"})
-    found, _ = collect(read_text_results, folder, a_dataset())
-    assert found.corners_xy[0].tolist() == [[10, 2], [18, 10], [10, 18], [2, 10]]
+    predictions, _ = collect(read_text_results, folder, a_dataset())
+    assert predictions.corners_xy[0].tolist() == [[10, 2], [18, 10], [10, 18], [2, 10]]
     empty, problems = collect(read_text_results, write(tmp_path / "nothing", **{"2": ""}), a_dataset())
     assert (len(empty), empty.scores.tolist(), problems) == (0, [], [])
     with pytest.raises(DataError, match="no text files"):
@@ -155,8 +161,8 @@ def test_panoptic_maps(tmp_path):
     for path in (tmp_path, tmp_path / "found.json"):
         files, problems = collect(read_panoptic_results, path, dataset)
         assert (problems, files.files) == ([], (None, tmp_path / "a.png", None))
-    found = replace(dataset, panoptic=files).panoptic_map(1)
-    assert [(one.id, one.label) for one in found.segments] == [(1, 2), (70_000, 0)]
+    panoptic = replace(dataset, panoptic=files).panoptic_map(1)
+    assert [(one.id, one.label) for one in panoptic.segments] == [(1, 2), (70_000, 0)]
     faulty = [
         {**record, "image_id": 1},
         record,
@@ -194,9 +200,9 @@ def test_classifications(tmp_path):
     ]
     for document in ({"model": "m", "images": records}, records):
         (tmp_path / "found.json").write_text(json.dumps(document))
-        found, problems = collect(read_classifications, tmp_path / "found.json", dataset)
+        predictions, problems = collect(read_classifications, tmp_path / "found.json", dataset)
         assert problems == []
-        assert [(index, scores.tolist()) for index, scores in found] == [
+        assert [(index, scores.tolist()) for index, scores in predictions] == [
             (1, [-np.inf, 0.1, 0.9]),
             (2, [-np.inf] * 3),
         ]
@@ -210,26 +216,26 @@ def test_classifications(tmp_path):
         {"file": "103", "classification": []},
     ]
     (tmp_path / "found.json").write_text(json.dumps(records))
-    found, problems = collect(read_classifications, tmp_path / "found.json", dataset)
-    assert [index for index, _ in found] == [2]
+    predictions, problems = collect(read_classifications, tmp_path / "found.json", dataset)
+    assert [index for index, _ in predictions] == [2]
     assert len(problems) == 6
     assert all(f"images[{i}]" in "".join(problems) for i in (0, 1, 2, 3, 4, 6))
     for text, words in (("[]", None), ('{"images": []}', None), ('{"answers": []}', "expected a list of images")):
         (tmp_path / "found.json").write_text(text)
-        found, problems = collect(read_classifications, tmp_path / "found.json", dataset)
-        assert (found, len(problems)) == ([], words is not None)
+        predictions, problems = collect(read_classifications, tmp_path / "found.json", dataset)
+        assert (predictions, len(problems)) == ([], words is not None)
         assert words is None or words in problems[0]
 
 
 def test_clicks(tmp_path):
     records = [{"file": "2.png", "ious": [0.5, 0.9]}, {"file": "2.png", "ious": [1]}, {"file": "dogs/1", "ious": [0]}]
     (tmp_path / "clicks.json").write_text(json.dumps(records))
-    found, problems = collect(read_click_curves, tmp_path / "clicks.json", a_dataset())
-    assert (found, problems) == ([(2, [0.5, 0.9]), (2, [1.0]), (1, [0.0])], [])
+    predictions, problems = collect(read_click_curves, tmp_path / "clicks.json", a_dataset())
+    assert (predictions, problems) == ([(2, [0.5, 0.9]), (2, [1.0]), (1, [0.0])], [])
     records = [{"file": "2.png", "ious": [1.5]}, {"file": "2.png", "ious": []}, {"file": "7", "ious": [0.5]}]
     (tmp_path / "clicks.json").write_text(json.dumps(records))
-    found, problems = collect(read_click_curves, tmp_path / "clicks.json", a_dataset())
-    assert found == []
+    predictions, problems = collect(read_click_curves, tmp_path / "clicks.json", a_dataset())
+    assert predictions == []
     for problem, words in zip(
         problems,
         ("images[0].ious: expected an IoU in 0..1 after each click, got 1.5", "no click", "images[2].file"),
@@ -251,8 +257,8 @@ def test_files_that_systems_leave_are_no_predictions(tmp_path):
         (place / ".ipynb_checkpoints" / name).write_bytes((place / name).read_bytes())
     files, problems = collect(find_semantic_results, tmp_path, a_dataset(semantic=semantic))
     assert (files, problems) == ((None, None, tmp_path / "2.png"), [])
-    found, problems = collect(read_text_results, folder, a_dataset())
-    assert (len(found), problems) == (1, [])
+    predictions, problems = collect(read_text_results, folder, a_dataset())
+    assert (len(predictions), problems) == (1, [])
 
 
 def test_coco_results_in_utf16(tmp_path):

@@ -34,9 +34,9 @@ def test_names_say_which_images_are_meant(tmp_path: Path) -> None:
         {"image_id": 2, "file_name": "/tmp/b.png", "frame": 4},
     ]
     records += [{"image_id": 3}, {"image_id": 2, "file_name": None}]
-    found = read_results(written(tmp_path, *records), DATA)
-    assert [FILES[index] for index in found.image_index] == ["cats/1.jpg", "cats/1.jpg", "dogs/1.jpg", "b.png"]
-    assert found.ids.tolist() == [1, 4, 3, 2]
+    predictions = read_results(written(tmp_path, *records), DATA)
+    assert [FILES[index] for index in predictions.image_index] == ["cats/1.jpg", "cats/1.jpg", "dogs/1.jpg", "b.png"]
+    assert predictions.ids.tolist() == [1, 4, 3, 2]
 
 
 @pytest.mark.parametrize("name", ["c.png", "1.jpg"])
@@ -45,8 +45,8 @@ def test_a_name_of_no_image_is_not_believed_its_number(tmp_path: Path, name: str
     with pytest.raises(DataError, match=rf"annotations\[1\]\.file_name: '{name}' does not name one image of the data"):
         read_results(file, DATA)
     problems: list[DataError] = []
-    found = read_results(file, DATA, report=problems.append)
-    assert [FILES[index] for index in found.image_index] == ["b.png"]
+    predictions = read_results(file, DATA, report=problems.append)
+    assert [FILES[index] for index in predictions.image_index] == ["b.png"]
     assert [problem.kind for problem in problems] == ["unknown_image"]
 
 
@@ -56,8 +56,8 @@ def test_beside_them_names_of_categories_go_before_numbers_too(tmp_path: Path) -
     ]
     file = written(tmp_path, *named, {"image_id": 1, "category": "a kind of owl"})
     problems: list[DataError] = []
-    found = read_results(file, DATA, report=problems.append)
-    assert [DATA.categories[label] for label in found.labels] == ["mouse", "owl", "owl"]
+    predictions = read_results(file, DATA, report=problems.append)
+    assert [DATA.categories[label] for label in predictions.labels] == ["mouse", "owl", "owl"]
     assert [problem.kind for problem in problems] == ["unknown_category"]
     assert "annotations[2].category: 'cow' does not name one category of the data" in str(problems[0])
 

@@ -70,9 +70,9 @@ def test_faults_name_their_file(tmp_path: Path) -> None:
     broken["annotations"][0]["segmentation"]["size"] = [4, 6]
     (tmp_path / "sa_2.json").write_text(json.dumps(broken))
     (tmp_path / "sa_3.json").write_text("{")
-    found: list[DataError] = []
-    dataset = sa1b.read(Layout("sa1b", tmp_path), report=found.append)
-    assert [(one.file and one.file.name, one.where) for one in found] == [
+    problems: list[DataError] = []
+    dataset = sa1b.read(Layout("sa1b", tmp_path), report=problems.append)
+    assert [(one.file and one.file.name, one.where) for one in problems] == [
         ("sa_3.json", None),
         ("sa_2.json", "annotations[0].segmentation.size"),
     ]

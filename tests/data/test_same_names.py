@@ -85,9 +85,9 @@ def test_predictions_in_folders_belong_to_the_images_of_these(tmp_path: Path) ->
         (tmp_path / "found" / part).mkdir(parents=True)
         (tmp_path / "found" / part / "1.txt").write_text(f"{seed} 0.5 0.5 0.2 0.2 0.9\n")
     dataset = open_dataset(tmp_path / "data")
-    found = read_text_results(tmp_path / "found", dataset)
-    assert [dataset.images.files[i] for i in found.image_index] == ["images/cat/1.png", "images/dog/1.png"]
-    assert found.labels.tolist() == [0, 1]
+    predictions = read_text_results(tmp_path / "found", dataset)
+    assert [dataset.images.files[i] for i in predictions.image_index] == ["images/cat/1.png", "images/dog/1.png"]
+    assert predictions.labels.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("name", ["images/a.png", "a.png"])

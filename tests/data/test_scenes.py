@@ -38,23 +38,23 @@ def test_a_crowd_of_small_objects() -> None:
 
 def test_boxes_masks_and_maps_agree(scenes: Scenes) -> None:
     for sample in scenes:
-        found = sample.instances
-        assert found is not None
+        instances = sample.instances
+        assert instances is not None
         assert sample.semantic is not None
         assert sample.panoptic is not None
-        assert len(found) >= 1
-        visible, whole = found.masks.dense(), found.amodal_masks.dense()
+        assert len(instances) >= 1
+        visible, whole = instances.masks.dense(), instances.amodal_masks.dense()
         assert visible.any(axis=(1, 2)).all(), "no object is wholly hidden"
         assert visible.sum(axis=0).max() == 1, "a pixel shows one object"
         assert (visible <= whole).all()
-        np.testing.assert_array_equal(found.boxes_xyxy, found.masks.boxes_xyxy())
-        np.testing.assert_array_equal(found.amodal_boxes_xyxy, found.amodal_masks.boxes_xyxy())
+        np.testing.assert_array_equal(instances.boxes_xyxy, instances.masks.boxes_xyxy())
+        np.testing.assert_array_equal(instances.amodal_boxes_xyxy, instances.amodal_masks.boxes_xyxy())
         hidden = 1 - visible.sum(axis=(1, 2)) / whole.sum(axis=(1, 2))
-        np.testing.assert_allclose(found.columns["occluded"], hidden)
+        np.testing.assert_allclose(instances.columns["occluded"], hidden)
         assert hidden.max() <= 0.8
         np.testing.assert_array_equal(sample.panoptic.semantic().labels, sample.semantic.labels)
         for i, mask in enumerate(visible):
-            assert (sample.semantic.labels[mask] == found.labels[i]).all()
+            assert (sample.semantic.labels[mask] == instances.labels[i]).all()
             np.testing.assert_array_equal(sample.panoptic.mask_of(i + 1), mask)
         ground = sample.semantic.labels[~visible.any(axis=0)]
         assert not any(ALL_CATEGORIES.is_thing[label] for label in np.unique(ground))
@@ -79,10 +79,10 @@ def test_oriented_boxes_are_tight_about_whole_shapes(scenes: Scenes) -> None:
     """A corner box transformed into its own frame spans the mask's pixels to about a pixel."""
     checked = 0
     for sample in scenes:
-        found = sample.instances
-        around = oriented.enclosing_boxes(found.oriented_boxes_xywhr)
+        instances = sample.instances
+        around = oriented.enclosing_boxes(instances.oriented_boxes_xywhr)
         inside = ((around >= 0) & (around <= (160, 120, 160, 120))).all(axis=1)
-        for one in found[inside]:
+        for one in instances[inside]:
             x, y, w, h, angle = one.oriented_boxes_xywhr[0]
             rows, columns = np.nonzero(one.amodal_masks.dense()[0])
             dx, dy = columns + 0.5 - x, rows + 0.5 - y
@@ -100,10 +100,10 @@ def test_keypoints_lie_on_their_kite_and_say_whether_they_are_seen(scenes: Scene
     seen = {0: 0, 1: 0, 2: 0}
     kite = THING_CATEGORIES.index("kite")
     for sample in scenes:
-        found = sample.instances
-        for i in range(len(found)):
-            keypoints = found.keypoints[i]
-            if found.labels[i] != kite:
+        instances = sample.instances
+        for i in range(len(instances)):
+            keypoints = instances.keypoints[i]
+            if instances.labels[i] != kite:
                 assert not keypoints.any()
                 continue
             for x, y, visibility in keypoints:
@@ -111,7 +111,7 @@ def test_keypoints_lie_on_their_kite_and_say_whether_they_are_seen(scenes: Scene
                 if visibility == 0:
                     assert x == y == 0
                     continue
-                assert found.masks.dense()[i, int(y), int(x)] == (visibility == 2)
+                assert instances.masks.dense()[i, int(y), int(x)] == (visibility == 2)
             nose, left, right, _ = keypoints[:, :2]
             if (keypoints[:, 2] > 0).all():  # left is left when the nose is up, so this turn is one way for every kite
                 a, b = left - nose, right - nose
@@ -123,11 +123,11 @@ def test_keypoints_lie_on_their_kite_and_say_whether_they_are_seen(scenes: Scene
 @settings(max_examples=25, deadline=None)
 def test_any_size_makes_a_valid_scene(seed: int, height: int, width: int, most: int) -> None:
     sample = Scenes(1, size_hw=(height, width), seed=seed, max_objects=most)[0]
-    found = sample.instances
+    instances = sample.instances
     assert sample.image.shape == (height, width, 3)
-    assert len(found) <= most
-    assert (found.boxes_xyxy[:, 2:] <= (width, height)).all()
-    assert (found.masks.area() > 0).all()
+    assert len(instances) <= most
+    assert (instances.boxes_xyxy[:, 2:] <= (width, height)).all()
+    assert (instances.masks.area() > 0).all()
 
 
 def test_a_pose_turns_clockwise_on_the_screen() -> None:

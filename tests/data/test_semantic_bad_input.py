@@ -128,8 +128,10 @@ def test_an_image_of_one_pixel_is_learned_from_and_predicted(tmp_path):
     preprocess = Preprocess(shorter_side=8, longer_side=16)
     system = tiny(dataset)
     train(system, root, settings=QUICK, preprocess=preprocess, out=tmp_path / "runs", quiet=True)
-    (found,) = Predictor(system, preprocess=preprocess, name="tiny", device="cpu").predict(root / "images" / "0.png")
-    assert found.semantic.size_hw == (1, 1)
+    (prediction,) = Predictor(system, preprocess=preprocess, name="tiny", device="cpu").predict(
+        root / "images" / "0.png"
+    )
+    assert prediction.semantic.size_hw == (1, 1)
 
 
 @pytest.mark.parametrize("tiles", [None, Tiles(64, 0.25)])
@@ -137,15 +139,19 @@ def test_an_image_of_12000_pixels_is_predicted_at_its_size(tiles):
     categories = Categories(("sky", "tree"))
     preprocess = Preprocess(shorter_side=8, longer_side=64)
     predictor = Predictor(full_resolution(categories, widths=(4,)), preprocess=preprocess, name="tiny", device="cpu")
-    (found,) = predictor.predict(np.zeros((12_000, 40, 3), np.uint8), tiles=tiles, batch_size=16)
-    assert found.semantic.size_hw == (12_000, 40)
-    assert found.to_dict()["semantic"]
+    (prediction,) = predictor.predict(np.zeros((12_000, 40, 3), np.uint8), tiles=tiles, batch_size=16)
+    assert prediction.semantic.size_hw == (12_000, 40)
+    assert prediction.to_dict()["semantic"]
 
 
 def test_judging_a_large_map_counts_every_row():
     rng, categories = np.random.default_rng(0), Categories(("a", "b", "c"))
-    true, found = (rng.integers(0, 3, (1300, 3)) for _ in range(2))
-    true[::7] = IGNORE
-    result = SemanticQuality(categories).update(SemanticMap(true, categories), SemanticMap(found, categories)).compute()
-    expected = [[int(((true == i) & (found == j)).sum()) for j in range(3)] for i in range(3)]
+    ground_truth, predicted = (rng.integers(0, 3, (1300, 3)) for _ in range(2))
+    ground_truth[::7] = IGNORE
+    result = (
+        SemanticQuality(categories)
+        .update(SemanticMap(ground_truth, categories), SemanticMap(predicted, categories))
+        .compute()
+    )
+    expected = [[int(((ground_truth == i) & (predicted == j)).sum()) for j in range(3)] for i in range(3)]
     assert result.confusion[:, :3].tolist() == expected

@@ -58,15 +58,15 @@ def test_small_objects_lie_over_large_ones_and_boxes_without_outline_are_ignored
     masks[0, 2:4, 2:4] = True
     masks[1, :6, :6] = True
     boxes = [[2, 2, 4, 4], [0, 0, 6, 6], [3.5, 5, 8, 8]]
-    found = Instances(boxes, [1, 0, 1], (8, 8), categories, masks=Masks.from_dense(masks))
-    rendered = render_semantic_map(found, Categories(("background", "cat", "dog"))).labels
+    instances = Instances(boxes, [1, 0, 1], (8, 8), categories, masks=Masks.from_dense(masks))
+    rendered = render_semantic_map(instances, Categories(("background", "cat", "dog"))).labels
     expected = np.zeros((8, 8), int)
     expected[:6, :6] = 1
     expected[2:4, 2:4] = 2
     expected[5:8, 3:8] = np.where(masks[1][5:8, 3:8], 1, IGNORE)  # the box is smaller than the cat: it lies over it
     expected[5, 3:6] = IGNORE
     np.testing.assert_array_equal(rendered, expected)
-    nothing = render_semantic_map(found[:0], Categories(("background", "cat", "dog")))
+    nothing = render_semantic_map(instances[:0], Categories(("background", "cat", "dog")))
     assert not nothing.labels.any()
 
 
@@ -79,10 +79,10 @@ def test_every_format_with_outlines_or_panoptic_maps_trains_a_segmenter(format_n
     assert ("background" in views.semantic.categories) is not panoptic
     for index in range(len(scenes)):
         truth = scenes.panoptic_map(scenes.images.files.index(Path(dataset.images.files[index]).name)).semantic()
-        found = views.semantic_map(index).relabelled(truth.categories).labels
+        labels = views.semantic_map(index).relabelled(truth.categories).labels
         objects = np.isin(truth.labels, [truth.categories.index(name) for name in scenes.categories])
         seen = objects | panoptic
-        agreement = found[seen] == truth.labels[seen]
+        agreement = labels[seen] == truth.labels[seen]
         assert agreement.mean() > (0.999 if panoptic else 0.9)  # rings of polygons; the small over the large
     run = train("tiny_segmenter", tmp_path / "data", val=0.34, settings=QUICK, out=tmp_path / "runs", quiet=True)
     assert run.result.history[-1]["semantic/mIoU"] > 0

@@ -43,9 +43,9 @@ def test_what_is_not_there(folder):
 
 
 def test_names_of_what_has_none(folder):
-    found = list(read_source([IMAGE, folder / "a.png", Image.fromarray(IMAGE), [IMAGE]]))
-    assert [one.name for one in found] == ["image 0", str(folder / "a.png"), "image 2", "image 3"]
-    assert all(np.array_equal(one.image, IMAGE) for one in found)
+    images = list(read_source([IMAGE, folder / "a.png", Image.fromarray(IMAGE), [IMAGE]]))
+    assert [one.name for one in images] == ["image 0", str(folder / "a.png"), "image 2", "image 3"]
+    assert all(np.array_equal(one.image, IMAGE) for one in images)
 
 
 def test_nothing_is_read_before_its_turn(folder):
@@ -68,8 +68,8 @@ def test_bad_files_are_reported_and_left_out(folder):
     (folder / "a.png").write_bytes(b"")
     (folder / "bad.mp4").write_bytes(b"no video")
     reported = []
-    found = list(read_source(folder, report=reported.append))
-    assert [one.name for one in found] == [str(folder / "b.png"), str(folder / "deep" / "c.png")]
+    images = list(read_source(folder, report=reported.append))
+    assert [one.name for one in images] == [str(folder / "b.png"), str(folder / "deep" / "c.png")]
     assert [error.file.name for error in reported] == ["a.png", "bad.mp4"]
 
 
@@ -77,8 +77,8 @@ def test_folders_and_patterns_without_a_image_are_reported_and_left_out(folder):
     (folder / "empty").mkdir()
     reported = []
     sources = [folder / "a.png", folder / "empty", f"{folder}/*.webp", folder / "b.png"]
-    found = list(read_source(sources, report=reported.append))
-    assert [one.name for one in found] == [str(folder / "a.png"), str(folder / "b.png")]
+    images = list(read_source(sources, report=reported.append))
+    assert [one.name for one in images] == [str(folder / "a.png"), str(folder / "b.png")]
     assert [error.file.name for error in reported] == ["empty", "*.webp"]
 
 

@@ -97,8 +97,8 @@ def test_an_area_of_sa1b(tmp_path: Path) -> None:
 def test_what_evaluate_does_with_a_wrong_area(tmp_path: Path) -> None:
     """It is believed, as pycocotools does: the object is a small one."""
     dataset = otus.open_dataset(coco(tmp_path, area=1.0))
-    found = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[20, 30, 220, 280]], scores=np.array([0.9]))
-    figures = otus.evaluate(dataset, predictions=found).results["bbox"].figures
+    predictions = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[20, 30, 220, 280]], scores=np.array([0.9]))
+    figures = otus.evaluate(dataset, predictions=predictions).results["bbox"].figures
     assert (figures["AP"], figures["APs"]) == pytest.approx((1, 1))
     assert np.isnan(figures["APl"])
 

@@ -53,8 +53,8 @@ def one_thread() -> Iterator[None]:
 def scene(index: int) -> TensorSample:
     """A scene whose proposals are its boxes; ``row`` numbers the objects."""
     sample = SCENES.scene(index)
-    found = sample.instances.with_columns(row=np.arange(len(sample.instances)))
-    return to_tensors(replace(sample, instances=found, columns={"proposals_xyxy": found.boxes_xyxy}))
+    instances = sample.instances.with_columns(row=np.arange(len(sample.instances)))
+    return to_tensors(replace(sample, instances=instances, columns={"proposals_xyxy": instances.boxes_xyxy}))
 
 
 def ramp_scene(index: int) -> TensorSample:

@@ -46,10 +46,10 @@ def test_labelme(tmp_path: Path) -> None:
         "shapes": [{**shape, "description": "asleep", "group_id": None}, {**shape, "description": ""}],
     }  # fmt: skip
     (tmp_path / "a.json").write_text(json.dumps(document))
-    found = unread(tmp_path)
-    assert found.keys() == {"imageData", "shapes[].description"}
-    assert found["shapes[].description"] == (1, "asleep")
-    assert len(found["imageData"][1]) == 60
+    unread_fields = unread(tmp_path)
+    assert unread_fields.keys() == {"imageData", "shapes[].description"}
+    assert unread_fields["shapes[].description"] == (1, "asleep")
+    assert len(unread_fields["imageData"][1]) == 60
     objects = open_dataset(tmp_path).objects
     assert objects is not None
     assert objects.columns["wet"].tolist() == [True, True]

@@ -243,9 +243,9 @@ def test_masks_written_come_back_and_hidden_pixels_are_reported(tmp_path: Path) 
     assert [(loss.kind, loss.object_id) for loss in losses] == [("areas", None), ("overlap", 2)]
     assert "16 of 128" in losses[1].message
     back = voc.read(voc.find(tmp_path / "target")[0])
-    found = back.instances(0).masks
-    assert found is not None
-    np.testing.assert_array_equal(found.dense(), [ring, low & ~ring])
+    read_masks = back.instances(0).masks
+    assert read_masks is not None
+    np.testing.assert_array_equal(read_masks.dense(), [ring, low & ~ring])
     semantic = back.semantic_map(0)
     assert semantic is not None
     np.testing.assert_array_equal(semantic.labels, values)
@@ -261,36 +261,38 @@ def test_real_xml_says_what_the_coco_json_beside_it_says(shared_data: Path, year
     assert [layout.split for layout in voc.find(root)] == ["train", "val"]
     dataset = voc.read(Layout("voc", root, split))
     assert len(dataset) == count
-    truth = json.loads((root / f"{'instances' if year == '2007' else 'boxes'}_{split}.json").read_text())
+    coco = json.loads((root / f"{'instances' if year == '2007' else 'boxes'}_{split}.json").read_text())
     assert dataset.objects is not None
-    assert len(dataset.objects) == len(truth["annotations"])
-    by_image: dict[int, list[dict[str, object]]] = {image["id"]: [] for image in truth["images"]}
-    for annotation in truth["annotations"]:
+    assert len(dataset.objects) == len(coco["annotations"])
+    by_image: dict[int, list[dict[str, object]]] = {image["id"]: [] for image in coco["images"]}
+    for annotation in coco["annotations"]:
         by_image[annotation["image_id"]].append(annotation)
     place = {file: index for index, file in enumerate(dataset.images.files)}
-    for image in truth["images"]:
+    for image in coco["images"]:
         index = place[f"JPEGImages/{image['file_name']}"]
-        expected, found = by_image[image["id"]], dataset.instances(index)
+        expected, instances = by_image[image["id"]], dataset.instances(index)
         assert dataset.images.size_hw(index) == (image["height"], image["width"])
-        assert (found.labels + 1).tolist() == [one["category_id"] for one in expected]
-        assert found.columns["difficult"].tolist() == [bool(one["difficult"]) for one in expected]
+        assert (instances.labels + 1).tolist() == [one["category_id"] for one in expected]
+        assert instances.columns["difficult"].tolist() == [bool(one["difficult"]) for one in expected]
         boxes = np.array([one["bbox"] for one in expected], dtype=np.float64).reshape(-1, 4)
         # The JSON rounds left and width to 0.01 each.
-        np.testing.assert_allclose(found.boxes_xyxy[:, :2], boxes[:, :2], atol=0.0101)
-        np.testing.assert_allclose(found.boxes_xyxy[:, 2:], boxes[:, :2] + boxes[:, 2:], atol=0.0201)
+        np.testing.assert_allclose(instances.boxes_xyxy[:, :2], boxes[:, :2], atol=0.0101)
+        np.testing.assert_allclose(instances.boxes_xyxy[:, 2:], boxes[:, :2] + boxes[:, 2:], atol=0.0201)
 
 
 def test_real_masks_of_objects(shared_data: Path) -> None:
     dataset = voc.read(Layout("voc", shared_data / "voc2012", "val"))
-    truth = json.loads((shared_data / "voc2012" / "instances_val.json").read_text())
+    coco = json.loads((shared_data / "voc2012" / "instances_val.json").read_text())
     assert dataset.objects is not None
     assert dataset.objects.segmentations is not None
     masked = np.flatnonzero(dataset.objects.segmentations.kinds)
-    assert len(masked) == len(truth["annotations"])
-    assert len(np.unique(dataset.objects.image_index[masked])) == len(truth["images"])
-    expected = sorted((one["category_id"] - 1, one["area"]) for one in truth["annotations"])
-    found = sorted(zip(dataset.objects.labels[masked].tolist(), dataset.objects.areas[masked].tolist(), strict=True))
-    assert found == expected
+    assert len(masked) == len(coco["annotations"])
+    assert len(np.unique(dataset.objects.image_index[masked])) == len(coco["images"])
+    expected = sorted((one["category_id"] - 1, one["area"]) for one in coco["annotations"])
+    read_areas = sorted(
+        zip(dataset.objects.labels[masked].tolist(), dataset.objects.areas[masked].tolist(), strict=True)
+    )
+    assert read_areas == expected
 
 
 def test_names_that_xml_cannot_hold(tmp_path: Path) -> None:
@@ -421,10 +423,10 @@ def test_oriented_boxes_of_rolabelimg(tmp_path: Path) -> None:
     np.testing.assert_allclose(objects.boxes_xyxy, [[5, 1, 7, 7], [1, 2, 5, 7]], atol=1e-9)
     np.testing.assert_allclose(objects.areas, [12, 20])
     assert objects.columns["difficult"].tolist() == [True, False]
-    found = dataset.instances(0).oriented_boxes_xywhr
-    assert found is not None
-    np.testing.assert_allclose(found[0], [6, 4, 6, 2, np.pi / 2])
-    assert np.isnan(found[1]).all()
+    boxes_xywhr = dataset.instances(0).oriented_boxes_xywhr
+    assert boxes_xywhr is not None
+    np.testing.assert_allclose(boxes_xywhr[0], [6, 4, 6, 2, np.pi / 2])
+    assert np.isnan(boxes_xywhr[1]).all()
     masks = np.zeros((8, 12), dtype=np.uint8)
     masks[1:7, 5:7] = 1
     write_index(root / "SegmentationObject/a.png", masks)

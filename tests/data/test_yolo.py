@@ -303,16 +303,16 @@ def test_what_is_written_comes_back(
     assert back.categories.names == categories.names
     if kind == "keypoints" and count:
         assert back.categories == categories
-    found = objects_of(back)
+    read_back = objects_of(back)
     for name in ("image_index", "labels"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(objects, name))
+        np.testing.assert_array_equal(getattr(read_back, name), getattr(objects, name))
     for name in ("boxes_xyxy", *more):
         if name != "segmentations" and count:
-            np.testing.assert_allclose(getattr(found, name), getattr(objects, name), atol=1e-9, rtol=0)
+            np.testing.assert_allclose(getattr(read_back, name), getattr(objects, name), atol=1e-9, rtol=0)
     if "segmentations" in more and count:
-        assert found.segmentations is not None
+        assert read_back.segmentations is not None
         for row, ring in enumerate(rings):
-            np.testing.assert_allclose(found.segmentations.polygons(row)[0][: len(ring)], ring, atol=1e-9)
+            np.testing.assert_allclose(read_back.segmentations.polygons(row)[0][: len(ring)], ring, atol=1e-9)
 
 
 def test_holes_parts_and_moved_boxes_are_reported_and_the_largest_ring_is_written(tmp_path: Path) -> None:
@@ -335,9 +335,9 @@ def test_holes_parts_and_moved_boxes_are_reported_and_the_largest_ring_is_writte
     assert outlines is not None
     expected = masks.copy()
     expected[0, 5:8, 5:8], expected[1, 1:4, 1:4] = True, False
-    found = outlines.masks([0, 1], (23, 37))
-    assert found is not None
-    np.testing.assert_array_equal(found.dense(), expected)
+    read_masks = outlines.masks([0, 1], (23, 37))
+    assert read_masks is not None
+    np.testing.assert_array_equal(read_masks.dense(), expected)
 
 
 def test_what_most_objects_have_is_written(tmp_path: Path) -> None:
@@ -415,9 +415,9 @@ def test_an_outline_keeps_its_slopes_when_it_is_cut(tmp_path: Path) -> None:
     outlines = Segmentations.build([[ring]])
     objects = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[-20, 1, 50, 20]], segmentations=outlines)
     yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
-    found = objects_of(read_one(tmp_path / "target")).segmentations
-    assert found is not None
-    points = {tuple(point) for point in found.polygons(0)[0].round(6).tolist()}
+    segmentations = objects_of(read_one(tmp_path / "target")).segmentations
+    assert segmentations is not None
+    points = {tuple(point) for point in segmentations.polygons(0)[0].round(6).tolist()}
     heights = [(0, 1 + 20 * 11 / 70), (37, 1 + 57 * 11 / 70), (37, 12 + 13 * 8 / 70), (0, 12 + 50 * 8 / 70)]
     assert points == {(x, round(y, 6)) for x, y in heights}
 
@@ -440,9 +440,9 @@ def test_keypoints_beyond_the_image_are_left_out(tmp_path: Path) -> None:
     objects = Objects.build(image_index=[0] * 3, labels=[0, 1, 2], boxes_xyxy=[[1, 1, 9, 9]] * 3, keypoints=keypoints)
     losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
     assert [(loss.kind, loss.object_id) for loss in losses] == [("keypoints", 2)]
-    found = objects_of(read_one(tmp_path / "target")).keypoints
-    assert found is not None
-    np.testing.assert_allclose(found[1], [[0, 0, 0], [5, 5, 1]], atol=1e-9)
+    read_keypoints = objects_of(read_one(tmp_path / "target")).keypoints
+    assert read_keypoints is not None
+    np.testing.assert_allclose(read_keypoints[1], [[0, 0, 0], [5, 5, 1]], atol=1e-9)
 
 
 def test_the_description_has_no_path(tmp_path: Path) -> None:

@@ -220,12 +220,12 @@ def pycocotools_answer(
         ground_truth.dataset = copy.deepcopy(document)
         ground_truth.createIndex()
         if results:
-            found = ground_truth.loadRes(copy.deepcopy(results))
+            predictions = ground_truth.loadRes(copy.deepcopy(results))
         else:
-            found = COCO()
-            found.dataset = {**copy.deepcopy(document), "annotations": []}
-            found.createIndex()
-        evaluation = COCOeval(ground_truth, found, kind)
+            predictions = COCO()
+            predictions.dataset = {**copy.deepcopy(document), "annotations": []}
+            predictions.createIndex()
+        evaluation = COCOeval(ground_truth, predictions, kind)
         if max_dets:
             evaluation.params.maxDets = max_dets
         if area_ranges:

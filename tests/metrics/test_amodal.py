@@ -75,14 +75,14 @@ def test_detections_that_find_nothing_are_false_in_every_part():
         boxes_xyxy=boxes,
         amodal_boxes_xyxy=boxes + np.array([[0, 0, 0, 0], [0, 0, 10, 0]]),
     )
-    found = Objects.build(
+    predictions = Objects.build(
         image_index=[0] * 3,
         labels=[0] * 3,
         boxes_xyxy=[[50, 50, 60, 60], [0, 0, 10, 10], [20, 20, 40, 30]],
         scores=np.array([0.9, 0.8, 0.7]),
     )
     metric = AveragePrecision(amodal_protocols()["amodal_bbox"], Categories(("a",)))
-    figures = metric.update(ground_truth, found, image_ids=[1]).compute().figures
+    figures = metric.update(ground_truth, predictions, image_ids=[1]).compute().figures
     assert figures["AR_none"] == figures["AR_heavy"] == 1
     assert figures["AP_none"] == figures["AP_heavy"] == pytest.approx(0.5)
     assert np.isnan(figures["AP_partial"])

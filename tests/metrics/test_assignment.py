@@ -60,14 +60,14 @@ def test_vocs_rules_give_vocs_figures(scene, year):
 
 def test_each_takes_what_the_plain_rule_says(scene):
     matches = DetectionMatcher(**vars(scene)).match(Rules(iou_thresholds=(0.5, 0.75)))
-    ground_truth, found = scene.ground_truth, scene.predictions
+    ground_truth, predictions = scene.ground_truth, scene.predictions
     matched = 0
     for label in range(len(scene.categories)):
         for image in range(len(scene.image_ids)):
             there = np.flatnonzero((ground_truth.labels == label) & (ground_truth.image_index == image))
             here = np.flatnonzero((matches.labels == label) & (matches.image_index == image))
             crowd = ground_truth.is_crowd[there]
-            boxes = found.boxes_xyxy[matches.detections[here]]
+            boxes = predictions.boxes_xyxy[matches.detections[here]]
             within = intersection_over_first(boxes, ground_truth.boxes_xyxy[there])
             iou = np.where(crowd, within, pairwise_iou(boxes, ground_truth.boxes_xyxy[there]))
             for t, threshold in enumerate((0.5, 0.75)):
@@ -90,10 +90,10 @@ def one_object(**columns) -> DetectionMatcher:
     ground_truth = Objects.build(
         image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]], **columns
     )
-    found = Objects.build(
+    predictions = Objects.build(
         image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[20, 0, 30, 10], [0, 0, 10, 10]], scores=np.array([0.9, 0.44])
     )
-    return DetectionMatcher(ground_truth, found, Categories(("owl", "cat")), np.array([3]))
+    return DetectionMatcher(ground_truth, predictions, Categories(("owl", "cat")), np.array([3]))
 
 
 @pytest.mark.parametrize("mark", ["crowd", "difficult"])
@@ -124,8 +124,8 @@ def test_floor_rounding_and_average():
 
 def test_inclusive_boxes_reach_further():
     ground_truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
-    found = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 5]], scores=np.array([0.5]))
-    values = DetectionMatcher(ground_truth, found, Categories(("owl",)), np.array([3]))
+    predictions = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 5]], scores=np.array([0.5]))
+    values = DetectionMatcher(ground_truth, predictions, Categories(("owl",)), np.array([3]))
     assert values.match(Rules()).ious[0, 0] == pytest.approx(0.5)
     assert values.match(Rules(inclusive_boxes=True)).ious[0, 0] == pytest.approx(6 / 11)
 

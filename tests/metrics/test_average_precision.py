@@ -120,8 +120,8 @@ def test_one_more_false_detection_never_helps(scene, confidence, label, is_dupli
         scores=np.append(before.scores, confidence),
     )
     if is_duplicate and len(before):
-        found = score(scene).curves.recall
-        if (score(scene, predictions=more).curves.recall > found).any():
+        predictions = score(scene).curves.recall
+        if (score(scene, predictions=more).curves.recall > predictions).any():
             return  # it found a second object of its own: not a false detection
     with_it, without = score(scene, predictions=more), score(scene)
     assert (with_it.curves.precision <= without.curves.precision + 1e-12).all()
@@ -173,12 +173,12 @@ def test_shards_merge_to_the_same_figures(kind, coco_scene, coco_values):
 
 def test_a_image_counts_once_and_protocols_do_not_mix():
     nothing, no_scores = Objects.empty(), np.zeros(0)
-    found = replace(nothing, scores=no_scores)
-    metric = AveragePrecision(CocoProtocol(), CATEGORIES).update(nothing, found, image_ids=["x", "y"])
+    predictions = replace(nothing, scores=no_scores)
+    metric = AveragePrecision(CocoProtocol(), CATEGORIES).update(nothing, predictions, image_ids=["x", "y"])
     with pytest.raises(UsageError, match="image y was added before"):
-        metric.update(nothing, found, image_ids=["y"])
+        metric.update(nothing, predictions, image_ids=["y"])
     with pytest.raises(UsageError, match="image x was added before"):
-        metric.merge(AveragePrecision(CocoProtocol(), CATEGORIES).update(nothing, found, image_ids=["x"]))
+        metric.merge(AveragePrecision(CocoProtocol(), CATEGORIES).update(nothing, predictions, image_ids=["x"]))
     with pytest.raises(UsageError, match="same protocol"):
         metric.merge(AveragePrecision(CocoProtocol("segm"), CATEGORIES))
     with pytest.raises(UsageError, match="categories"):

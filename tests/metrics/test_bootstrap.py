@@ -65,10 +65,10 @@ def images_with(rng: np.random.Generator, chance_a: float, chance_b: float, coun
     for chance in (chance_a, chance_b):
         shift = np.where(rng.random(count) < chance, 0, 100)[:, None]
         boxes = np.tile([0.0, 0, 9, 9], (count, 1)) + shift
-        found = Objects.build(
+        predictions = Objects.build(
             image_index=np.arange(count), labels=np.zeros(count), boxes_xyxy=boxes, scores=rng.random(count)
         )
-        sides.append(DetectionMatcher(ground_truth, found, Categories(("owl",)), np.arange(count)))
+        sides.append(DetectionMatcher(ground_truth, predictions, Categories(("owl",)), np.arange(count)))
     return sides
 
 

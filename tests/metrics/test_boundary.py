@@ -36,15 +36,19 @@ def similarities_of_the_paper(evaluation, image, category) -> np.ndarray | list:
     """What takes the place of pycocotools' ``computeIoU``."""
     from pycocotools import mask as codec
 
-    ground_truth, found = evaluation._gts[image, category], evaluation._dts[image, category]
-    if not ground_truth and not found:
+    ground_truth, predictions = evaluation._gts[image, category], evaluation._dts[image, category]
+    if not ground_truth and not predictions:
         return []
-    order = np.argsort([-one["score"] for one in found], kind="mergesort")
-    found = [found[i] for i in order][: evaluation.params.maxDets[-1]]
+    order = np.argsort([-one["score"] for one in predictions], kind="mergesort")
+    predictions = [predictions[i] for i in order][: evaluation.params.maxDets[-1]]
     crowd = [int(one["iscrowd"]) for one in ground_truth]
-    masks = [one["segmentation"] for one in found], [one["segmentation"] for one in ground_truth]
+    masks = [one["segmentation"] for one in predictions], [one["segmentation"] for one in ground_truth]
     whole, bands = codec.iou(*masks, crowd), codec.iou(*([slow_boundary(m) for m in side] for side in masks), crowd)
-    return np.where(np.array(crowd, dtype=bool), whole, np.minimum(whole, bands)) if ground_truth and found else whole
+    return (
+        np.where(np.array(crowd, dtype=bool), whole, np.minimum(whole, bands))
+        if ground_truth and predictions
+        else whole
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -38,8 +38,8 @@ def test_equals_hotcoco(seed, tmp_path, coco_scene, coco_values):
 def three(scores) -> DetectionMatcher:
     ground_truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
     boxes = [[0, 0, 10, 10], [50, 0, 60, 10], [80, 0, 90, 10]]
-    found = Objects.build(image_index=[0] * 3, labels=[0] * 3, boxes_xyxy=boxes, scores=np.array(scores))
-    return DetectionMatcher(ground_truth, found, Categories(("owl",)), np.array([1]))
+    predictions = Objects.build(image_index=[0] * 3, labels=[0] * 3, boxes_xyxy=boxes, scores=np.array(scores))
+    return DetectionMatcher(ground_truth, predictions, Categories(("owl",)), np.array([1]))
 
 
 def test_by_hand():

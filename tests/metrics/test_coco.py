@@ -180,14 +180,14 @@ def test_real_labels_moved_a_little(shared_data, coco_values, pycocotools_says):
 @pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
 def test_published_lines_of_the_first_100_images(kind, shared_data: Path, coco_values, pycocotools_says):
     folder = shared_data / "metric_fixtures" / "coco_fake100"
-    ground_truth, found = {
+    ground_truth, predictions = {
         "bbox": ("instances_val2014_100", "instances_val2014_fakebbox100_results"),
         "segm": ("instances_val2014_100", "instances_val2014_fakesegm100_results"),
         "keypoints": ("person_keypoints_val2014_100", "person_keypoints_val2014_fakekeypoints100_results"),
     }[kind]
     expected = json.loads((folder / "expected.json").read_text())
     document = json.loads((folder / f"{ground_truth}.json").read_text())
-    results = json.loads((folder / f"{found}.json").read_text())
+    results = json.loads((folder / f"{predictions}.json").read_text())
     result = score(coco_values(document, results), CocoProtocol(kind))
     names = expected["keypoints_order" if kind == "keypoints" else "order"]
     assert {name: round(result.figures[name], 3) for name in names} == dict(zip(names, expected[kind], strict=True))

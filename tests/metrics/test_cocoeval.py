@@ -30,12 +30,12 @@ def judged(scene, kind, *, coco, evaluator, **params):
         ground_truth.dataset = document
         ground_truth.createIndex()
         if results:
-            found = ground_truth.loadRes(results)
+            predictions = ground_truth.loadRes(results)
         else:  # which their loadRes cannot
-            found = coco()
-            found.dataset = {**document, "annotations": []}
-            found.createIndex()
-        evaluation = evaluator(ground_truth, found, kind)
+            predictions = coco()
+            predictions.dataset = {**document, "annotations": []}
+            predictions.createIndex()
+        evaluation = evaluator(ground_truth, predictions, kind)
         for name, value in params.items():
             setattr(evaluation.params, name, copy.deepcopy(value))
         evaluation.evaluate()
@@ -289,10 +289,10 @@ def test_what_cannot_be_is_named(coco_scene):
         ({"bbox": [1, 2, -3, 4], "area": 1}, ["predictions[", "boxes_xyxy"]),
         ({"score": "high"}, ["annotation 1.score", "'high'"]),
     ]:
-        found = ground_truth.loadRes(results)
-        found.anns[1].update(change)
+        predictions = ground_truth.loadRes(results)
+        predictions.anns[1].update(change)
         with pytest.raises(DataError) as caught:
-            COCOeval(ground_truth, found, "bbox").evaluate()
+            COCOeval(ground_truth, predictions, "bbox").evaluate()
         for word in words:
             assert word in str(caught.value)
     with pytest.raises(DataError, match=r"\[0\].image_id: no image has the id 77"):

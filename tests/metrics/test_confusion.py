@@ -44,13 +44,13 @@ def test_by_hand():
         boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 100, 40]],
         is_crowd=[False, False, False, True],
     )
-    found = Objects.build(
+    predictions = Objects.build(
         image_index=[0] * 4,
         labels=[0, 1, 1, 1],
         boxes_xyxy=[[0, 0, 10, 9], [20, 0, 30, 9], [0, 50, 10, 60], [70, 10, 80, 20]],
         scores=np.array([0.9, 0.8, 0.7, 0.6]),
     )
-    matcher = DetectionMatcher(ground_truth, found, Categories(("cat", "dog")), np.array([1]))
+    matcher = DetectionMatcher(ground_truth, predictions, Categories(("cat", "dog")), np.array([1]))
     result = confusion_matrix(matcher)
     assert result.counts.tolist() == [[1, 1, 0], [0, 0, 1], [0, 1, 0]]
     assert result.confused() == [("cat", "dog", 1)]

@@ -39,13 +39,13 @@ def a_scene(seed: int, *, images: int = 4, objects: int = 40) -> SimpleNamespace
     )
     image, labels = rng.integers(0, images, objects), rng.integers(0, 2, objects)
     copies = rng.integers(0, objects, 2 * objects)
-    found = cuboids[copies] + rng.normal(size=(len(copies), 7)) * [0.3, 0.3, 0.2, 0.2, 0.2, 0.2, 0.1]
-    found[:, 3:6] = np.maximum(found[:, 3:6], 0.2)
+    predictions = cuboids[copies] + rng.normal(size=(len(copies), 7)) * [0.3, 0.3, 0.2, 0.2, 0.2, 0.2, 0.1]
+    predictions[:, 3:6] = np.maximum(predictions[:, 3:6], 0.2)
     scores = (rng.permutation(len(copies)) + 1) / (len(copies) + 1)
     return SimpleNamespace(
         images=images,
         ground_truth=as_objects(image, labels, cuboids),
-        predictions=as_objects(image[copies], labels[copies], found, scores=scores),
+        predictions=as_objects(image[copies], labels[copies], predictions, scores=scores),
     )
 
 
@@ -56,15 +56,15 @@ def score(scene: SimpleNamespace, name: str = "cuboid") -> CocoResult:
 
 def slow_ap(scene: SimpleNamespace, label: int, ious: np.ndarray, threshold: float, recalls: np.ndarray) -> float:
     """Down the scores, each takes the free object that it overlaps most; then precision at each recall."""
-    ground_truth, found = scene.ground_truth, scene.predictions
-    rows = np.flatnonzero(found.labels == label)
+    ground_truth, predictions = scene.ground_truth, scene.predictions
+    rows = np.flatnonzero(predictions.labels == label)
     positives = int((ground_truth.labels == label).sum())
     if not positives:
         return float("nan")
     free = ground_truth.labels == label
     curve, true = [], 0
-    for count, row in enumerate(rows[np.argsort(-found.scores[rows])], start=1):
-        mine = np.where(free & (ground_truth.image_index == found.image_index[row]), ious[row], -1)
+    for count, row in enumerate(rows[np.argsort(-predictions.scores[rows])], start=1):
+        mine = np.where(free & (ground_truth.image_index == predictions.image_index[row]), ious[row], -1)
         best = int(mine.argmax())
         if mine[best] >= threshold:
             free[best], true = False, true + 1

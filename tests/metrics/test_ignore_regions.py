@@ -32,15 +32,15 @@ def scene(seed: int) -> tuple[Objects, Objects]:
         is_crowd=kind != "object", columns={"ignored": kind == "region"},
     )  # fmt: skip
     near = ground_truth.boxes_xyxy[rng.integers(0, count, detections)] + rng.integers(-2, 3, (detections, 4))
-    found = Objects.build(
+    predictions = Objects.build(
         image_index=rng.integers(0, IMAGES, detections), labels=rng.integers(0, 2, detections), boxes_xyxy=near,
         scores=rng.permutation(detections) / 100,
     )  # fmt: skip
-    return ground_truth, found
+    return ground_truth, predictions
 
 
-def figures(protocol, ground_truth: Objects, found: Objects):
-    return AveragePrecision(protocol, NAMES).update(ground_truth, found, image_ids=range(IMAGES)).compute()
+def figures(protocol, ground_truth: Objects, predictions: Objects):
+    return AveragePrecision(protocol, NAMES).update(ground_truth, predictions, image_ids=range(IMAGES)).compute()
 
 
 def as_crowds_of_all(ground_truth: Objects) -> Objects:
@@ -55,7 +55,7 @@ def as_crowds_of_all(ground_truth: Objects) -> Objects:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_region_is_a_crowd_of_every_category_to_pycocotools(seed):
     pycoco, pycocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
-    ground_truth, found = scene(seed)
+    ground_truth, predictions = scene(seed)
     spread = as_crowds_of_all(ground_truth)
 
     def records(objects: Objects, **further):
@@ -68,16 +68,18 @@ def test_a_region_is_a_crowd_of_every_category_to_pycocotools(seed):
     images = [{"id": i} for i in range(IMAGES)]
     categories = [{"id": label} for label in range(len(NAMES))]
     labels.dataset = {"images": images, "categories": categories, "annotations": list(records(spread))}
-    scored = [one | {"score": score} for one, score in zip(records(found), found.scores.tolist(), strict=True)]
+    scored = [
+        one | {"score": score} for one, score in zip(records(predictions), predictions.scores.tolist(), strict=True)
+    ]
     results.dataset = {"images": images, "categories": categories, "annotations": scored}
     labels.createIndex()
     results.createIndex()
     judge = pycocoeval.COCOeval(labels, results, "bbox")
     judge.evaluate()
     judge.accumulate()
-    ours = figures(CocoProtocol(), ground_truth, found)
+    ours = figures(CocoProtocol(), ground_truth, predictions)
     np.testing.assert_array_equal(ours.curves.precision, judge.eval["precision"])
-    without = figures(CocoProtocol(), ground_truth.take(~ignore_regions(ground_truth)), found)
+    without = figures(CocoProtocol(), ground_truth.take(~ignore_regions(ground_truth)), predictions)
     assert ours.figures["AP"] > without.figures["AP"]
 
 
@@ -86,10 +88,10 @@ def test_a_region_is_a_crowd_of_every_category_to_pycocotools(seed):
 def test_false_detections_are_those_of_kittis_kit(seed, threshold):
     """evaluate_object.cpp: detections without an object are false, less those whose overlap with a region, over their own
     area, exceeds the class's minimal overlap."""
-    ground_truth, found = scene(seed)
+    ground_truth, predictions = scene(seed)
     ground_truth = ground_truth.take(~ground_truth.is_crowd | ignore_regions(ground_truth))  # KITTI has no crowds
     is_region = ignore_regions(ground_truth)
-    matcher = DetectionMatcher(ground_truth, found, NAMES, np.arange(IMAGES))
+    matcher = DetectionMatcher(ground_truth, predictions, NAMES, np.arange(IMAGES))
     rules = Rules(iou_thresholds=(threshold,), max_dets=None)
     matches = matcher.match(rules)
     assert (matches.outcomes == Outcome.IGNORED).sum() >= 5
@@ -97,10 +99,10 @@ def test_false_detections_are_those_of_kittis_kit(seed, threshold):
         for label in (0, 1):
             objects = np.flatnonzero((ground_truth.image_index == image) & (ground_truth.labels == label) & ~is_region)
             regions = ground_truth.boxes_xyxy[(ground_truth.image_index == image) & is_region]
-            here = np.flatnonzero((found.image_index == image) & (found.labels == label))
+            here = np.flatnonzero((predictions.image_index == image) & (predictions.labels == label))
             free, false = set(objects.tolist()), 0
-            for d in here[np.argsort(-found.scores[here])]:
-                box = found.boxes_xyxy[d]
+            for d in here[np.argsort(-predictions.scores[here])]:
+                box = predictions.boxes_xyxy[d]
                 ious = {g: pairwise_iou(box[None], ground_truth.boxes_xyxy[[g]])[0, 0] for g in free}
                 best = max(ious, key=ious.get, default=None)
                 if best is not None and ious[best] >= threshold:
@@ -117,15 +119,15 @@ def test_false_detections_are_those_of_kittis_kit(seed, threshold):
 @pytest.mark.parametrize("year", [2007, 2012])
 def test_voc_by_a_slow_loop(seed, year):
     """An object first, the one overlapped most, free or not; what is false then does not count in a crowd or region."""
-    ground_truth, found = scene(seed)
+    ground_truth, predictions = scene(seed)
     spread = as_crowds_of_all(ground_truth)
-    result = figures(VocProtocol(year), ground_truth, found)
+    result = figures(VocProtocol(year), ground_truth, predictions)
     for label in (0, 1):
-        here = np.flatnonzero(found.labels == label)
+        here = np.flatnonzero(predictions.labels == label)
         taken, outcomes = set(), []
-        for d in here[np.argsort(-found.scores[here])]:
-            there = (spread.labels == label) & (spread.image_index == found.image_index[d])
-            box = found.boxes_xyxy[d]
+        for d in here[np.argsort(-predictions.scores[here])]:
+            there = (spread.labels == label) & (spread.image_index == predictions.image_index[d])
+            box = predictions.boxes_xyxy[d]
             objects, crowds = np.flatnonzero(there & ~spread.is_crowd), spread.boxes_xyxy[there & spread.is_crowd]
             ious = pairwise_iou(box[None], spread.boxes_xyxy[objects])[0]
             best = int(objects[ious.argmax()]) if len(objects) and ious.max() >= 0.5 else None
@@ -144,15 +146,15 @@ def test_voc_by_a_slow_loop(seed, year):
             steps = np.diff(recall, prepend=0)
             expected = sum(step * precision[i:].max() for i, step in enumerate(steps))
         assert result.per_category[NAMES[label]]["AP"] == pytest.approx(expected, abs=1e-12)
-    rules = DetectionMatcher(ground_truth, found, NAMES, np.arange(IMAGES)).match(RULES[f"voc{year % 100:02}"])
+    rules = DetectionMatcher(ground_truth, predictions, NAMES, np.arange(IMAGES)).match(RULES[f"voc{year % 100:02}"])
     assert rules.mean_average_precision() == pytest.approx(result.figures["AP"], abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_explanations_count_as_evaluate_does(seed):
-    ground_truth, found = scene(seed)
-    matcher = DetectionMatcher(ground_truth, found, NAMES, np.arange(IMAGES))
-    expected = figures(CocoProtocol(), ground_truth, found).figures["AP"]
+    ground_truth, predictions = scene(seed)
+    matcher = DetectionMatcher(ground_truth, predictions, NAMES, np.arange(IMAGES))
+    expected = figures(CocoProtocol(), ground_truth, predictions).figures["AP"]
     assert matcher.match(Rules()).mean_average_precision() == pytest.approx(expected, abs=1e-12)
     for label in (0, 1):
         alone = matcher.of_category(label).match(Rules()).average_precision()[label].mean()
@@ -162,15 +164,15 @@ def test_explanations_count_as_evaluate_does(seed):
 
 
 def test_shards_merge_to_the_same_figures():
-    ground_truth, found = scene(5)
+    ground_truth, predictions = scene(5)
     first = AveragePrecision(CocoProtocol(), NAMES)
     for k in range(IMAGES):
         alone = AveragePrecision(CocoProtocol(), NAMES)
-        sides = (one.take(one.image_index == k) for one in (ground_truth, found))
+        sides = (one.take(one.image_index == k) for one in (ground_truth, predictions))
         alone.update(*(replace(one, image_index=np.zeros(len(one), dtype=int)) for one in sides), image_ids=[k])
         first = alone if k == 0 else first.merge(alone)
     np.testing.assert_array_equal(
-        first.compute().curves.precision, figures(CocoProtocol(), ground_truth, found).curves.precision
+        first.compute().curves.precision, figures(CocoProtocol(), ground_truth, predictions).curves.precision
     )
 
 
@@ -183,12 +185,12 @@ def test_regions_without_outline_or_corners_are_their_boxes():
         corners_xy=corners,
     )  # fmt: skip
     whole = complete_regions(ground_truth)
-    found = Objects.build(
+    predictions = Objects.build(
         image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 9, 9], [12, 12, 20, 20]], scores=np.array([0.5, 0.9]),
         segmentations=Segmentations.build([[ring], [ring * 8 / 9 + 12]]),
         corners_xy=np.stack([ring, ring * 8 / 9 + 12]),
     )  # fmt: skip
     for protocol in (CocoProtocol("segm"), CocoProtocol(similarity=OrientedBoxes())):
         metric = AveragePrecision(protocol, NAMES)
-        metric.update(whole, found, image_ids=[0], sizes_hw=np.array([[40, 40]]))
+        metric.update(whole, predictions, image_ids=[0], sizes_hw=np.array([[40, 40]]))
         assert metric.compute().figures["AP"] == pytest.approx(1)

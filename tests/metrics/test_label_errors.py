@@ -58,13 +58,13 @@ def a_comparison() -> DetectionMatcher:
     ground_truth = Objects.build(
         image_index=[0, 2, 2], labels=[0, 0, 0], boxes_xyxy=[[0, 0, 10, 10], [0, 0, 10, 10], [30, 0, 60, 30]]
     )
-    found = Objects.build(
+    predictions = Objects.build(
         image_index=[0, 0, 2],
         labels=[0, 0, 0],
         boxes_xyxy=[[0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 10]],
         scores=np.array([0.9, 0.8, 0.3]),
     )
-    return DetectionMatcher(ground_truth, found, Categories(("owl",)), np.array([5, 6, 7]))
+    return DetectionMatcher(ground_truth, predictions, Categories(("owl",)), np.array([5, 6, 7]))
 
 
 def test_the_worst_images():

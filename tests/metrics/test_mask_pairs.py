@@ -71,10 +71,10 @@ def test_long_runs():
 
 def test_iou_is_that_of_the_mask_api():
     rng = np.random.default_rng(3)
-    found, true = (rng.random((n, HEIGHT, WIDTH)) < rng.random((n, 1, 1)) for n in (6, 5))
+    predictions, true = (rng.random((n, HEIGHT, WIDTH)) < rng.random((n, 1, 1)) for n in (6, 5))
     true[1] = False
     crowd = np.array([False, True, True, False, False])
-    expected = Masks.from_dense(found).iou(Masks.from_dense(true), crowd=crowd)
+    expected = Masks.from_dense(predictions).iou(Masks.from_dense(true), crowd=crowd)
 
     def intervals(masks):
         columns = Segmentations.build([one["counts"] for one in Masks.from_dense(masks).rle()])
@@ -86,7 +86,7 @@ def test_iou_is_that_of_the_mask_api():
         return offsets, pixels, areas
 
     pairs = np.tile(np.arange(5), 6)
-    ious = kernels.interval_ious(np.arange(0, 31, 5), pairs, *intervals(found), *intervals(true), crowd)
+    ious = kernels.interval_ious(np.arange(0, 31, 5), pairs, *intervals(predictions), *intervals(true), crowd)
     np.testing.assert_array_equal(ious.reshape(6, 5), expected)
 
 

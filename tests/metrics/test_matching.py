@@ -57,8 +57,8 @@ def test_parts_of_an_order_hold_everything_once(seed, detections, objects, count
             **others,
         )
 
-    ground_truth, found = some(objects), some(detections, scores=rng.integers(0, 9, detections) / 9)
-    whole = RankedDetections.build(ground_truth, found, label_count=3, limit=5)
+    ground_truth, predictions = some(objects), some(detections, scores=rng.integers(0, 9, detections) / 9)
+    whole = RankedDetections.build(ground_truth, predictions, label_count=3, limit=5)
     parts = whole.split(count)
     for name in ("detections", "scores", "ranks", "ground_truths"):
         np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
@@ -66,7 +66,7 @@ def test_parts_of_an_order_hold_everything_once(seed, detections, objects, count
     expected = [whole.ground_truths[first:last].tolist() for first, last in whole.spans]
     assert [one for part in spans for one in part] == expected
     for d, true in zip(whole.detections, expected, strict=True):
-        same = (ground_truth.labels == found.labels[d]) & (ground_truth.image_index == found.image_index[d])
+        same = (ground_truth.labels == predictions.labels[d]) & (ground_truth.image_index == predictions.image_index[d])
         assert true == np.flatnonzero(same).tolist()
 
 

@@ -40,15 +40,15 @@ def a_scene(seed: int, *, crowds: bool = False, images: int = 6, objects: int = 
     )
     image, labels = rng.integers(0, images, objects), rng.integers(0, 3, objects)
     copies = rng.integers(0, objects, 2 * objects)
-    found = boxes[copies] + rng.normal(size=(len(copies), 5)) * [2, 2, 2, 2, 0.08]
-    found[:, 2:4] = np.maximum(found[:, 2:4], 1)
-    found[::7, :2] += 60
+    predictions = boxes[copies] + rng.normal(size=(len(copies), 5)) * [2, 2, 2, 2, 0.08]
+    predictions[:, 2:4] = np.maximum(predictions[:, 2:4], 1)
+    predictions[::7, :2] += 60
     return SimpleNamespace(
         images=images,
         boxes=boxes,
-        found=found,
+        found=predictions,
         ground_truth=as_objects(image, labels, boxes, is_crowd=rng.random(objects) < (0.15 if crowds else 0)),
-        predictions=as_objects(image[copies], labels[copies], found, scores=np.round(rng.random(len(copies)), 2)),
+        predictions=as_objects(image[copies], labels[copies], predictions, scores=np.round(rng.random(len(copies)), 2)),
     )
 
 
@@ -83,13 +83,13 @@ def test_hotcoco_says_the_same(seed, crowds, tmp_path):
             for row in range(len(scene.ground_truth))
         ],
     }
-    found = [
+    predictions = [
         {**record(scene.predictions, row), "id": row + 1, "iscrowd": 0, "score": float(scene.predictions.scores[row])}
         for row in range(len(scene.predictions))
     ]
     (tmp_path / "labels.json").write_text(json.dumps(document))
     # As a file of its own, for its load_res takes a detection's area from the box around the oriented one.
-    (tmp_path / "found.json").write_text(json.dumps({**document, "annotations": found}))
+    (tmp_path / "found.json").write_text(json.dumps({**document, "annotations": predictions}))
     with contextlib.redirect_stdout(io.StringIO()):
         sides = (hotcoco.COCO(str(tmp_path / name)) for name in ("labels.json", "found.json"))
         evaluation = hotcoco.COCOeval(*sides, "obb")
@@ -106,11 +106,11 @@ def test_published_ious_decide_what_matches(shared_data):
     for case in cases:
         sides = [np.array(case[side], dtype=float).reshape(-1, 5) * [1, 1, 1, 1, -np.pi / 180] for side in "ab"]
         expected = np.array(case["iou"], dtype=float).reshape(len(sides[0]), len(sides[1]))
-        found = as_objects([0] * len(sides[0]), [0] * len(sides[0]), sides[0], scores=np.ones(len(sides[0])))
+        predictions = as_objects([0] * len(sides[0]), [0] * len(sides[0]), sides[0], scores=np.ones(len(sides[0])))
         ground_truth = as_objects([0] * len(sides[1]), [0] * len(sides[1]), sides[1])
-        ground_truth, found = OrientedBoxes().view(ground_truth, found, sizes_hw=None)
-        order = RankedDetections.build(ground_truth, found, label_count=1, limit=None)
-        pairs = OrientedBoxes().pairs(ground_truth, found, order, sizes_hw=None, min_similarity=0.0)
+        ground_truth, predictions = OrientedBoxes().view(ground_truth, predictions, sizes_hw=None)
+        order = RankedDetections.build(ground_truth, predictions, label_count=1, limit=None)
+        pairs = OrientedBoxes().pairs(ground_truth, predictions, order, sizes_hw=None, min_similarity=0.0)
         np.testing.assert_allclose(pairs.similarities.reshape(expected.shape), expected, atol=2e-3)
         compared += expected.size
     assert compared >= 10
@@ -122,16 +122,20 @@ def test_voc_rules_by_a_slow_loop(year):
     difficult = np.random.default_rng(1).random(len(scene.ground_truth)) < 0.2
     scene.ground_truth = replace(scene.ground_truth, columns={"difficult": difficult})
     result = score(scene, f"oriented_voc{year:02}")
-    ground_truth, found = scene.ground_truth, scene.predictions
-    ious = oriented.pairwise_oriented_iou(*(oriented.from_corners(one.corners_xy) for one in (found, ground_truth)))
+    ground_truth, predictions = scene.ground_truth, scene.predictions
+    ious = oriented.pairwise_oriented_iou(
+        *(oriented.from_corners(one.corners_xy) for one in (predictions, ground_truth))
+    )
     for label, name in enumerate(CATEGORIES):
-        rows = np.flatnonzero(found.labels == label)
+        rows = np.flatnonzero(predictions.labels == label)
         taken: set[int] = set()
         true = false = 0
         points = []
         positives = int(((ground_truth.labels == label) & ~difficult).sum())
-        for row in rows[np.argsort(-found.scores[rows], kind="stable")]:
-            mine = np.flatnonzero((ground_truth.image_index == found.image_index[row]) & (ground_truth.labels == label))
+        for row in rows[np.argsort(-predictions.scores[rows], kind="stable")]:
+            mine = np.flatnonzero(
+                (ground_truth.image_index == predictions.image_index[row]) & (ground_truth.labels == label)
+            )
             best = mine[ious[row, mine].argmax()] if len(mine) else -1
             if best >= 0 and ious[row, best] >= 0.5:
                 if difficult[best]:
@@ -188,12 +192,12 @@ def test_what_must_hold(seed, name):
     )
     assert score(perfect, name).figures["AP50"] == pytest.approx(1)
     far = np.array([900.0, 900, 20, 10, 0.5])
-    found = scene.predictions
+    predictions = scene.predictions
     more = as_objects(
-        np.append(found.image_index, 0),
-        np.append(found.labels, seed % 3),
-        np.concatenate([oriented.from_corners(found.corners_xy), far[None]]),
-        scores=np.append(found.scores, (seed % 100) / 100),
+        np.append(predictions.image_index, 0),
+        np.append(predictions.labels, seed % 3),
+        np.concatenate([oriented.from_corners(predictions.corners_xy), far[None]]),
+        scores=np.append(predictions.scores, (seed % 100) / 100),
     )
     figures = score(SimpleNamespace(**{**vars(scene), "predictions": more}), name).figures
     assert figures["AP"] <= plain.figures["AP"] + 1e-9

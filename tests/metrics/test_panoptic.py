@@ -55,16 +55,16 @@ def slow(pairs: list[tuple[PanopticMap, PanopticMap]]) -> dict[str, list[float]]
     quality: dict[str, list[float]] = {}
     for label, name in enumerate(CATEGORIES):
         ious, false, missed = [], 0, 0
-        for ground_truth, found in pairs:
+        for ground_truth, predictions in pairs:
             void = ground_truth.ids == 0
             mine = [one for one in ground_truth.segments if one.label == label and not one.is_crowd]
             crowds = [one for one in ground_truth.segments if one.label == label and one.is_crowd]
             excused = void | (ground_truth.mask_of(crowds[-1].id) if crowds else False)
-            theirs = [one for one in found.segments if one.label == label]
+            theirs = [one for one in predictions.segments if one.label == label]
             taken, good = set(), set()
             for t in mine:
                 for f in theirs:
-                    a, b = ground_truth.mask_of(t.id), found.mask_of(f.id)
+                    a, b = ground_truth.mask_of(t.id), predictions.mask_of(f.id)
                     iou = (a & b).sum() / (a | (b & ~void)).sum()
                     if iou > 0.5:
                         ious.append(iou)
@@ -72,7 +72,7 @@ def slow(pairs: list[tuple[PanopticMap, PanopticMap]]) -> dict[str, list[float]]
                         good.add(f.id)
             missed += len(mine) - len(taken)
             for f in theirs:
-                mask = found.mask_of(f.id)
+                mask = predictions.mask_of(f.id)
                 false += f.id not in good and (mask & excused).sum() <= 0.5 * mask.sum()
         total = len(ious) + false / 2 + missed / 2
         if total:
@@ -82,8 +82,8 @@ def slow(pairs: list[tuple[PanopticMap, PanopticMap]]) -> dict[str, list[float]]
 
 def judge(pairs: list[tuple[PanopticMap, PanopticMap]]) -> PanopticResult:
     metric = PanopticQuality(CATEGORIES)
-    for ground_truth, found in pairs:
-        metric.update(ground_truth, found)
+    for ground_truth, predictions in pairs:
+        metric.update(ground_truth, predictions)
     return metric.compute()
 
 
@@ -124,10 +124,10 @@ def read(file: Path):
 
 def test_panopticapis_figures_on_real_maps(shared_data):
     folder = shared_data / "metric_fixtures" / "panoptic_pq"
-    ground_truth, found = read(folder / "gt.json"), read(folder / "pred.json")
+    ground_truth, predictions = read(folder / "gt.json"), read(folder / "pred.json")
     metric = PanopticQuality(ground_truth.categories)
     for index in range(len(ground_truth)):
-        metric.update(ground_truth.panoptic_map(index), found.panoptic_map(index))
+        metric.update(ground_truth.panoptic_map(index), predictions.panoptic_map(index))
     result = metric.compute()
     expected = json.loads((folder / "expected.json").read_text())["expected"]
     for suffix, group in (("", "All"), ("_th", "Things"), ("_st", "Stuff")):
@@ -232,10 +232,10 @@ def test_orders_and_shards_do_not_matter(seed, random):
     random.shuffle(pairs)
     cut = random.randint(0, 5)
     parts = [PanopticQuality(CATEGORIES), PanopticQuality(CATEGORIES)]
-    for index, (ground_truth, found) in enumerate(pairs):
-        renamed = dict(zip([s.id for s in found.segments], range(1, 100), strict=False))
-        ids = np.vectorize(lambda one, renamed=renamed: renamed.get(one, 0), otypes=[np.int64])(found.ids)
-        segments = tuple(replace(s, id=renamed[s.id]) for s in reversed(found.segments))
+    for index, (ground_truth, predictions) in enumerate(pairs):
+        renamed = dict(zip([s.id for s in predictions.segments], range(1, 100), strict=False))
+        ids = np.vectorize(lambda one, renamed=renamed: renamed.get(one, 0), otypes=[np.int64])(predictions.ids)
+        segments = tuple(replace(s, id=renamed[s.id]) for s in reversed(predictions.segments))
         parts[index >= cut].update(ground_truth, PanopticMap(ids, segments, CATEGORIES))
     merged = parts[0].merge(parts[1]).compute()
     assert merged.figures == pytest.approx(whole.figures, nan_ok=True, abs=1e-12)
@@ -246,14 +246,14 @@ def test_orders_and_shards_do_not_matter(seed, random):
 @given(seeds)
 @settings(max_examples=25, deadline=None)
 def test_one_more_invented_segment_never_helps(seed):
-    ((ground_truth, found),) = some_pairs(seed, 1)
-    free = np.argwhere((found.ids == 0) & (ground_truth.ids != 0))
+    ((ground_truth, predictions),) = some_pairs(seed, 1)
+    free = np.argwhere((predictions.ids == 0) & (ground_truth.ids != 0))
     if not len(free):
         return
-    ids = found.ids.copy()
+    ids = predictions.ids.copy()
     ids[tuple(free[0])] = 99
-    more = PanopticMap(ids, (*found.segments, Segment(99, 4)), CATEGORIES)  # a category that no truth has
-    without, with_it = judge([(ground_truth, found)]), judge([(ground_truth, more)])
+    more = PanopticMap(ids, (*predictions.segments, Segment(99, 4)), CATEGORIES)  # a category that no truth has
+    without, with_it = judge([(ground_truth, predictions)]), judge([(ground_truth, more)])
     assert with_it.figures["PQ"] <= without.figures["PQ"] or np.isnan(without.figures["PQ"])
     assert with_it.per_category["e"]["PQ"] == 0
     assert np.isnan(without.per_category["e"]["PQ"])

@@ -30,21 +30,21 @@ def some_case(seed):
         rng, images, rng.uniform(0, 4), is_crowd=lambda n: rng.random(n) < 0.1,
         columns=lambda n: {"difficult": rng.random(n) < 0.2},
     )  # fmt: skip
-    found = some_objects(rng, images, rng.uniform(0, 12), scores=lambda n: rng.integers(0, 6, n) / 5)
-    return ground_truth, found, images
+    predictions = some_objects(rng, images, rng.uniform(0, 12), scores=lambda n: rng.integers(0, 6, n) / 5)
+    return ground_truth, predictions, images
 
 
-def slowly(ground_truth, found, images):
+def slowly(ground_truth, predictions, images):
     """Recall by (threshold, count), ABO by (label, count)."""
     best = []
     for g in range(len(ground_truth)):
         if ground_truth.is_crowd[g] or ground_truth.columns["difficult"][g]:
             continue
-        here = [p for p in range(len(found)) if found.image_index[p] == ground_truth.image_index[g]]
-        here.sort(key=lambda p: -found.scores[p])
+        here = [p for p in range(len(predictions)) if predictions.image_index[p] == ground_truth.image_index[g]]
+        here.sort(key=lambda p: -predictions.scores[p])
         overlaps = []
         for p in here:
-            (a1, b1, a2, b2), (c1, d1, c2, d2) = ground_truth.boxes_xyxy[g].tolist(), found.boxes_xyxy[p].tolist()
+            (a1, b1, a2, b2), (c1, d1, c2, d2) = ground_truth.boxes_xyxy[g].tolist(), predictions.boxes_xyxy[p].tolist()
             shared = max(0, min(a2, c2) - max(a1, c1)) * max(0, min(b2, d2) - max(b1, d1))
             union = (a2 - a1) * (b2 - b1) + (c2 - c1) * (d2 - d1) - shared
             overlaps.append(shared / union if shared else 0.0)
@@ -62,21 +62,21 @@ def slowly(ground_truth, found, images):
 
 @given(seed=st.integers(0, 10**6))
 def test_equal_to_the_slow_loop(seed):
-    ground_truth, found, images = some_case(seed)
-    result = ProposalRecall(NAMES, PROTOCOL).update(ground_truth, found, image_ids=range(images)).compute()
-    recall, average, abo, mabo, count = slowly(ground_truth, found, images)
+    ground_truth, predictions, images = some_case(seed)
+    result = ProposalRecall(NAMES, PROTOCOL).update(ground_truth, predictions, image_ids=range(images)).compute()
+    recall, average, abo, mabo, count = slowly(ground_truth, predictions, images)
     np.testing.assert_allclose(result.recall, recall)
     np.testing.assert_allclose(result.average_recall, average)
     np.testing.assert_allclose(result.abo, abo)
     np.testing.assert_allclose(result.mabo, mabo)
     assert result.objects == count
-    assert result.proposals_per_image == pytest.approx(len(found) / images)
+    assert result.proposals_per_image == pytest.approx(len(predictions) / images)
 
 
 @given(seed=st.integers(0, 10**6))
 def test_more_proposals_cover_more_and_stricter_overlap_less(seed):
-    ground_truth, found, images = some_case(seed)
-    result = ProposalRecall(NAMES, PROTOCOL).update(ground_truth, found, image_ids=range(images)).compute()
+    ground_truth, predictions, images = some_case(seed)
+    result = ProposalRecall(NAMES, PROTOCOL).update(ground_truth, predictions, image_ids=range(images)).compute()
     if result.objects:
         assert (np.diff(result.recall, axis=1) >= 0).all()
         assert (np.diff(result.recall, axis=0) <= 0).all()
@@ -97,11 +97,11 @@ def _wanted(ground_truth):
 
 @given(seed=st.integers(0, 10**6), cut=st.integers(0, 6))
 def test_shards_merge_to_the_same_figures(seed, cut):
-    ground_truth, found, images = some_case(seed)
-    whole = ProposalRecall(NAMES, PROTOCOL).update(ground_truth, found, image_ids=range(images)).compute()
+    ground_truth, predictions, images = some_case(seed)
+    whole = ProposalRecall(NAMES, PROTOCOL).update(ground_truth, predictions, image_ids=range(images)).compute()
     parts = []
     for low, high in ((0, min(cut, images)), (min(cut, images), images)):
-        cut_out = [one.take((one.image_index >= low) & (one.image_index < high)) for one in (ground_truth, found)]
+        cut_out = [one.take((one.image_index >= low) & (one.image_index < high)) for one in (ground_truth, predictions)]
         moved = [Objects(**{**vars(one), "image_index": one.image_index - low}) for one in cut_out]
         parts.append(ProposalRecall(NAMES, PROTOCOL).update(*moved, image_ids=range(low, high)))
     merged = parts[1].merge(parts[0]).compute()

@@ -22,19 +22,19 @@ def some_pairs(
         height, width = rng.integers(6, 40, 2)
         blocks = rng.integers(0, categories, (height // 5 + 1, width // 5 + 1))
         ground_truth = np.kron(blocks, np.ones((5, 5), dtype=int))[:height, :width]
-        found = np.roll(ground_truth, rng.integers(-2, 3, 2), axis=(0, 1))
+        predictions = np.roll(ground_truth, rng.integers(-2, 3, 2), axis=(0, 1))
         wrong = rng.random(ground_truth.shape) < 0.05
-        found = np.where(wrong, rng.integers(0, categories, ground_truth.shape), found)
+        predictions = np.where(wrong, rng.integers(0, categories, ground_truth.shape), predictions)
         if ignore:
             ground_truth = np.where(rng.random(ground_truth.shape) < 0.1, IGNORE, ground_truth)
-        pairs.append((ground_truth, found))
+        pairs.append((ground_truth, predictions))
     return pairs
 
 
 def judge(pairs: list[tuple[np.ndarray, np.ndarray]], categories: Categories = CATEGORIES, **options) -> SemanticResult:
     metric = SemanticQuality(categories, **options)
-    for ground_truth, found in pairs:
-        metric.update(SemanticMap(ground_truth, categories), SemanticMap(found, categories))
+    for ground_truth, predictions in pairs:
+        metric.update(SemanticMap(ground_truth, categories), SemanticMap(predictions, categories))
     return metric.compute()
 
 
@@ -43,8 +43,8 @@ def test_hotcoco_says_the_same(seed):
     semantic = pytest.importorskip("hotcoco.semantic", reason="hotcoco is a reference")
     pairs = some_pairs(seed, categories=5 - seed % 2)  # a category on neither side
     theirs = semantic.SemanticEval(list(CATEGORIES))
-    for ground_truth, found in pairs:
-        theirs.update(ground_truth.astype(np.uint8), found.astype(np.uint8))
+    for ground_truth, predictions in pairs:
+        theirs.update(ground_truth.astype(np.uint8), predictions.astype(np.uint8))
     result = judge(pairs)
     for name, value in theirs.results().items():
         if name in result.figures:
@@ -61,9 +61,9 @@ def test_torchmetrics_says_the_same():
     pairs = some_pairs(3)
     per_class = classification.MulticlassJaccardIndex(5, average="none", ignore_index=IGNORE)
     accuracy = classification.MulticlassAccuracy(5, average="micro", ignore_index=IGNORE)
-    for ground_truth, found in pairs:
+    for ground_truth, predictions in pairs:
         for metric in (per_class, accuracy):
-            metric.update(torch.from_numpy(found.ravel()), torch.from_numpy(ground_truth.ravel()))
+            metric.update(torch.from_numpy(predictions.ravel()), torch.from_numpy(ground_truth.ravel()))
     result = judge(pairs)
     ours = [figures["IoU"] for figures in result.per_category.values()]
     assert ours == pytest.approx(per_class.compute().tolist(), abs=1e-6)
@@ -84,14 +84,14 @@ def davis_contour(mask: np.ndarray) -> np.ndarray:
     return contour
 
 
-def davis_f(ground_truth: np.ndarray, found: np.ndarray, tolerance: float) -> float:
+def davis_f(ground_truth: np.ndarray, predictions: np.ndarray, tolerance: float) -> float:
     """F of one mask, by dilating contours with a disk."""
     from scipy.ndimage import binary_dilation
 
     radius = int(np.ceil(tolerance * np.hypot(*ground_truth.shape)))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     disk = x**2 + y**2 <= radius**2
-    a, b = davis_contour(ground_truth), davis_contour(found)
+    a, b = davis_contour(ground_truth), davis_contour(predictions)
     if not a.any() or not b.any():
         return float(not a.any() and not b.any())
     recall = (a & binary_dilation(b, disk)).sum() / a.sum()
@@ -107,8 +107,8 @@ def test_boundary_f_is_that_of_davis(tolerance):
     expected = []
     for label in range(5):
         scores = []
-        for ground_truth, found in pairs:
-            seen = np.where(ground_truth == IGNORE, IGNORE, found)
+        for ground_truth, predictions in pairs:
+            seen = np.where(ground_truth == IGNORE, IGNORE, predictions)
             if (ground_truth == label).any() or (seen == label).any():
                 scores.append(davis_f(ground_truth == label, seen == label, tolerance))
         expected.append(np.mean(scores))
@@ -118,8 +118,8 @@ def test_boundary_f_is_that_of_davis(tolerance):
 
 
 def test_what_is_on_neither_side_and_what_is_not_said():
-    ground_truth, found = np.array([[0, 0, 1, IGNORE]]), np.array([[0, IGNORE, 2, 3]])
-    result = judge([(ground_truth, found)])
+    ground_truth, predictions = np.array([[0, 0, 1, IGNORE]]), np.array([[0, IGNORE, 2, 3]])
+    result = judge([(ground_truth, predictions)])
     iou = [figures["IoU"] for figures in result.per_category.values()]
     assert iou == pytest.approx([0.5, 0, 0, np.nan, np.nan], nan_ok=True)
     accuracy = [figures["Acc"] for figures in result.per_category.values()]
@@ -154,7 +154,7 @@ def test_orders_and_shards_do_not_matter(seed, labels, random):
     whole = judge(pairs)
     random.shuffle(pairs)
     lookup = np.append(labels, np.full(256 - 5, IGNORE))
-    moved = [(lookup[ground_truth], lookup[found]) for ground_truth, found in pairs]
+    moved = [(lookup[ground_truth], lookup[predictions]) for ground_truth, predictions in pairs]
     parts = [SemanticQuality(CATEGORIES), SemanticQuality(CATEGORIES)]
     for index, pair in enumerate(moved):
         parts[index >= 2].update(*(SemanticMap(one, CATEGORIES) for one in pair))

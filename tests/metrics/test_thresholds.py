@@ -86,23 +86,25 @@ def test_suppression_equals_torchvision(seed, iou):
 
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, 60, (120, 2))
-    found = Objects.build(
+    predictions = Objects.build(
         image_index=rng.integers(0, 3, 120),
         labels=rng.integers(0, 3, 120),
         boxes_xyxy=np.concatenate([corner, corner + rng.uniform(5, 40, (120, 2))], axis=1),
         scores=rng.random(120),
     )
-    matcher = DetectionMatcher(Objects.empty(), found, Categories(("a", "b", "c")), np.arange(3))
-    groups = torch.from_numpy(found.image_index * 3 + found.labels)
-    theirs = batched_nms(torch.from_numpy(found.boxes_xyxy), torch.from_numpy(found.scores), groups, iou)
+    matcher = DetectionMatcher(Objects.empty(), predictions, Categories(("a", "b", "c")), np.arange(3))
+    groups = torch.from_numpy(predictions.image_index * 3 + predictions.labels)
+    theirs = batched_nms(torch.from_numpy(predictions.boxes_xyxy), torch.from_numpy(predictions.scores), groups, iou)
     assert np.flatnonzero(nms_mask(matcher, iou)).tolist() == sorted(theirs.tolist())
 
 
 def test_duplicates_go_where_nms_is_strict():
     ground_truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
     boxes = [[0, 0, 10, 10], [0, 0, 10, 8], [40, 0, 50, 10]]
-    found = Objects.build(image_index=[0] * 3, labels=[0] * 3, boxes_xyxy=boxes, scores=np.array([0.9, 0.8, 0.95]))
-    matcher = DetectionMatcher(ground_truth, found, Categories(("owl",)), np.array([1]))
+    predictions = Objects.build(
+        image_index=[0] * 3, labels=[0] * 3, boxes_xyxy=boxes, scores=np.array([0.9, 0.8, 0.95])
+    )
+    matcher = DetectionMatcher(ground_truth, predictions, Categories(("owl",)), np.array([1]))
     strict, loose = sweep_nms_iou(matcher, (0.5, 0.9))
     assert (strict.detections, loose.detections) == (2, 3)
     assert strict.f1 == pytest.approx(2 / 3)

@@ -52,9 +52,9 @@ def test_equals_hotcoco(seed, kind, tmp_path, coco_scene, coco_values):
 def fixture(shared_data, kind):
     folder = shared_data / "metric_fixtures" / "coco_fake100"
     dataset = open_dataset(folder / "instances_val2014_100.json")
-    found = read_results(folder / f"instances_val2014_fake{kind}100_results.json", dataset)
+    predictions = read_results(folder / f"instances_val2014_fake{kind}100_results.json", dataset)
     ids = np.array(dataset.images.ids)
-    return folder, DetectionMatcher(dataset.objects, found, dataset.categories, ids, dataset.images.sizes_hw)
+    return folder, DetectionMatcher(dataset.objects, predictions, dataset.categories, ids, dataset.images.sizes_hw)
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
@@ -118,7 +118,7 @@ def by_hand() -> DetectionMatcher:
         labels=[0, 0, 1, 1],
         boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10]],
     )
-    found = Objects.build(
+    predictions = Objects.build(
         image_index=[0] * 7,
         labels=[0, 0, 1, 0, 1, 1, 0],
         boxes_xyxy=[
@@ -127,7 +127,7 @@ def by_hand() -> DetectionMatcher:
         ],
         scores=np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]),
     )  # fmt: skip
-    return DetectionMatcher(ground_truth, found, Categories(("cat", "dog")), np.array([1]))
+    return DetectionMatcher(ground_truth, predictions, Categories(("cat", "dog")), np.array([1]))
 
 
 def test_by_hand():

@@ -16,9 +16,9 @@ from otus.structures import BoxFormat, Categories, Objects
 from otus.structures.boxes import convert, pairwise_iou
 
 
-def score(ground_truth: Objects, found: Objects, names, images: int, protocol: VocProtocol) -> VocResult:
+def score(ground_truth: Objects, predictions: Objects, names, images: int, protocol: VocProtocol) -> VocResult:
     metric = AveragePrecision(protocol, Categories(tuple(names)))
-    return metric.update(ground_truth, found, image_ids=range(images)).compute()
+    return metric.update(ground_truth, predictions, image_ids=range(images)).compute()
 
 
 def test_by_hand():
@@ -29,23 +29,23 @@ def test_by_hand():
         boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 10, 10]],
         columns={"difficult": np.array([False, True, False])},
     )
-    found = Objects.build(
+    predictions = Objects.build(
         image_index=[0, 0, 0, 1, 1],
         labels=[0] * 5,
         boxes_xyxy=[[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [50, 50, 60, 60], [0, 0, 10, 5]],
         scores=np.array([0.9, 0.8, 0.7, 0.6, 0.5]),
     )
     # precision 1, 1/2, 1/2, 1/3, 2/4 at recall 1/2, 1/2, 1/2, 1/2, 1
-    area = score(ground_truth, found, ["a"], 2, VocProtocol(2012)).figures
+    area = score(ground_truth, predictions, ["a"], 2, VocProtocol(2012)).figures
     assert area == {"AP": pytest.approx(0.5 * 1 + 0.5 * 0.5), "AP50": pytest.approx(0.75)}
-    eleven = score(ground_truth, found, ["a"], 2, VocProtocol(2007)).figures
+    eleven = score(ground_truth, predictions, ["a"], 2, VocProtocol(2007)).figures
     assert eleven["AP"] == pytest.approx((6 * 1 + 5 * 0.5) / 11)
 
 
-def voc_eval(ground_truth, found, label: int, threshold: float, *, eleven_points: bool) -> float:
+def voc_eval(ground_truth, predictions, label: int, threshold: float, *, eleven_points: bool) -> float:
     """AP of one category as a slow loop over detections, written from VOCevaldet.m."""
-    here = np.flatnonzero(found.labels == label)
-    here = here[np.argsort(-found.scores[here], kind="stable")]
+    here = np.flatnonzero(predictions.labels == label)
+    here = here[np.argsort(-predictions.scores[here], kind="stable")]
     difficult, taken = ground_truth.columns["difficult"], set()
     positives = int(((ground_truth.labels == label) & ~difficult).sum())
     if positives == 0:
@@ -54,8 +54,8 @@ def voc_eval(ground_truth, found, label: int, threshold: float, *, eleven_points
     for d in here:
         best, match = -1.0, -1
         for g in range(len(ground_truth)):
-            if ground_truth.labels[g] == label and ground_truth.image_index[g] == found.image_index[d]:
-                iou = pairwise_iou(found.boxes_xyxy[d : d + 1], ground_truth.boxes_xyxy[g : g + 1])[0, 0]
+            if ground_truth.labels[g] == label and ground_truth.image_index[g] == predictions.image_index[d]:
+                iou = pairwise_iou(predictions.boxes_xyxy[d : d + 1], ground_truth.boxes_xyxy[g : g + 1])[0, 0]
                 if iou > best:
                     best, match = iou, g
         if best < threshold or match in taken:
@@ -86,14 +86,16 @@ def test_equals_the_slow_loop(seed, threshold):
         columns={"difficult": rng.random(objects) < 0.3},
     )  # fmt: skip
     corner = rng.integers(0, 12, (detections, 2))
-    found = Objects.build(
+    predictions = Objects.build(
         image_index=np.sort(rng.integers(0, 3, detections)), labels=rng.integers(0, 2, detections),
         boxes_xyxy=np.concatenate([corner, corner + rng.integers(3, 12, (detections, 2))], axis=1),
         scores=rng.permutation(detections) / 50,
     )  # fmt: skip
     for year in (2007, 2012):
-        result = score(ground_truth, found, "ab", 3, VocProtocol(year, threshold))
-        expected = [voc_eval(ground_truth, found, label, threshold, eleven_points=year == 2007) for label in (0, 1)]
+        result = score(ground_truth, predictions, "ab", 3, VocProtocol(year, threshold))
+        expected = [
+            voc_eval(ground_truth, predictions, label, threshold, eleven_points=year == 2007) for label in (0, 1)
+        ]
         np.testing.assert_allclose(list(result.average_precision.values()), expected, rtol=0, atol=1e-12)
 
 
@@ -121,7 +123,7 @@ def test_difficult_objects_of_voc2007(shared_data):
         columns={"difficult": np.array(difficult)},
     )  # fmt: skip
     rows = [(names.index(name), *row) for name, lines in read_lines(folder / "detections").items() for row in lines]
-    found = Objects.build(
+    predictions = Objects.build(
         image_index=[images.index(row[1]) for row in rows],
         labels=[row[0] for row in rows],
         boxes_xyxy=convert([[float(v) for v in row[3:]] for row in rows], BoxFormat.VOC, BoxFormat.XYXY),
@@ -129,7 +131,7 @@ def test_difficult_objects_of_voc2007(shared_data):
     )
     for key, year in (("voc07_11point", 2007), ("voc10_area", 2012)):
         for threshold, figures in expected[key].items():
-            result = score(ground_truth, found, names, len(images), VocProtocol(year, float(threshold)))
+            result = score(ground_truth, predictions, names, len(images), VocProtocol(year, float(threshold)))
             assert result.average_precision == pytest.approx(figures["AP"], abs=1e-9)
             assert result.figures["AP"] == pytest.approx(figures["mAP"], abs=1e-9)
 
@@ -148,12 +150,12 @@ def test_cartucho_map(shared_data):
     )  # fmt: skip
     results = read_lines(folder / "detection-results")
     rows = [(images.index(stem), *row) for stem, some in results.items() for row in some if row[0] in names]
-    found = Objects.build(
+    predictions = Objects.build(
         image_index=[row[0] for row in rows], labels=[names.index(row[1]) for row in rows],
         boxes_xyxy=convert([[float(v) for v in row[3:7]] for row in rows], BoxFormat.VOC, BoxFormat.XYXY),
         scores=np.array([float(row[2]) for row in rows]),
     )  # fmt: skip
-    result = score(ground_truth, found, names, len(images), VocProtocol(2012))
+    result = score(ground_truth, predictions, names, len(images), VocProtocol(2012))
     percent = {name: round(100 * value, 2) for name, value in result.average_precision.items()}
     assert percent == expected["AP_percent"]
     assert round(100 * result.figures["AP"], 2) == expected["mAP_percent"]
@@ -174,11 +176,11 @@ def test_padilla_sample(threshold, shared_data):
         return {"image_index": [row[0] for row in rows], "labels": [0] * len(rows), "boxes_xyxy": boxes}, rows
 
     ground_truth, _ = columns(ground_truths, 0)
-    found, rows = columns(results, 1)
+    predictions, rows = columns(results, 1)
     scores = np.array([row[1][0] for row in rows])
     for key, year in (("11_point", 2007), ("all_point", 2012)):
         result = score(
-            Objects.build(**ground_truth), Objects.build(**found, scores=scores), ["object"], len(images),
+            Objects.build(**ground_truth), Objects.build(**predictions, scores=scores), ["object"], len(images),
             VocProtocol(year, float(threshold)),
         )  # fmt: skip
         assert result.figures["AP"] == pytest.approx(expected[key][threshold], abs=1e-9)

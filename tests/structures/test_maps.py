@@ -21,12 +21,12 @@ def random_scores(h: int, w: int) -> np.ndarray:
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 9), (5, 7), (13, 8), (64, 48), (97, 200)])
 def test_labels_are_those_of_the_interpolated_scores(source_hw, size_hw):
     scores = random_scores(*source_hw)
-    found = SemanticScores(scores, CATEGORIES).resized(size_hw)
+    semantic = SemanticScores(scores, CATEGORIES).resized(size_hw)
     expected = F.interpolate(torch.from_numpy(scores)[None].double(), size_hw, mode="bilinear")[0]
-    assert found.size_hw == size_hw
-    chosen = expected.gather(0, torch.from_numpy(found.labels.astype(np.int64))[None])[0]
+    assert semantic.size_hw == size_hw
+    chosen = expected.gather(0, torch.from_numpy(semantic.labels.astype(np.int64))[None])[0]
     torch.testing.assert_close(chosen, expected.amax(dim=0), rtol=0, atol=1e-5)  # equal but for ties within rounding
-    assert (found.labels == expected.argmax(dim=0).numpy()).mean() > 0.99
+    assert (semantic.labels == expected.argmax(dim=0).numpy()).mean() > 0.99
 
 
 def test_an_enlarged_outline_is_no_staircase():
@@ -51,11 +51,11 @@ def test_memory_is_that_of_the_labels():
     )
     scores.resized((2, 2))
     tracemalloc.start()
-    found = scores.resized((2000, 3000))
+    semantic = scores.resized((2000, 3000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert found.labels.nbytes == 2000 * 3000
-    assert peak < 6 * found.labels.nbytes  # one map of floats alone is 84 times as much
+    assert semantic.labels.nbytes == 2000 * 3000
+    assert peak < 6 * semantic.labels.nbytes  # one map of floats alone is 84 times as much
 
 
 @pytest.mark.parametrize(

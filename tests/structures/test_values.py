@@ -148,9 +148,9 @@ def test_semantic_map():
 
 def test_panoptic_map():
     ids = np.array([[7, 7, 0], [9, 9, 9]])
-    found = PanopticMap(ids, (Segment(7, 1), Segment(9, 2)), CATEGORIES)
-    assert found.semantic().labels.tolist() == [[1, 1, IGNORE], [2, 2, 2]]
-    assert found.mask_of(7).sum() == 2
+    panoptic = PanopticMap(ids, (Segment(7, 1), Segment(9, 2)), CATEGORIES)
+    assert panoptic.semantic().labels.tolist() == [[1, 1, IGNORE], [2, 2, 2]]
+    assert panoptic.mask_of(7).sum() == 2
     with pytest.raises(ShapeError, match=r"ids \[9\]"):
         PanopticMap(ids, (Segment(7, 1),), CATEGORIES)
     with pytest.raises(ShapeError, match="must differ"):
@@ -164,18 +164,22 @@ def test_oks_equals_pycocotools(seed):
     rng = np.random.default_rng(seed)
     evaluation = COCOeval(iouType="keypoints")
     count_true, count_found = rng.integers(1, 4, 2)
-    truth, found = rng.uniform(0, 50, (count_true, 17, 3)), rng.uniform(0, 50, (count_found, 17, 3))
-    truth[..., 2] = rng.integers(0, 3, (count_true, 17))
-    truth[0, :, 2] *= seed % 2  # half the time one object has no labelled keypoint
+    ground_truth, predicted = rng.uniform(0, 50, (count_true, 17, 3)), rng.uniform(0, 50, (count_found, 17, 3))
+    ground_truth[..., 2] = rng.integers(0, 3, (count_true, 17))
+    ground_truth[0, :, 2] *= seed % 2  # half the time one object has no labelled keypoint
     boxes = np.concatenate([rng.uniform(0, 20, (count_true, 2)), rng.uniform(5, 30, (count_true, 2))], axis=1)
     areas = rng.uniform(30, 900, count_true)
     evaluation._gts[1, 1] = [
         {"keypoints": k.ravel().tolist(), "bbox": b.tolist(), "area": a}
-        for k, b, a in zip(truth, boxes, areas, strict=True)
+        for k, b, a in zip(ground_truth, boxes, areas, strict=True)
     ]
-    evaluation._dts[1, 1] = [{"keypoints": k.ravel().tolist(), "score": 1 - i / 9} for i, k in enumerate(found)]
+    evaluation._dts[1, 1] = [{"keypoints": k.ravel().tolist(), "score": 1 - i / 9} for i, k in enumerate(predicted)]
     boxes[:, 2:] += boxes[:, :2]
     ours = pairwise_oks(
-        found, truth, ground_truth_areas=areas, ground_truth_boxes_xyxy=boxes, sigmas=evaluation.params.kpt_oks_sigmas
+        predicted,
+        ground_truth,
+        ground_truth_areas=areas,
+        ground_truth_boxes_xyxy=boxes,
+        sigmas=evaluation.params.kpt_oks_sigmas,
     )
     np.testing.assert_allclose(ours, evaluation.computeOks(1, 1), atol=1e-12)
