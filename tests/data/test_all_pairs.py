@@ -1,6 +1,6 @@
 """Every pair of writable formats on real labels: what comes back is what went in, or a loss names it.
 
-A slice of each data set goes slice -> A -> B -> A through files. Each step is judged by itself: a difference between what
+A slice of each data set goes slice -> A -> B -> A round_trip files. Each step is judged by itself: a difference between what
 was written and what is read must be among the losses of that step, of that object and of a kind that fits.
 """
 
@@ -46,24 +46,24 @@ def slice_of(shared_data: Path, name: str, count: int, seed: int = 0) -> Dataset
     return dataset.select(np.sort(chosen))
 
 
-def through(dataset: Dataset, target: str, folder: Path) -> Dataset:
-    """The data set as it is read after it was written; every difference is among the losses."""
+def round_trip(dataset: Dataset, target: str, folder: Path) -> Dataset:
+    """Write and read a data set; check that every difference is among the losses."""
     losses = WRITERS[target].write(dataset, folder, images="link")
     (layout,) = choose_layouts(folder)
     assert layout.format == target
     back = open_layout(layout)
-    told: dict[Place, set[str]] = defaultdict(set)
+    reported: dict[Place, set[str]] = defaultdict(set)
     for loss in losses:
-        told[loss.image, loss.object_id].add(loss.kind)
+        reported[loss.image, loss.object_id].add(loss.kind)
     check(losses, dataset)
     for kinds, place, what in differences(dataset, back):
-        named = told[place] | told[place[0], None] | (set() if what in OF_THE_OBJECT else told["", None])
-        assert kinds & named, f"{target}, {place}: {what}; told is only {sorted(named)}"
+        named = reported[place] | reported[place[0], None] | (set() if what in OF_THE_OBJECT else reported["", None])
+        assert kinds & named, f"{target}, {place}: {what}; only {sorted(named)} are reported"
     return back
 
 
 def check(losses: list[ConversionLoss], dataset: Dataset) -> None:
-    """Losses speak of images and objects that there are."""
+    """Check that losses name existing images and objects."""
     files = set(dataset.images.files)
     ids = set() if dataset.objects is None else set(dataset.objects.ids.tolist())
     assert {loss.image for loss in losses} <= files | {""}
@@ -74,7 +74,7 @@ Difference = tuple[set[str], Place, str]
 
 
 def differences(before: Dataset, after: Dataset) -> Iterator[Difference]:
-    """What is not the same, and the kinds of losses that would say so."""
+    """Yield the differences, with the kinds of losses that would report them."""
     whole = ("", None)
     if before.split not in (None, after.split):
         yield {"split"}, whole, f"split {before.split} is {after.split}"
@@ -147,12 +147,12 @@ def dense(instances: Instances) -> np.ndarray | None:
 
 
 def labelled(keypoints: np.ndarray | None) -> np.ndarray | None:
-    """Where a keypoint is that nobody labelled says nothing."""
+    """Set the coordinates of unlabelled keypoints to 0: they have no meaning."""
     return None if keypoints is None else keypoints * (keypoints[..., 2:] > 0)
 
 
 def differ(old: np.ndarray, new: np.ndarray | None) -> np.ndarray:
-    """Which rows are not the same; where a value says nothing (NaN, 0, no pixel) there is nothing to lose."""
+    """Return which rows differ; empty values (NaN, 0, no pixel) cannot be lost."""
     if old.dtype.kind == "U":
         assert new is not None
         return old != new
@@ -168,13 +168,13 @@ def differ(old: np.ndarray, new: np.ndarray | None) -> np.ndarray:
 def all_pairs(dataset: Dataset, folder: Path) -> None:
     targets = [target for target in FORMATS if target != "coco_panoptic" or dataset.panoptic is not None]
     for first in targets:
-        as_first = through(dataset, first, folder / first)
+        as_first = round_trip(dataset, first, folder / first)
         for second in targets:
             if second == "coco_panoptic" and as_first.panoptic is None:
                 continue
-            as_second = through(as_first, second, folder / f"{first} {second}")
+            as_second = round_trip(as_first, second, folder / f"{first} {second}")
             if first != "coco_panoptic" or as_second.panoptic is not None:
-                through(as_second, first, folder / f"{first} {second} {first}")
+                round_trip(as_second, first, folder / f"{first} {second} {first}")
 
 
 @pytest.mark.parametrize("name", SLICES)

@@ -15,7 +15,7 @@ from otus.errors import DataError, UsageError
 
 
 def small(folder: Path) -> Path:
-    """Three images, one of which is none, with four objects."""
+    """Return three images, one of which is not an image file, with four objects."""
     (folder / "images").mkdir(parents=True)
     for name in "ab":
         Image.new("RGB", (8, 6)).save(folder / f"images/{name}.jpg")
@@ -132,7 +132,7 @@ def test_names_that_lead_outside_do_not_lead_outside_the_target(tmp_path: Path) 
 
 
 def two_splits(shared_data: Path, folder: Path, *, shared: bool = False) -> Path:
-    """A small VOC tree: three images of train, two of val, and trainval; one image of both if asked for."""
+    """Write a small VOC tree: three images of train, two of val, and trainval; optionally one image in both."""
     source = shared_data / "voc2007"
     lists = {split: (source / f"ImageSets/Main/{split}.txt").read_text().split()[:3] for split in ("train", "val")}
     lists["val"] = [*lists["val"][:2], *(lists["train"][:1] if shared else [])]
@@ -148,7 +148,7 @@ def two_splits(shared_data: Path, folder: Path, *, shared: bool = False) -> Path
 
 
 def content(dataset: Dataset) -> dict[str, list[tuple[str, list[float]]]]:
-    """The names and boxes of each image, by its stem."""
+    """Return the category names and boxes of each image, by its stem."""
     content_by_name = {}
     for index, file in enumerate(dataset.images.files):
         instances = dataset.instances(index)

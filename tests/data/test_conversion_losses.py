@@ -1,4 +1,4 @@
-"""What a target cannot hold is found object by object."""
+"""What a target cannot hold is reported object by object."""
 
 from collections import Counter
 from dataclasses import replace
@@ -13,7 +13,7 @@ from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentat
 
 
 def everything() -> Dataset:
-    """Three objects of one image that have, between them, all that a file can say."""
+    """Return three objects of one image that together have everything that a file can state."""
     ring = np.ones((5, 5), dtype=bool)
     ring[2, 2] = False
     two = np.zeros((5, 5), dtype=bool)
@@ -50,17 +50,17 @@ def everything() -> Dataset:
     )
 
 
-def found(can_hold: frozenset[str]) -> set[tuple[str, int | None]]:
+def losses_of(can_hold: frozenset[str]) -> set[tuple[str, int | None]]:
     return {(loss.kind, loss.object_id) for loss in find_losses(everything(), can_hold=can_hold)}
 
 
 def test_a_format_that_holds_everything_loses_nothing() -> None:
-    assert found(LOSS_KINDS) == set()
+    assert losses_of(LOSS_KINDS) == set()
 
 
 def test_a_format_of_boxes_loses_the_rest_object_by_object() -> None:
     of_set = {"annotation_ids", "image_ids", "category_ids", "supercategories", "stuff", "keypoint_names", "skeleton"}
-    assert found(frozenset()) == {
+    assert losses_of(frozenset()) == {
         ("crowd", 11), ("score", 11), ("keypoints", 10), ("corners", 12), ("cuboid", 11), ("amodal_box", 10),
         ("amodal_outline", 12), ("outline", 10), ("outline", 11), ("difficult", 11), ("predicted_iou", 12),
         *((kind, None) for kind in of_set),
@@ -83,7 +83,7 @@ def test_what_was_not_read_is_told_of_every_format() -> None:
 
 def test_polygons_lose_holes_and_parts() -> None:
     # The two pixels of object 11 lie apart; object 10 has one hole.
-    assert found(LOSS_KINDS - {"holes", "parts"}) == {("holes", 10), ("parts", 11)}
+    assert losses_of(LOSS_KINDS - {"holes", "parts"}) == {("holes", 10), ("parts", 11)}
 
 
 def test_each_loss_names_its_image_and_can_be_counted() -> None:

@@ -1,4 +1,4 @@
-"""Each kind of finding in a data set that has nothing else wrong; then the real ones, which are well."""
+"""Each kind of finding in a data set that has nothing else wrong; then the real data sets, which have none."""
 
 import json
 from dataclasses import replace
@@ -33,7 +33,7 @@ def rectangle(box: list[float]) -> np.ndarray:
     return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
 
 
-def well(folder: Path, *, first_seed: int = 0, split: str | None = "train") -> Dataset:
+def valid_dataset(folder: Path, *, first_seed: int = 0, split: str | None = "train") -> Dataset:
     """Four images with an object each, one of two categories, with polygons for boxes; nothing is wrong."""
     names = tuple(f"{split}_{i}.png" for i in range(4))
     for i, name in enumerate(names):
@@ -75,14 +75,14 @@ def only(examination: DataReport, kind: str, *, file: object, where: str | None,
 
 def test_nothing_is_wrong(tmp_path):
     seen = []
-    examination = check_datasets([well(tmp_path)], progress=lambda done, total: seen.append((done, total)))
+    examination = check_datasets([valid_dataset(tmp_path)], progress=lambda done, total: seen.append((done, total)))
     assert (examination.image_count, examination.object_count, examination.findings) == (4, 4, ())
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert check_datasets([]).findings == ()
 
 
 def test_images(tmp_path):
-    dataset = well(tmp_path)
+    dataset = valid_dataset(tmp_path)
     paths = [dataset.images.path(i) for i in range(4)]
     paths[0].unlink()
     only(check_datasets([dataset]), "missing_image", file=paths[0], where=None, says="no such file")
@@ -94,7 +94,7 @@ def test_images(tmp_path):
 
 
 def test_further_pages_and_dark_images(tmp_path):
-    dataset = well(tmp_path)
+    dataset = valid_dataset(tmp_path)
     path = dataset.images.path(0)
     page = Image.fromarray(photograph(0, (H, W)))
     page.save(path, format="TIFF", save_all=True, append_images=[page])
@@ -104,7 +104,7 @@ def test_further_pages_and_dark_images(tmp_path):
 
 
 def test_boxes(tmp_path):
-    dataset = change(well(tmp_path), segmentations=None)
+    dataset = change(valid_dataset(tmp_path), segmentations=None)
     for box, kind, says in (
         ([10, 10, W + 5, 40], "box_outside", "reaches 5.0 pixels outside the image of 80 x 60"),
         ([-3.5, 10, 20, 40], "box_outside", "reaches 3.5 pixels"),
@@ -121,7 +121,7 @@ def test_boxes(tmp_path):
 
 
 def test_masks(tmp_path):
-    dataset = well(tmp_path)
+    dataset = valid_dataset(tmp_path)
     moved = [[rectangle(box)] for box in BOXES]
     moved[0] = [rectangle([14, 10, 34, 40])]
     expected = {"file": dataset.source, "where": "annotation 11 (train_0.png)"}
@@ -147,14 +147,14 @@ def test_masks(tmp_path):
 
 
 def test_a_mask_may_reach_over_the_border(tmp_path):
-    dataset = well(tmp_path)
+    dataset = valid_dataset(tmp_path)
     beyond = [[rectangle(box)] for box in BOXES]
     beyond[3] = [rectangle([-20, -20, W + 20, H + 20])]
     assert check_datasets([change(dataset, segmentations=Segmentations.build(beyond))]).findings == ()
 
 
 def test_ids_and_duplicates(tmp_path):
-    dataset = well(tmp_path)
+    dataset = valid_dataset(tmp_path)
     only(
         check_datasets([change(dataset, ids=np.array([11, 12, 12, 14]))]),
         "duplicate_annotation_id", file=dataset.source, where="annotation 12", says="2 annotations have the id 12",
@@ -181,7 +181,7 @@ def test_ids_and_duplicates(tmp_path):
 
 
 def test_unused_categories_of_all_splits_together(tmp_path):
-    train, val = well(tmp_path), well(tmp_path, first_seed=10, split="val")
+    train, val = valid_dataset(tmp_path), valid_dataset(tmp_path, first_seed=10, split="val")
     names = Categories(("cat", "dog", "owl", "bat"))
     used = change(replace(val, categories=names), labels=np.array([0, 1, 2, 1]))
     examination = check_datasets([replace(train, categories=names), used])
@@ -194,7 +194,7 @@ def test_what_the_readers_report(tmp_path):
         "expected a number, got 'x'", file="a.txt", where="line 3", remedy="correct it", kind="bad_line"
     )
     only(
-        check_datasets([well(tmp_path)], problems=[problem]),
+        check_datasets([valid_dataset(tmp_path)], problems=[problem]),
         "bad_line",
         file="a.txt",
         where="line 3",
@@ -208,7 +208,7 @@ def test_what_the_readers_report(tmp_path):
 )
 @pytest.mark.parametrize("across", [False, True])
 def test_the_same_photograph(tmp_path, suffix, resize, says, across):
-    train, val = well(tmp_path), well(tmp_path, first_seed=10, split="val")
+    train, val = valid_dataset(tmp_path), valid_dataset(tmp_path, first_seed=10, split="val")
     first = train.images.path(1)
     second = (val if across else train).images.path(3).with_suffix(f".{suffix}")
     size_hw = (2 * H, 2 * W) if resize else (H, W)
@@ -229,7 +229,7 @@ def test_the_same_photograph(tmp_path, suffix, resize, says, across):
 
 
 def test_one_file_in_two_splits(tmp_path):
-    train, val = well(tmp_path), well(tmp_path, first_seed=10, split="val")
+    train, val = valid_dataset(tmp_path), valid_dataset(tmp_path, first_seed=10, split="val")
     shared = replace(val.images, files=(train.images.files[0], *val.images.files[1:]))
     only(
         check_datasets([train, replace(val, images=shared)]),
@@ -244,7 +244,7 @@ def test_one_file_in_two_splits(tmp_path):
 
 
 def test_even_images_are_not_one_photograph(tmp_path):
-    dataset = well(tmp_path)
+    dataset = valid_dataset(tmp_path)
     write_image(dataset.images.path(0), np.full((H, W, 3), 255, np.uint8))
     spot = np.full((H, W, 3), 255, np.uint8)
     spot[3, 3] = 250
@@ -253,7 +253,7 @@ def test_even_images_are_not_one_photograph(tmp_path):
 
 
 def test_maps(tmp_path):
-    dataset = well(tmp_path)
+    dataset = valid_dataset(tmp_path)
     files = tuple(tmp_path / f"map_{i}.png" for i in range(4))
     for i, file in enumerate(files):
         write_label_image(file, np.full((H, W), i % 2))
@@ -276,7 +276,7 @@ def test_maps(tmp_path):
 
 
 def test_the_label_file_of_a_image_is_named(tmp_path):
-    dataset = well(tmp_path)
+    dataset = valid_dataset(tmp_path)
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Annotations" / "train_2.xml").touch()
     assert dataset.objects is not None
@@ -316,7 +316,7 @@ def test_images_shared_by_the_two_voc_years(shared_data):
 
 
 def test_masks_may_leave_out_a_border_but_not_leave_the_box(tmp_path):
-    dataset = well(tmp_path)
+    dataset = valid_dataset(tmp_path)
 
     def moved(by: tuple[int, int, int, int]) -> DataReport:
         outlines = [[rectangle(box)] for box in BOXES]
@@ -372,7 +372,7 @@ def test_a_folder_of_images_alone_has_no_labels(tmp_path):
     ("ring", "advice"), [([-9, 10, 30, 40], "as its mask does: clip both"), ([0, 10, 30, 40], "clip it")]
 )
 def test_a_box_outside_is_clipped_with_its_mask(tmp_path, ring, advice):
-    dataset = well(tmp_path)
+    dataset = valid_dataset(tmp_path)
     masks = Segmentations.build([[rectangle(box)] for box in (ring, *BOXES[1:])])
     report = check_datasets(
         [change(dataset, boxes_xyxy=np.array([[-9.0, 10, 30, 40], *BOXES[1:]]), segmentations=masks)]

@@ -12,7 +12,7 @@ from otus.data.image_files import list_images
 from otus.data.images import read_thumbnail
 
 
-def found(paths: list[Path]) -> set[tuple[str, str]]:
+def duplicates_of(paths: list[Path]) -> set[tuple[str, str]]:
     thumbnails = np.stack([read_thumbnail(path, side=SIDE)[0] for path in paths])
     pairs, correlations = find_near_duplicates(thumbnails)
     assert (correlations > 0.99).all()
@@ -30,7 +30,7 @@ def test_every_listed_pair_of_the_two_voc_years_and_no_other(shared_data):
     among_listed = sorted({Path(name) for pair in listed for name in pair})
     others = list_images(shared_data / "voc2007" / "JPEGImages")[:1000]
     paths = sorted({*among_listed, *others})
-    assert found(paths) == listed
+    assert duplicates_of(paths) == listed
 
 
 def test_resized_recompressed_and_brightened_copies(tmp_path, shared_data):
@@ -51,7 +51,7 @@ def test_resized_recompressed_and_brightened_copies(tmp_path, shared_data):
         family = [str(path), *(str(tmp_path / f"{number}_{name}") for name in copies)]
         expected |= {(a, b) for i, a in enumerate(family) for b in family[i + 1 :]}
     order = {str(path): i for i, path in enumerate(paths)}
-    assert found(paths) == {tuple(sorted(pair, key=order.__getitem__)) for pair in expected}
+    assert duplicates_of(paths) == {tuple(sorted(pair, key=order.__getitem__)) for pair in expected}
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -20,7 +20,7 @@ POINTS = [{**BOX, "keypoints": [8, 9, 2], "num_keypoints": 1}]
 
 
 @pytest.fixture(autouse=True)
-def nothing_told() -> None:
+def reset_log() -> None:
     _log_once.cache_clear()
 
 

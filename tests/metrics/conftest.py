@@ -24,7 +24,7 @@ def _rle(mask: np.ndarray) -> dict[str, Any]:
 
 
 def _blob(rng: np.random.Generator, box: list[float], height: int, width: int) -> np.ndarray:
-    """An ellipse with ragged borders and holes inside a box."""
+    """Return an ellipse with a ragged border and holes inside a box."""
     x, y, w, h = box
     rows, columns = np.mgrid[:height, :width] + 0.5
     inside = ((columns - x - w / 2) / (w / 2)) ** 2 + ((rows - y - h / 2) / (h / 2)) ** 2 <= 1
@@ -132,7 +132,7 @@ def make_scene(
 
 
 def _columns(records: Records, document: dict[str, Any], *, predictions: bool) -> Objects:
-    """Objects of COCO records as pycocotools' loadRes fills them in; a second, plain reading beside the project's reader."""
+    """Return objects of COCO records, completed as by pycocotools' loadRes: a second, simple reader."""
     place = {image["id"]: i for i, image in enumerate(document["images"])}
     label = {c["id"]: i for i, c in enumerate(sorted(document["categories"], key=lambda c: c["id"]))}
     if not records:
@@ -201,7 +201,7 @@ def to_values(document: dict[str, Any], results: Records) -> SimpleNamespace:
     )
 
 
-def pycocotools_answer(
+def evaluate_by_pycocotools(
     document: dict[str, Any],
     results: Records,
     kind: str,
@@ -255,7 +255,7 @@ def coco_values() -> Callable[..., SimpleNamespace]:
 
 
 @pytest.fixture(scope="session")
-def pycocotools_says() -> Callable[..., Any]:
-    """:func:`pycocotools_answer`; skips where pycocotools is missing."""
+def pycocotools_evaluate() -> Callable[..., Any]:
+    """:func:`evaluate_by_pycocotools`; skips where pycocotools is missing."""
     pytest.importorskip("pycocotools", reason="pycocotools is the reference")
-    return pycocotools_answer
+    return evaluate_by_pycocotools

@@ -23,7 +23,7 @@ def score(values, kind: str, **changes) -> CocoResult:
 
 
 def hidden_by(objects: Objects, share: float = 0.5) -> Objects:
-    """What is there becomes amodal; of each second one only the left part of its box is visible."""
+    """Make all boxes amodal; of every second object only the left part of the box is visible."""
     boxes = objects.boxes_xyxy.copy()
     boxes[::2, 2] -= share * (boxes[::2, 2] - boxes[::2, 0])
     others = {"amodal_segmentations": objects.segmentations} if objects.segmentations is not None else {}
@@ -32,19 +32,21 @@ def hidden_by(objects: Objects, share: float = 0.5) -> Objects:
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(3))
-def test_whole_objects_are_judged_as_coco_judges_visible_ones(kind, seed, coco_scene, coco_values, pycocotools_says):
+def test_whole_objects_are_judged_as_coco_judges_visible_ones(
+    kind, seed, coco_scene, coco_values, pycocotools_evaluate
+):
     scene = coco_scene(seed, outlines=True)
     values = coco_values(*scene)
     ground_truth = hidden_by(values.ground_truth)
     result = score(values, kind, ground_truth=ground_truth)
-    theirs = pycocotools_says(*scene, kind)
+    theirs = pycocotools_evaluate(*scene, kind)
     np.testing.assert_array_equal(result.curves.precision[..., 0, :], theirs.eval["precision"][..., 0, :])
     assert result.figures["AR100"] == theirs.stats[8]
     given = score(values, kind, ground_truth=ground_truth, predictions=hidden_by(values.predictions))
     np.testing.assert_array_equal(given.curves.precision, result.curves.precision)
 
 
-def test_the_split_is_recall_of_the_objects_hidden_so_much(coco_scene, coco_values, pycocotools_says):
+def test_the_split_is_recall_of_the_objects_hidden_so_much(coco_scene, coco_values, pycocotools_evaluate):
     document, results = coco_scene(2)
     for index, record in enumerate(document["annotations"]):
         record["occlude_rate"] = [0.0, 0.1, 0.25, 0.26, 1.0][index % 5]
@@ -61,7 +63,7 @@ def test_the_split_is_recall_of_the_objects_hidden_so_much(coco_scene, coco_valu
         for record in document["annotations"]:
             # pycocotools ignores what lies outside the area range: give the others areas that no range has.
             record["area"] = 50.0 if record["occlude_rate"] in chosen else 1e7
-        theirs = pycocotools_says(document, results, "bbox", area_ranges=[[0, 1e10], [50.0, 1e6]])
+        theirs = pycocotools_evaluate(document, results, "bbox", area_ranges=[[0, 1e10], [50.0, 1e6]])
         recall = theirs.eval["recall"][:, :, 1, -1]
         assert result.figures[f"AR_{part}"] == pytest.approx(recall[recall > -1].mean())
         assert result.figures[f"AP_{part}"] <= 1

@@ -86,7 +86,7 @@ def intersection_over_first(a, b):
 
 
 def one_object(**columns) -> DetectionMatcher:
-    """An object, one that a column marks, and a detection on each."""
+    """Return an object, one that is marked by a column, and a detection on each."""
     ground_truth = Objects.build(
         image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]], **columns
     )

@@ -18,7 +18,7 @@ CATEGORIES = Categories(("a", "b", "c"))
 
 @st.composite
 def scenes(draw: st.DrawFn) -> SimpleNamespace:
-    """Objects and detections of some images; all scores differ."""
+    """Generate objects and detections of some images with distinct scores."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     images, objects = draw(st.integers(1, 6)), draw(st.integers(0, 15))
     where = rng.random((objects, 2)) * 60
@@ -49,7 +49,7 @@ def score(
 
 
 def rows(objects: Objects, **changes) -> Objects:
-    """The same objects with other columns, in the order of their images again."""
+    """Return the objects with other columns, sorted by image again."""
     columns = {
         name: getattr(objects, name) for name in ("image_index", "labels", "boxes_xyxy", "areas", "is_crowd", "ids")
     }

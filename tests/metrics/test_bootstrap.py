@@ -16,7 +16,7 @@ from otus.structures import Categories, Objects
 
 
 def repeated(objects: Objects, counts: np.ndarray) -> Objects:
-    """Images as often as they were drawn, as images of their own."""
+    """Repeat each image as often as it was drawn, as separate images."""
     drawn = np.repeat(np.arange(len(counts)), counts)
     rows = [np.flatnonzero(objects.image_index == one) for one in drawn]
     index = np.concatenate(rows)
@@ -57,7 +57,7 @@ def test_draws_are_seeded_and_as_many_as_there_are_images():
 
 
 def images_with(rng: np.random.Generator, chance_a: float, chance_b: float, count: int = 200):
-    """An object an image, which two models find by chance."""
+    """Return images with one object each, which two models detect at random."""
     ground_truth = Objects.build(
         image_index=np.arange(count), labels=np.zeros(count), boxes_xyxy=np.tile([0, 0, 9, 9], (count, 1))
     )

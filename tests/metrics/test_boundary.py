@@ -22,7 +22,7 @@ def score(values, **options) -> CocoResult:
 
 
 def slow_boundary(rle: dict) -> dict:
-    """Mask less its erosion by a 3 x 3 square, once for each pixel of distance, the image's border eroding too."""
+    """Return the mask minus its erosion by a 3 x 3 square, once per pixel of distance; the image's border erodes too."""
     from pycocotools import mask as codec
     from scipy.ndimage import binary_erosion
 
@@ -33,7 +33,7 @@ def slow_boundary(rle: dict) -> dict:
 
 
 def similarities_of_the_paper(evaluation, image, category) -> np.ndarray | list:
-    """What takes the place of pycocotools' ``computeIoU``."""
+    """Replace pycocotools' ``computeIoU``."""
     from pycocotools import mask as codec
 
     ground_truth, predictions = evaluation._gts[image, category], evaluation._dts[image, category]
@@ -52,13 +52,13 @@ def similarities_of_the_paper(evaluation, image, category) -> np.ndarray | list:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_equal_to_the_bit_over_slow_boundaries(seed, coco_scene, coco_values, pycocotools_says, monkeypatch):
+def test_equal_to_the_bit_over_slow_boundaries(seed, coco_scene, coco_values, pycocotools_evaluate, monkeypatch):
     from pycocotools.cocoeval import COCOeval
 
     scene = coco_scene(seed, outlines=True, image_count=8)
-    plain = pycocotools_says(*scene, "segm")
+    plain = pycocotools_evaluate(*scene, "segm")
     monkeypatch.setattr(COCOeval, "computeIoU", similarities_of_the_paper)
-    theirs = pycocotools_says(*scene, "segm")
+    theirs = pycocotools_evaluate(*scene, "segm")
     result = score(coco_values(*scene))
     for name in ("precision", "recall", "scores"):
         np.testing.assert_array_equal(getattr(result.curves, name), theirs.eval[name], err_msg=name)

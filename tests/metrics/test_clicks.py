@@ -11,7 +11,7 @@ from otus.structures import Prompt
 
 
 def slow_next_click(prediction: np.ndarray, ground_truth: np.ndarray, ignore: np.ndarray) -> float:
-    """How far the pixel that is farthest from what is right lies from it, over both kinds of errors."""
+    """Return the largest distance of an error pixel from the border of its error region, over both kinds of errors."""
     best = 0.0
     for error in (ground_truth & ~prediction & ~ignore, prediction & ~ground_truth & ~ignore):
         right = np.argwhere(np.pad(~error, 1, constant_values=True)) - 1

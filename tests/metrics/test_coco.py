@@ -20,7 +20,7 @@ def score(values, protocol) -> CocoResult:
     ).compute()
 
 
-def assert_same_to_the_bit(result: CocoResult, evaluation) -> None:
+def assert_bitwise_equal(result: CocoResult, evaluation) -> None:
     for name in ("precision", "recall", "scores"):
         np.testing.assert_array_equal(getattr(result.curves, name), evaluation.eval[name], err_msg=name)
     if len(evaluation.stats):
@@ -41,29 +41,31 @@ SCENES = {
 
 @pytest.mark.parametrize("name", SCENES)
 @pytest.mark.parametrize("seed", range(4))
-def test_boxes_equal_pycocotools_to_the_bit(name, seed, coco_scene, coco_values, pycocotools_says):
+def test_boxes_equal_pycocotools_to_the_bit(name, seed, coco_scene, coco_values, pycocotools_evaluate):
     scene = coco_scene(seed, **SCENES[name])
-    assert_same_to_the_bit(score(coco_values(*scene), CocoProtocol()), pycocotools_says(*scene, "bbox"))
+    assert_bitwise_equal(score(coco_values(*scene), CocoProtocol()), pycocotools_evaluate(*scene, "bbox"))
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("decimals", [0, 1])
-def test_masks_equal_pycocotools_to_the_bit(seed, decimals, coco_scene, coco_values, pycocotools_says):
+def test_masks_equal_pycocotools_to_the_bit(seed, decimals, coco_scene, coco_values, pycocotools_evaluate):
     scene = coco_scene(seed, outlines=True, decimals=decimals)
     if seed % 2:  # loadRes takes areas from masks where there are no boxes
         for result in scene[1]:
             del result["bbox"]
-    assert_same_to_the_bit(score(coco_values(*scene), CocoProtocol("segm")), pycocotools_says(*scene, "segm"))
+    assert_bitwise_equal(score(coco_values(*scene), CocoProtocol("segm")), pycocotools_evaluate(*scene, "segm"))
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_keypoints_equal_pycocotools_to_the_bit(seed, coco_scene, coco_values, pycocotools_says):
+def test_keypoints_equal_pycocotools_to_the_bit(seed, coco_scene, coco_values, pycocotools_evaluate):
     scene = coco_scene(seed, keypoints=True, categories=2, detections=40)
-    assert_same_to_the_bit(score(coco_values(*scene), CocoProtocol("keypoints")), pycocotools_says(*scene, "keypoints"))
+    assert_bitwise_equal(
+        score(coco_values(*scene), CocoProtocol("keypoints")), pycocotools_evaluate(*scene, "keypoints")
+    )
 
 
 @pytest.mark.parametrize("max_dets", [[1, 2, 3], [100], [5, 300], [2, 7, 7, 30]])
-def test_other_parameters_equal_pycocotools(max_dets, coco_scene, coco_values, pycocotools_says):
+def test_other_parameters_equal_pycocotools(max_dets, coco_scene, coco_values, pycocotools_evaluate):
     scene = coco_scene(11, detections=40, decimals=1)
     ranges = [[0, 1e10], [100, 400], [900, 900], [1e6, 1e7]]
     thresholds, recalls = [0.0, 0.1, 0.5, 0.55, 1.0], [0.0, 0.3, 0.5, 1.0]
@@ -73,14 +75,14 @@ def test_other_parameters_equal_pycocotools(max_dets, coco_scene, coco_values, p
         iou_thresholds=tuple(thresholds),
         recall_thresholds=tuple(recalls),
     )
-    theirs = pycocotools_says(
+    theirs = pycocotools_evaluate(
         *scene, "bbox", max_dets=max_dets, area_ranges=ranges, iou_thresholds=thresholds, recall_thresholds=recalls
     )
-    assert_same_to_the_bit(score(coco_values(*scene), protocol), theirs)
+    assert_bitwise_equal(score(coco_values(*scene), protocol), theirs)
 
 
 @pytest.mark.parametrize("source", ["sizes as in the file", "corners alone"])
-def test_boxes_exactly_at_the_threshold(source, coco_values, pycocotools_says, monkeypatch):
+def test_boxes_exactly_at_the_threshold(source, coco_values, pycocotools_evaluate, monkeypatch):
     """x + w - x is not w: an IoU of exactly 0.5 must fall on pycocotools' side, from corners alone too.
 
     Sizes can be had back from corners where the file's numbers are short; otherwise they come as a column.
@@ -96,12 +98,12 @@ def test_boxes_exactly_at_the_threshold(source, coco_values, pycocotools_says, m
         box = [x, y, round(narrow, 4) if source == "corners alone" else narrow, h]
         results.append({**common, "bbox": box, "score": float(rng.random())})
     document = {"info": {}, "images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
-    theirs = pycocotools_says(document, results, "bbox")
+    theirs = pycocotools_evaluate(document, results, "bbox")
     values = coco_values(document, results)
     plain = replace(values.ground_truth, columns={}), replace(values.predictions, columns={})
     if source == "corners alone":
         values.ground_truth, values.predictions = plain
-    assert_same_to_the_bit(score(values, CocoProtocol()), theirs)
+    assert_bitwise_equal(score(values, CocoProtocol()), theirs)
     values.ground_truth, values.predictions = plain
     monkeypatch.setattr("otus.structures.boxes.written_sizes_wh", lambda boxes: boxes[:, 2:] - boxes[:, :2])
     assert (score(values, CocoProtocol()).curves.precision != theirs.eval["precision"]).any()
@@ -109,21 +111,21 @@ def test_boxes_exactly_at_the_threshold(source, coco_values, pycocotools_says, m
 
 @pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
 @pytest.mark.parametrize("missing", ["detections", "objects", "both"])
-def test_nothing_on_one_side(kind, missing, coco_scene, coco_values, pycocotools_says):
+def test_nothing_on_one_side(kind, missing, coco_scene, coco_values, pycocotools_evaluate):
     document, results = coco_scene(3, outlines=kind == "segm", keypoints=kind == "keypoints")
     if missing != "objects":
         results = []
     if missing != "detections":
         document["annotations"] = []
     result = score(coco_values(document, results), CocoProtocol(kind))
-    assert_same_to_the_bit(result, pycocotools_says(document, results, kind))
+    assert_bitwise_equal(result, pycocotools_evaluate(document, results, kind))
     if missing == "detections":
         assert result.figures["AP"] == 0
     else:
         assert np.isnan(list(result.figures.values())).all()
 
 
-def test_object_with_id_0_can_be_found(coco_scene, coco_values, pycocotools_says):
+def test_object_with_id_0_can_be_found(coco_scene, coco_values, pycocotools_evaluate):
     """pycocotools takes the id of the matched object as the sign of a match, so with id 0 the detection counts as false."""
     document, results = coco_scene(7, image_count=3)
     first = next(a for a in document["annotations"] if not a["iscrowd"])
@@ -132,24 +134,24 @@ def test_object_with_id_0_can_be_found(coco_scene, coco_values, pycocotools_says
     common = {"image_id": first["image_id"], "category_id": first["category_id"]}
     results.append({**common, "bbox": first["bbox"], "score": 0.999})
     result = score(coco_values(document, results), CocoProtocol())
-    wrong = pycocotools_says(document, results, "bbox")
+    wrong = pycocotools_evaluate(document, results, "bbox")
     first["id"] = 999
-    right = pycocotools_says(document, results, "bbox")
-    assert_same_to_the_bit(result, right)
+    right = pycocotools_evaluate(document, results, "bbox")
+    assert_bitwise_equal(result, right)
     assert (wrong.eval["precision"] != right.eval["precision"]).any()
 
 
-def test_ap_with_other_max_dets_is_a_figure(coco_scene, coco_values, pycocotools_says):
+def test_ap_with_other_max_dets_is_a_figure(coco_scene, coco_values, pycocotools_evaluate):
     """pycocotools' own summary looks for max_dets 100 and says -1 (cocoapi #558); ours is the mean of its precision."""
     scene = coco_scene(2)
-    theirs = pycocotools_says(*scene, "bbox", max_dets=[1, 5, 50])
+    theirs = pycocotools_evaluate(*scene, "bbox", max_dets=[1, 5, 50])
     figures = score(coco_values(*scene), CocoProtocol(max_dets=(1, 5, 50))).figures
     values = theirs.eval["precision"][:, :, :, 0, 2]
     assert figures["AP"] == np.mean(values[values > -1])
     assert [name for name in figures if name.startswith("AR")] == ["AR1", "AR5", "AR50", "ARs", "ARm", "ARl"]
 
 
-def test_real_labels_moved_a_little(shared_data, coco_values, pycocotools_says):
+def test_real_labels_moved_a_little(shared_data, coco_values, pycocotools_evaluate):
     document = json.loads((shared_data / "coco" / "annotations.json").read_text())
     rng = np.random.default_rng(0)
     from pycocotools import mask as codec
@@ -174,11 +176,11 @@ def test_real_labels_moved_a_little(shared_data, coco_values, pycocotools_says):
             })  # fmt: skip
     values = coco_values(document, results)
     for kind in ("bbox", "segm"):
-        assert_same_to_the_bit(score(values, CocoProtocol(kind)), pycocotools_says(document, results, kind))
+        assert_bitwise_equal(score(values, CocoProtocol(kind)), pycocotools_evaluate(document, results, kind))
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
-def test_published_lines_of_the_first_100_images(kind, shared_data: Path, coco_values, pycocotools_says):
+def test_published_lines_of_the_first_100_images(kind, shared_data: Path, coco_values, pycocotools_evaluate):
     folder = shared_data / "metric_fixtures" / "coco_fake100"
     ground_truth, predictions = {
         "bbox": ("instances_val2014_100", "instances_val2014_fakebbox100_results"),
@@ -191,7 +193,7 @@ def test_published_lines_of_the_first_100_images(kind, shared_data: Path, coco_v
     result = score(coco_values(document, results), CocoProtocol(kind))
     names = expected["keypoints_order" if kind == "keypoints" else "order"]
     assert {name: round(result.figures[name], 3) for name in names} == dict(zip(names, expected[kind], strict=True))
-    assert_same_to_the_bit(result, pycocotools_says(document, results, kind))
+    assert_bitwise_equal(result, pycocotools_evaluate(document, results, kind))
 
 
 def one_box(**changes) -> Objects:

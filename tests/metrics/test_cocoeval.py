@@ -21,8 +21,8 @@ theirs_eval = pytest.importorskip("pycocotools.cocoeval", reason="pycocotools is
 KINDS = ("bbox", "segm", "keypoints")
 
 
-def judged(scene, kind, *, coco, evaluator, **params):
-    """An evaluation after all three steps, and what summarize printed ("" where it cannot)."""
+def evaluated(scene, kind, *, coco, evaluator, **params):
+    """Return an evaluation after all three steps, and the output of summarize ("" if it fails)."""
     document, results = copy.deepcopy(scene)
     printed = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()):
@@ -45,9 +45,9 @@ def judged(scene, kind, *, coco, evaluator, **params):
     return evaluation, printed.getvalue()
 
 
-def both(scene, kind, **params):
-    theirs = judged(scene, kind, coco=theirs_coco.COCO, evaluator=theirs_eval.COCOeval, **params)
-    ours = judged(scene, kind, coco=COCO, evaluator=COCOeval, **params)
+def evaluated_by_both(scene, kind, **params):
+    theirs = evaluated(scene, kind, coco=theirs_coco.COCO, evaluator=theirs_eval.COCOeval, **params)
+    ours = evaluated(scene, kind, coco=COCO, evaluator=COCOeval, **params)
     return ours, theirs
 
 
@@ -63,7 +63,7 @@ def assert_same_curves(ours, theirs):
 @pytest.mark.parametrize("seed", range(3))
 def test_curves_figures_and_lines_are_theirs(kind, seed, coco_scene):
     scene = coco_scene(seed, outlines=kind == "segm", keypoints=kind == "keypoints", score_steps=8)
-    (ours, text), (theirs, their_text) = both(scene, kind)
+    (ours, text), (theirs, their_text) = evaluated_by_both(scene, kind)
     assert_same_curves(ours, theirs)
     np.testing.assert_array_equal(ours.stats, theirs.stats)
     assert text == their_text
@@ -74,8 +74,8 @@ def test_curves_figures_and_lines_are_theirs(kind, seed, coco_scene):
 @pytest.mark.parametrize("kind", KINDS)
 def test_their_own_objects_are_taken(kind, coco_scene):
     scene = coco_scene(5, outlines=kind == "segm", keypoints=kind == "keypoints")
-    theirs, _ = judged(scene, kind, coco=theirs_coco.COCO, evaluator=theirs_eval.COCOeval)
-    ours, _ = judged(scene, kind, coco=theirs_coco.COCO, evaluator=COCOeval)
+    theirs, _ = evaluated(scene, kind, coco=theirs_coco.COCO, evaluator=theirs_eval.COCOeval)
+    ours, _ = evaluated(scene, kind, coco=theirs_coco.COCO, evaluator=COCOeval)
     assert_same_curves(ours, theirs)
 
 
@@ -86,7 +86,7 @@ def test_nothing_on_one_side(missing, coco_scene):
         results = []
     if missing != "detections":
         document["annotations"] = []
-    (ours, text), (theirs, their_text) = both((document, results), "bbox")
+    (ours, text), (theirs, their_text) = evaluated_by_both((document, results), "bbox")
     assert_same_curves(ours, theirs)
     assert text == their_text
 
@@ -113,13 +113,13 @@ def test_parameters_are_honoured(params, coco_scene):
     scene = coco_scene(11, detections=40, decimals=1)
     if "recThrs" in params:
         (ours, _), (theirs, _) = (
-            judged(scene, "bbox", coco=COCO, evaluator=COCOeval, **params),
-            judged(scene, "bbox", coco=COCO, evaluator=theirs_eval.COCOeval, recThrs=np.sort(params["recThrs"])),
+            evaluated(scene, "bbox", coco=COCO, evaluator=COCOeval, **params),
+            evaluated(scene, "bbox", coco=COCO, evaluator=theirs_eval.COCOeval, recThrs=np.sort(params["recThrs"])),
         )
         order = np.argsort(np.argsort(params["recThrs"]))
         np.testing.assert_array_equal(ours.eval["precision"], theirs.eval["precision"][:, order])
         return
-    (ours, _), (theirs, _) = both(scene, "bbox", **params)
+    (ours, _), (theirs, _) = evaluated_by_both(scene, "bbox", **params)
     assert_same_curves(ours, theirs)
     assert ours.params.imgIds == theirs.params.imgIds
     assert ours.params.maxDets == theirs.params.maxDets
@@ -127,8 +127,8 @@ def test_parameters_are_honoured(params, coco_scene):
 
 def test_tolerances_of_keypoints_are_honoured(coco_scene):
     scene = coco_scene(4, keypoints=True, categories=2)
-    (ours, _), (theirs, _) = both(scene, "keypoints", kpt_oks_sigmas=np.linspace(0.01, 0.2, 17))
-    (usual, _), _ = both(scene, "keypoints")
+    (ours, _), (theirs, _) = evaluated_by_both(scene, "keypoints", kpt_oks_sigmas=np.linspace(0.01, 0.2, 17))
+    (usual, _), _ = evaluated_by_both(scene, "keypoints")
     assert_same_curves(ours, theirs)
     assert (usual.eval["precision"] != ours.eval["precision"]).any()
 
@@ -136,7 +136,7 @@ def test_tolerances_of_keypoints_are_honoured(coco_scene):
 def test_the_summary_honours_other_limits_and_ranges(coco_scene):
     scene = coco_scene(2, detections=40)
     params = {"maxDets": [1, 5], "areaRng": [[0, 1e10], [0, 500]], "areaRngLbl": ["all", "tiny"]}
-    (ours, text), (theirs, _) = both(scene, "bbox", **params)
+    (ours, text), (theirs, _) = evaluated_by_both(scene, "bbox", **params)
     precision, recall = theirs.eval["precision"], theirs.eval["recall"]
     expected = [
         precision[..., 0, 1], precision[0, ..., 0, 1], precision[5, ..., 0, 1], precision[..., 1, 1],
@@ -146,7 +146,7 @@ def test_the_summary_honours_other_limits_and_ranges(coco_scene):
     assert "Average Precision  (AP) @[ IoU=0.50:0.95 | area=  tiny | maxDets=  5 ]" in text
     assert "Average Recall     (AR) @[ IoU=0.50:0.95 | area=   all | maxDets=  1 ]" in text
     assert len(text.splitlines()) == 7
-    one, text = judged(scene, "bbox", coco=COCO, evaluator=COCOeval, iouThrs=np.array([0.6]))
+    one, text = evaluated(scene, "bbox", coco=COCO, evaluator=COCOeval, iouThrs=np.array([0.6]))
     assert one.stats[1] == one.stats[2] == -1
     assert "IoU=0.60:0.60" in text
 
@@ -155,7 +155,7 @@ def test_what_became_of_each_detection(coco_scene):
     """``evalImgs`` and ``ious`` as code that draws errors reads them, crowds and ties among them."""
     for kind in KINDS:
         scene = coco_scene(6, outlines=kind == "segm", keypoints=kind == "keypoints", score_steps=5)
-        (ours, _), (theirs, _) = both(scene, kind, maxDets=[1, 10, 15])
+        (ours, _), (theirs, _) = evaluated_by_both(scene, kind, maxDets=[1, 10, 15])
         assert ours.ious.keys() == theirs.ious.keys()
         for key, values in theirs.ious.items():
             assert np.size(ours.ious[key] if len(values) else []) == np.size(values), key
@@ -171,11 +171,11 @@ def test_what_became_of_each_detection(coco_scene):
 
 def test_curves_by_other_parameters_after_judging(coco_scene):
     scene = coco_scene(8, detections=40)
-    evaluation, _ = judged(scene, "bbox", coco=COCO, evaluator=COCOeval)
+    evaluation, _ = evaluated(scene, "bbox", coco=COCO, evaluator=COCOeval)
     other = copy.deepcopy(evaluation.params)
     other.imgIds, other.maxDets = other.imgIds[4:], [2]
     evaluation.accumulate(other)
-    expected, _ = judged(scene, "bbox", coco=COCO, evaluator=theirs_eval.COCOeval, imgIds=other.imgIds, maxDets=[2])
+    expected, _ = evaluated(scene, "bbox", coco=COCO, evaluator=theirs_eval.COCOeval, imgIds=other.imgIds, maxDets=[2])
     assert_same_curves(evaluation, expected)
 
 
@@ -185,9 +185,9 @@ def test_object_with_id_0_can_be_found(coco_scene):
     for record in document["annotations"]:
         record["id"] = 0 if record is first else record["id"] + 1000
     results.append({key: first[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.999})
-    (ours, _), (wrong, _) = both((document, results), "bbox")
+    (ours, _), (wrong, _) = evaluated_by_both((document, results), "bbox")
     first["id"] = 999
-    (_, _), (right, _) = both((document, results), "bbox")
+    (_, _), (right, _) = evaluated_by_both((document, results), "bbox")
     assert_same_curves(ours, right)
     assert (wrong.eval["precision"] != right.eval["precision"]).any()
 

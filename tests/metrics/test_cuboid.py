@@ -55,7 +55,7 @@ def score(scene: SimpleNamespace, name: str = "cuboid") -> CocoResult:
 
 
 def slow_ap(scene: SimpleNamespace, label: int, ious: np.ndarray, threshold: float, recalls: np.ndarray) -> float:
-    """Down the scores, each takes the free object that it overlaps most; then precision at each recall."""
+    """Match each detection, by descending score, to the free object of highest IoU; then average precision over recalls."""
     ground_truth, predictions = scene.ground_truth, scene.predictions
     rows = np.flatnonzero(predictions.labels == label)
     positives = int((ground_truth.labels == label).sum())

@@ -21,7 +21,7 @@ IMAGES = 6
 
 
 def scene(seed: int) -> tuple[Objects, Objects]:
-    """Objects of two categories, crowds of these, regions of a third; detections near all of them."""
+    """Return objects of two categories, crowds of these, regions of a third, and detections near all of them."""
     rng = np.random.default_rng(seed)
     count, detections = 40, 90
     corner = rng.integers(0, 40, (count, 2))
@@ -44,7 +44,7 @@ def figures(protocol, ground_truth: Objects, predictions: Objects):
 
 
 def as_crowds_of_all(ground_truth: Objects) -> Objects:
-    """Each region by hand once for every category: a crowd of it, as COCO knows crowds."""
+    """Repeat each region for every category as a COCO crowd."""
     regions = ground_truth.take(ignore_regions(ground_truth))
     copies = [replace(regions, labels=np.full(len(regions), label)) for label in range(len(NAMES))]
     parts = [ground_truth.take(~ignore_regions(ground_truth)), *copies]

@@ -12,7 +12,7 @@ curves_of_clicks = st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=25), 
 
 
 def slow_clicks(curve: list[float], target: float, most: int) -> int:
-    """As the papers' code: the first click that gets there, else the most that were allowed."""
+    """Return, as the papers' code, the first click that reaches the IoU, else the maximum number of clicks."""
     return next((click for click, iou in enumerate(curve[:most], start=1) if iou >= target), most)
 
 

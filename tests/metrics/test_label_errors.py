@@ -54,7 +54,7 @@ def test_planted_errors_are_found(shared_data):
 
 
 def a_comparison() -> DetectionMatcher:
-    """Image 0: one right, one false. Image 1: nothing at all. Image 2: two unfound, a weak detection on one."""
+    """Image 0: one true and one false positive. Image 1: empty. Image 2: two missed, a weak detection on one."""
     ground_truth = Objects.build(
         image_index=[0, 2, 2], labels=[0, 0, 0], boxes_xyxy=[[0, 0, 10, 10], [0, 0, 10, 10], [30, 0, 60, 30]]
     )

@@ -18,7 +18,7 @@ ring = st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=9)
 
 
 def rasterised(outlines: list, size_hw: tuple[int, int] = (HEIGHT, WIDTH)):
-    """Dense masks, boxes and areas of outlines by the kernel."""
+    """Return dense masks, boxes and areas of segmentations by the kernel."""
     columns = Segmentations.build(outlines)
     sizes = np.tile(size_hw, (len(outlines), 1)).astype(np.int64)
     offsets, intervals, boxes, areas, problem = kernels.outline_intervals(

@@ -33,7 +33,7 @@ def as_objects(image, labels, boxes_xywhr, **others) -> Objects:
 
 
 def a_scene(seed: int, *, crowds: bool = False, images: int = 6, objects: int = 60) -> SimpleNamespace:
-    """Turned boxes, detections that are nearly right, and false ones."""
+    """Return rotated boxes, detections close to them, and false ones."""
     rng = np.random.default_rng(seed)
     boxes = np.column_stack(
         [rng.random((objects, 2)) * 150, 5 + rng.random((objects, 2)) * 110, rng.uniform(-3, 3, objects)]
@@ -155,7 +155,7 @@ def test_voc_rules_by_a_slow_loop(year):
         assert result.per_category[name]["AP50"] == pytest.approx(expected)
 
 
-def test_axis_aligned_ones_are_coco_s(coco_scene, coco_values, pycocotools_says):
+def test_axis_aligned_ones_are_coco_s(coco_scene, coco_values, pycocotools_evaluate):
     scene = coco_scene(3, decimals=1)
     for side in scene[0]["annotations"], scene[1]:
         for one in side:
@@ -169,7 +169,7 @@ def test_axis_aligned_ones_are_coco_s(coco_scene, coco_values, pycocotools_says)
     metric = AveragePrecision(oriented_protocols()["oriented"], values.categories)
     figures = metric.update(values.ground_truth, values.predictions, image_ids=values.image_ids).compute().figures
     assert np.nan_to_num(list(figures.values()), nan=-1) == pytest.approx(
-        pycocotools_says(*scene, "bbox").stats, abs=1e-9
+        pycocotools_evaluate(*scene, "bbox").stats, abs=1e-9
     )
 
 
@@ -180,7 +180,7 @@ def test_what_must_hold(seed, name):
     plain = score(scene, name)
     assert all(np.isnan(value) or 0 <= value <= 1 for value in plain.figures.values())
     turned = SimpleNamespace(
-        images=3, ground_truth=turn(scene.ground_truth, 0.7), predictions=turn(scene.predictions, 0.7)
+        images=3, ground_truth=rotate_all(scene.ground_truth, 0.7), predictions=rotate_all(scene.predictions, 0.7)
     )
     assert score(turned, name).figures["AP"] == pytest.approx(plain.figures["AP"])
     risen = replace(scene.predictions, scores=1 / (1 + np.exp(-5 * scene.predictions.scores)))
@@ -221,8 +221,8 @@ def test_shards_merge_and_other_comparisons_do_not():
         parts[0].merge(AveragePrecision(CocoProtocol(), CATEGORIES))
 
 
-def turn(objects: Objects, angle: float) -> Objects:
-    """Everything turned about the origin."""
+def rotate_all(objects: Objects, angle: float) -> Objects:
+    """Rotate everything about the origin."""
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     corners = objects.corners_xy @ rotation
     return replace(objects, corners_xy=corners, boxes_xyxy=np.concatenate([corners.min(1), corners.max(1)], axis=1))

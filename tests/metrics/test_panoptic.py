@@ -20,7 +20,7 @@ CATEGORIES = Categories(("a", "b", "c", "d", "e"), ids=(3, 1, 7, 8, 9), is_thing
 
 
 def a_map(rng: np.random.Generator, *, crowds: bool = False, size_hw: tuple[int, int] = (30, 40)) -> PanopticMap:
-    """Rectangles over one another, some of them gone, on void."""
+    """Return overlapping rectangles, some without pixels left, on void."""
     ids = np.zeros(size_hw, dtype=np.int64)
     for _ in range(int(rng.integers(0, 9))):
         y, x = rng.integers(0, size_hw[0] - 4), rng.integers(0, size_hw[1] - 4)
@@ -37,8 +37,8 @@ def a_map(rng: np.random.Generator, *, crowds: bool = False, size_hw: tuple[int,
     )
 
 
-def nearly(ground_truth: PanopticMap, rng: np.random.Generator) -> PanopticMap:
-    """The same moved by a pixel or two, some segments renamed or of another category."""
+def perturbed(ground_truth: PanopticMap, rng: np.random.Generator) -> PanopticMap:
+    """Return the map moved by a pixel or two, some segments with another id or category."""
     ids = np.roll(ground_truth.ids, rng.integers(-2, 3, 2), axis=(0, 1)) * 1
     ids[rng.random(ids.shape) < 0.03] = 0
     ids[:5, :7] = 1 << 20
@@ -50,8 +50,8 @@ def nearly(ground_truth: PanopticMap, rng: np.random.Generator) -> PanopticMap:
     return PanopticMap(ids, tuple(segments), ground_truth.categories)
 
 
-def slow(pairs: list[tuple[PanopticMap, PanopticMap]]) -> dict[str, list[float]]:
-    """Mask by mask, as the paper says it."""
+def reference_counts(pairs: list[tuple[PanopticMap, PanopticMap]]) -> dict[str, list[float]]:
+    """Compute the counts mask by mask, as defined in the paper."""
     quality: dict[str, list[float]] = {}
     for label, name in enumerate(CATEGORIES):
         ious, false, missed = [], 0, 0
@@ -80,7 +80,7 @@ def slow(pairs: list[tuple[PanopticMap, PanopticMap]]) -> dict[str, list[float]]
     return quality
 
 
-def judge(pairs: list[tuple[PanopticMap, PanopticMap]]) -> PanopticResult:
+def compute(pairs: list[tuple[PanopticMap, PanopticMap]]) -> PanopticResult:
     metric = PanopticQuality(CATEGORIES)
     for ground_truth, predictions in pairs:
         metric.update(ground_truth, predictions)
@@ -90,13 +90,13 @@ def judge(pairs: list[tuple[PanopticMap, PanopticMap]]) -> PanopticResult:
 def some_pairs(seed: int, count: int = 6) -> list[tuple[PanopticMap, PanopticMap]]:
     rng = np.random.default_rng(seed)
     ground_truths = [a_map(rng, crowds=True) for _ in range(count)]
-    return [(ground_truth, nearly(ground_truth, rng)) for ground_truth in ground_truths]
+    return [(ground_truth, perturbed(ground_truth, rng)) for ground_truth in ground_truths]
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_slow_loop_over_masks_says_the_same(seed):
     pairs = some_pairs(seed)
-    result, expected = judge(pairs), slow(pairs)
+    result, expected = compute(pairs), reference_counts(pairs)
     for name, figures in result.per_category.items():
         assert list(figures.values()) == pytest.approx(expected.get(name, [np.nan] * 3), nan_ok=True)
     everything = np.array(list(expected.values()))
@@ -106,7 +106,7 @@ def test_a_slow_loop_over_masks_says_the_same(seed):
 
 
 def test_no_test_of_these_is_without_matches_crowds_and_mistakes():
-    results = [judge(some_pairs(seed)) for seed in range(8)]
+    results = [compute(some_pairs(seed)) for seed in range(8)]
     assert sum(one.true_positives.sum() for one in results) > 50
     assert sum(one.false_positives.sum() for one in results) > 20
     assert sum(one.false_negatives.sum() for one in results) > 20
@@ -163,7 +163,7 @@ def test_torchmetrics_small_cases(shared_data):
 
 
 def from_channels(channels: np.ndarray, categories: Categories, stuff: list[int]) -> PanopticMap:
-    """(H, W, 2) of category and instance; categories that are not known are void, all of one stuff is one segment."""
+    """Make a map from (H, W, 2) category and instance; unknown categories are void, each stuff category is one segment."""
     category, instance = channels[..., 0], channels[..., 1]
     ids = np.where(
         np.isin(category, categories.ids), 1 + category * 1000 + np.where(np.isin(category, stuff), 0, instance), 0
@@ -173,7 +173,7 @@ def from_channels(channels: np.ndarray, categories: Categories, stuff: list[int]
 
 
 def write(folder: Path, name: str, maps: list[PanopticMap]) -> Path:
-    """A COCO panoptic file of maps."""
+    """Write a COCO panoptic file of maps."""
     (folder / name).mkdir()
     annotations = []
     for index, one in enumerate(maps):
@@ -202,7 +202,7 @@ def test_hotcoco_says_the_same(seed, tmp_path):
     pairs = some_pairs(seed, 8)
     files = [write(tmp_path, side, [pair[i] for pair in pairs]) for i, side in enumerate(("truth", "found"))]
     theirs = panoptic.pq_compute(*map(str, files))
-    result = judge(pairs)
+    result = compute(pairs)
     for suffix, group in (("", "All"), ("_th", "Things"), ("_st", "Stuff")):
         for name in ("pq", "sq", "rq"):
             assert result.figures[name.upper() + suffix] == pytest.approx(theirs[group][name], abs=1e-12)
@@ -216,11 +216,11 @@ seeds = st.integers(0, 2**32 - 1)
 def test_perfect_maps_give_1_and_figures_lie_between_0_and_1(seed):
     rng = np.random.default_rng(seed)
     ground_truth = a_map(rng)
-    perfect = judge([(ground_truth, ground_truth)])
+    perfect = compute([(ground_truth, ground_truth)])
     values = np.array(list(perfect.figures.values()))
     assert (np.isnan(values) | (values == 1)).all()
     assert np.isnan(perfect.figures["PQ"]) == (not ground_truth.segments)
-    values = np.array(list(judge([(ground_truth, nearly(ground_truth, rng))]).figures.values()))
+    values = np.array(list(compute([(ground_truth, perturbed(ground_truth, rng))]).figures.values()))
     assert (np.isnan(values) | ((values >= 0) & (values <= 1))).all()
 
 
@@ -228,7 +228,7 @@ def test_perfect_maps_give_1_and_figures_lie_between_0_and_1(seed):
 @settings(max_examples=15, deadline=None)
 def test_orders_and_shards_do_not_matter(seed, random):
     pairs = some_pairs(seed, 5)
-    whole = judge(pairs)
+    whole = compute(pairs)
     random.shuffle(pairs)
     cut = random.randint(0, 5)
     parts = [PanopticQuality(CATEGORIES), PanopticQuality(CATEGORIES)]
@@ -253,7 +253,7 @@ def test_one_more_invented_segment_never_helps(seed):
     ids = predictions.ids.copy()
     ids[tuple(free[0])] = 99
     more = PanopticMap(ids, (*predictions.segments, Segment(99, 4)), CATEGORIES)  # a category that no truth has
-    without, with_it = judge([(ground_truth, predictions)]), judge([(ground_truth, more)])
+    without, with_it = compute([(ground_truth, predictions)]), compute([(ground_truth, more)])
     assert with_it.figures["PQ"] <= without.figures["PQ"] or np.isnan(without.figures["PQ"])
     assert with_it.per_category["e"]["PQ"] == 0
     assert np.isnan(without.per_category["e"]["PQ"])
@@ -262,9 +262,9 @@ def test_one_more_invented_segment_never_helps(seed):
 def test_nothing_at_all_is_not_defined():
     assert np.isnan(list(PanopticQuality(CATEGORIES).compute().figures.values())).all()
     nothing = PanopticMap(np.zeros((4, 4), dtype=np.int64), (), CATEGORIES)
-    assert np.isnan(list(judge([(nothing, nothing)]).figures.values())).all()
+    assert np.isnan(list(compute([(nothing, nothing)]).figures.values())).all()
     something = PanopticMap(np.ones((4, 4), dtype=np.int64), (Segment(1, 2),), CATEGORIES)
-    assert judge([(something, nothing)]).figures["PQ"] == 0
+    assert compute([(something, nothing)]).figures["PQ"] == 0
     assert [len(values) for values in shared_pixels(np.zeros((0, 3), int), np.zeros((0, 3), int))] == [0, 0, 0]
 
 

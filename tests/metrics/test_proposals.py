@@ -34,8 +34,8 @@ def some_case(seed):
     return ground_truth, predictions, images
 
 
-def slowly(ground_truth, predictions, images):
-    """Recall by (threshold, count), ABO by (label, count)."""
+def reference_figures(ground_truth, predictions, images):
+    """Compute recall by (threshold, count) and ABO by (label, count) in plain loops."""
     best = []
     for g in range(len(ground_truth)):
         if ground_truth.is_crowd[g] or ground_truth.columns["difficult"][g]:
@@ -64,7 +64,7 @@ def slowly(ground_truth, predictions, images):
 def test_equal_to_the_slow_loop(seed):
     ground_truth, predictions, images = some_case(seed)
     result = ProposalRecall(NAMES, PROTOCOL).update(ground_truth, predictions, image_ids=range(images)).compute()
-    recall, average, abo, mabo, count = slowly(ground_truth, predictions, images)
+    recall, average, abo, mabo, count = reference_figures(ground_truth, predictions, images)
     np.testing.assert_allclose(result.recall, recall)
     np.testing.assert_allclose(result.average_recall, average)
     np.testing.assert_allclose(result.abo, abo)
@@ -86,12 +86,13 @@ def test_more_proposals_cover_more_and_stricter_overlap_less(seed):
         order = np.argsort(PROTOCOL.iou_thresholds)
         bound = (result.recall[order] * np.diff([0, *PROTOCOL.iou_thresholds])[:, None]).sum(axis=0)
         overall = (
-            np.nansum(result.abo * np.bincount(_wanted(ground_truth), minlength=3)[:, None], axis=0) / result.objects
+            np.nansum(result.abo * np.bincount(_evaluated_labels(ground_truth), minlength=3)[:, None], axis=0)
+            / result.objects
         )
         assert (bound <= overall + 1e-9).all()  # the mean overlap is the area under recall over IoU
 
 
-def _wanted(ground_truth):
+def _evaluated_labels(ground_truth):
     return ground_truth.labels[~ground_truth.is_crowd & ~ground_truth.columns["difficult"]]
 
 

@@ -15,7 +15,7 @@ CATEGORIES = Categories(("sky", "tree", "owl", "mouse", "moon"))
 def some_pairs(
     seed: int, count: int = 4, *, categories: int = 5, ignore: bool = True
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Coarse maps and the same with mistakes."""
+    """Return pairs of a coarse map and the same with errors."""
     rng = np.random.default_rng(seed)
     pairs = []
     for _ in range(count):
@@ -31,7 +31,9 @@ def some_pairs(
     return pairs
 
 
-def judge(pairs: list[tuple[np.ndarray, np.ndarray]], categories: Categories = CATEGORIES, **options) -> SemanticResult:
+def compute(
+    pairs: list[tuple[np.ndarray, np.ndarray]], categories: Categories = CATEGORIES, **options
+) -> SemanticResult:
     metric = SemanticQuality(categories, **options)
     for ground_truth, predictions in pairs:
         metric.update(SemanticMap(ground_truth, categories), SemanticMap(predictions, categories))
@@ -45,7 +47,7 @@ def test_hotcoco_says_the_same(seed):
     theirs = semantic.SemanticEval(list(CATEGORIES))
     for ground_truth, predictions in pairs:
         theirs.update(ground_truth.astype(np.uint8), predictions.astype(np.uint8))
-    result = judge(pairs)
+    result = compute(pairs)
     for name, value in theirs.results().items():
         if name in result.figures:
             assert result.figures[name] == pytest.approx(value, abs=1e-12)
@@ -64,7 +66,7 @@ def test_torchmetrics_says_the_same():
     for ground_truth, predictions in pairs:
         for metric in (per_class, accuracy):
             metric.update(torch.from_numpy(predictions.ravel()), torch.from_numpy(ground_truth.ravel()))
-    result = judge(pairs)
+    result = compute(pairs)
     ours = [figures["IoU"] for figures in result.per_category.values()]
     assert ours == pytest.approx(per_class.compute().tolist(), abs=1e-6)
     assert result.figures["mIoU"] == pytest.approx(float(per_class.compute().mean()), abs=1e-6)
@@ -72,7 +74,7 @@ def test_torchmetrics_says_the_same():
 
 
 def davis_contour(mask: np.ndarray) -> np.ndarray:
-    """Where a pixel differs from its right, lower or lower right neighbour; the last ones look along the border."""
+    """Return where a pixel differs from its right, lower or lower right neighbour (at the border: those that exist)."""
     right, below, both = mask.copy(), mask.copy(), mask.copy()
     right[:, :-1] = mask[:, 1:]
     below[:-1] = mask[1:]
@@ -85,7 +87,7 @@ def davis_contour(mask: np.ndarray) -> np.ndarray:
 
 
 def davis_f(ground_truth: np.ndarray, predictions: np.ndarray, tolerance: float) -> float:
-    """F of one mask, by dilating contours with a disk."""
+    """Return F of one mask, by dilating contours with a disk."""
     from scipy.ndimage import binary_dilation
 
     radius = int(np.ceil(tolerance * np.hypot(*ground_truth.shape)))
@@ -112,14 +114,14 @@ def test_boundary_f_is_that_of_davis(tolerance):
             if (ground_truth == label).any() or (seen == label).any():
                 scores.append(davis_f(ground_truth == label, seen == label, tolerance))
         expected.append(np.mean(scores))
-    result = judge(pairs, tolerance=tolerance)
+    result = compute(pairs, tolerance=tolerance)
     assert result.boundary_f == pytest.approx(expected)
     assert result.figures["BF"] == pytest.approx(np.mean(expected))
 
 
 def test_what_is_on_neither_side_and_what_is_not_said():
     ground_truth, predictions = np.array([[0, 0, 1, IGNORE]]), np.array([[0, IGNORE, 2, 3]])
-    result = judge([(ground_truth, predictions)])
+    result = compute([(ground_truth, predictions)])
     iou = [figures["IoU"] for figures in result.per_category.values()]
     assert iou == pytest.approx([0.5, 0, 0, np.nan, np.nan], nan_ok=True)
     accuracy = [figures["Acc"] for figures in result.per_category.values()]
@@ -130,8 +132,8 @@ def test_what_is_on_neither_side_and_what_is_not_said():
     assert result.confusion.sum() == 3
     assert np.isnan(list(SemanticQuality(CATEGORIES).compute().figures.values())).all()
     unjudged = np.full((3, 3), IGNORE)
-    assert np.isnan(list(judge([(unjudged, np.zeros((3, 3), int))]).figures.values())).all()
-    assert judge([(np.zeros((3, 3), int), unjudged)]).figures["mIoU"] == 0
+    assert np.isnan(list(compute([(unjudged, np.zeros((3, 3), int))]).figures.values())).all()
+    assert compute([(np.zeros((3, 3), int), unjudged)]).figures["mIoU"] == 0
 
 
 seeds = st.integers(0, 2**32 - 1)
@@ -141,9 +143,9 @@ seeds = st.integers(0, 2**32 - 1)
 @settings(max_examples=20, deadline=None)
 def test_perfect_maps_give_1_and_figures_lie_between_0_and_1(seed):
     pairs = some_pairs(seed)
-    perfect = judge([(ground_truth, ground_truth) for ground_truth, _ in pairs])
+    perfect = compute([(ground_truth, ground_truth) for ground_truth, _ in pairs])
     assert list(perfect.figures.values()) == pytest.approx([1] * 5)
-    values = np.array(list(judge(pairs).figures.values()))
+    values = np.array(list(compute(pairs).figures.values()))
     assert ((values >= 0) & (values <= 1)).all()
 
 
@@ -151,7 +153,7 @@ def test_perfect_maps_give_1_and_figures_lie_between_0_and_1(seed):
 @settings(max_examples=20, deadline=None)
 def test_orders_and_shards_do_not_matter(seed, labels, random):
     pairs = some_pairs(seed)
-    whole = judge(pairs)
+    whole = compute(pairs)
     random.shuffle(pairs)
     lookup = np.append(labels, np.full(256 - 5, IGNORE))
     moved = [(lookup[ground_truth], lookup[predictions]) for ground_truth, predictions in pairs]

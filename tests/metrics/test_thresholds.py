@@ -18,7 +18,7 @@ AT_HALF = Rules(iou_thresholds=(0.5,))
 
 
 def f1_above(matcher: DetectionMatcher, label: int, threshold: float) -> tuple[float, float, float]:
-    """Precision, recall, F1 of a category, matched anew with nothing but what scores above the threshold."""
+    """Return precision, recall and F1 of a category, matched again with only the detections above the threshold."""
     left = matcher.predictions.take(matcher.scores > threshold)
     matches = replace(matcher, predictions=left).match(AT_HALF)
     outcomes = matches.outcomes[matches.labels == label, 0]
@@ -44,7 +44,7 @@ def test_the_best_cut_is_the_best_of_all(seed, coco_scene, coco_values):
 
 
 def comparison_of(scores, right) -> DetectionMatcher:
-    """Detections on ten objects where ``right``, else on nothing; two more objects that nobody finds."""
+    """Return detections on objects where ``right``, else on nothing, and two more objects without detections."""
     places = np.arange(len(scores)) * 20.0
     boxes = np.stack([places, np.zeros(len(places)), places + 10, np.full(len(places), 10)], axis=1)
     ground_truth = np.concatenate([boxes[np.array(right, dtype=bool)], boxes[:2] + np.array([0, 500, 0, 500])])

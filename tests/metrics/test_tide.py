@@ -19,7 +19,7 @@ SHORT = {
 }  # fmt: skip
 
 
-def hotcoco_says(folder, document, results, kind):
+def hotcoco_errors(folder, document, results, kind):
     hotcoco = pytest.importorskip("hotcoco", reason="hotcoco is the reference")
     (folder / "truth.json").write_text(json.dumps(document))
     (folder / "found.json").write_text(json.dumps(results))
@@ -46,7 +46,7 @@ def test_equals_hotcoco(seed, kind, tmp_path, coco_scene, coco_values):
         record["iscrowd"] = 0
     errors = find_errors(DetectionMatcher(**vars(coco_values(document, results))), masks=kind == "segm")
     assert all(errors.counts.values())
-    assert_equal(errors, hotcoco_says(tmp_path, document, results, kind))
+    assert_equal(errors, hotcoco_errors(tmp_path, document, results, kind))
 
 
 def fixture(shared_data, kind):
@@ -62,11 +62,11 @@ def test_equals_hotcoco_on_the_first_100_images(kind, shared_data, tmp_path):
     folder, matcher = fixture(shared_data, kind)
     document = json.loads((folder / "instances_val2014_100.json").read_text())
     results = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
-    assert_equal(find_errors(matcher, masks=kind == "segm"), hotcoco_says(tmp_path, document, results, kind))
+    assert_equal(find_errors(matcher, masks=kind == "segm"), hotcoco_errors(tmp_path, document, results, kind))
 
 
 def tidecv_average(points, positives):
-    """The paper's code: 101 recalls as x / 100, the mean over categories with objects or detections, times 100."""
+    """Return AP by the paper's code: recalls x / 100, mean over categories with objects or detections, times 100."""
     figures = []
     for label, objects in enumerate(positives):
         here = sorted((point for point in points if point[0] == label), key=lambda point: -point[1])
@@ -80,7 +80,7 @@ def tidecv_average(points, positives):
 
 
 def tidecv_points(errors: Errors, fixed: Error | None):
-    """Label, score and truth of each detection; of equal scores the false ones first once something is fixed."""
+    """Return (label, score, whether true) of each detection; ties: false ones first once something is fixed."""
     matches, best = errors.matches, errors._best_on_unmatched
     points, right = [], []
     for i in np.lexsort((-matches.scores, matches.image_index)):
@@ -112,7 +112,7 @@ def test_equals_the_papers_code_with_its_mean(kind, shared_data):
 
 
 def by_hand() -> DetectionMatcher:
-    """Two cats and two dogs in an image; detections from the best on: see the test."""
+    """Return two cats and two dogs in an image, and detections in descending order of score (see the test)."""
     ground_truth = Objects.build(
         image_index=[0, 0, 0, 0],
         labels=[0, 0, 1, 1],
