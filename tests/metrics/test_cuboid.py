@@ -159,7 +159,7 @@ def test_crowds_need_no_cuboid_and_other_records_are_named():
         SimpleNamespace(**{**vars(scene), "ground_truth": replace(scene.ground_truth, cuboids=cuboids, is_crowd=crowd)})
     )
     assert 0 < result.figures["AP"] < 1
-    for broken, words in ((np.nan, "finite"), (-1.0, "sizes from 0 on")):
+    for broken, words in ((np.nan, "finite"), (-1.0, "sizes of 0 or more")):
         cuboids = scene.predictions.cuboids.copy()
         cuboids[7, 4] = broken
         with pytest.raises(DataError, match=rf"predictions\[7\] \(id \d+\)\.cuboids: expected {words}"):

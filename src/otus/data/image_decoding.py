@@ -139,6 +139,7 @@ def check_pixel_count(size_wh: tuple[int, int], name: str, max_pixels: int) -> N
     if width * height > max_pixels:
         raise ImageError(
             f"{width} x {height} = {width * height / 1e6:.0f} megapixels, the limit is {max_pixels / 1e6:.0f}",
-            file=name, remedy="scale it down or raise the limit: --max-pixels of otus predict, max_pixels of predict and
-            read_image", kind=_UNREADABLE,
+            file=name,
+            remedy="scale it down or raise the limit: --max-pixels of otus predict, max_pixels of predict and read_image",
+            kind=_UNREADABLE,
         )
