@@ -13,7 +13,7 @@ from otus.data.dataset import Dataset
 from otus.data.formats import coco
 from otus.data.formats.interface import Layout
 from otus.errors import DataError
-from otus.structures import Outline
+from otus.structures import SegmentationKind
 
 REAL = [
     "coco/annotations.json",
@@ -124,7 +124,11 @@ def test_every_field_has_its_place(tmp_path: Path) -> None:
     assert objects.labels.tolist() == [1, 0, 1]
     assert objects.is_crowd.tolist() == [True, False, False]
     assert objects.areas.tolist() == [3, 3.5, 1]  # of the mask, as stated, of the box
-    assert objects.segmentations.kinds.tolist() == [Outline.RLE, Outline.POLYGONS, Outline.NONE]
+    assert objects.segmentations.kinds.tolist() == [
+        SegmentationKind.RLE,
+        SegmentationKind.POLYGONS,
+        SegmentationKind.NONE,
+    ]
     assert objects.columns.keys() == {"difficult", "occluded", "predicted_iou", "crop_box"}
     assert objects.columns["difficult"].tolist() == [0, 1, 0]
     assert objects.columns["difficult"].dtype == np.int64

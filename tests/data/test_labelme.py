@@ -248,7 +248,7 @@ def test_what_is_written_comes_back(
         read_back.corners_xy if read_back.corners_xy is not None else np.full_like(corners, np.nan), corners
     )
     for row, outline in enumerate(outlines):
-        came = None if read_back.segmentations is None else read_back.segmentations.outline(row)
+        came = None if read_back.segmentations is None else read_back.segmentations.segmentation(row)
         if isinstance(outline, list):
             assert isinstance(came, list)
             assert [ring.tolist() for ring in came] == [ring.tolist() for ring in outline]

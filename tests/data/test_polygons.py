@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.ndimage import label
 
 from otus.data.formats.polygons import mask_to_polygons, object_polygons
-from otus.structures import Masks, Outline, Segmentations
+from otus.structures import Masks, SegmentationKind, Segmentations
 
 masks = arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
@@ -54,7 +54,7 @@ def test_polygons_are_kept_and_run_lengths_traced() -> None:
     triangle = np.array([[0.5, 0.5], [3.0, 0.5], [0.5, 2.0]])
     rle = Masks.from_dense(mask[None]).rle()[0]["counts"]
     outlines = Segmentations.build([[triangle, triangle + 1], rle, None])
-    assert outlines.kinds.tolist() == [Outline.POLYGONS, Outline.RLE, Outline.NONE]
+    assert outlines.kinds.tolist() == [SegmentationKind.POLYGONS, SegmentationKind.RLE, SegmentationKind.NONE]
     np.testing.assert_array_equal(
         [part.outer for part in object_polygons(outlines, 0, (4, 6))], [triangle, triangle + 1]
     )

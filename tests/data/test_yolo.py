@@ -13,7 +13,7 @@ from otus.data.formats.interface import Layout
 from otus.data.image_writing import write_image
 from otus.data.open import open_dataset
 from otus.errors import DataError
-from otus.structures import Categories, KeypointNames, Masks, Objects, Outline, Segmentations
+from otus.structures import Categories, KeypointNames, Masks, Objects, SegmentationKind, Segmentations
 
 YAML = "train: images/train\nnames: [cat, dog]\n"
 
@@ -62,7 +62,7 @@ def test_polygons_and_boxes_in_one_set(tmp_path: Path) -> None:
     outlines = objects.segmentations
     assert outlines is not None
     assert objects.corners_xy is None
-    assert outlines.kinds.tolist() == [Outline.POLYGONS, Outline.NONE, Outline.POLYGONS]
+    assert outlines.kinds.tolist() == [SegmentationKind.POLYGONS, SegmentationKind.NONE, SegmentationKind.POLYGONS]
     np.testing.assert_allclose(outlines.polygons(0)[0], [[20, 10], [60, 10], [60, 50]])
     assert outlines.polygons(1) == []
     np.testing.assert_allclose(outlines.polygons(2)[0], [[0, 0], [200, 0], [200, 100], [0, 100]])
@@ -354,7 +354,11 @@ def test_what_most_objects_have_is_written(tmp_path: Path) -> None:
     assert [(loss.kind, loss.object_id) for loss in losses] == [("keypoints", 1), ("areas", None)]
     back = objects_of(read_one(tmp_path / "target"))
     assert back.segmentations is not None
-    assert back.segmentations.kinds.tolist() == [Outline.POLYGONS, Outline.POLYGONS, Outline.NONE]
+    assert back.segmentations.kinds.tolist() == [
+        SegmentationKind.POLYGONS,
+        SegmentationKind.POLYGONS,
+        SegmentationKind.NONE,
+    ]
     np.testing.assert_allclose(back.boxes_xyxy, objects.boxes_xyxy, atol=1e-9)
 
 

@@ -231,7 +231,7 @@ def test_records_without_what_is_compared_are_named_or_left_out(protocol, field,
     found = replace(dataset.objects, scores=np.array([0.9, 0.8]))
     column = getattr(found, field)
     if value is None:
-        broken = Segmentations.build([column.outline(0), None])
+        broken = Segmentations.build([column.segmentation(0), None])
     else:
         broken = column.copy()
         broken[1] = value

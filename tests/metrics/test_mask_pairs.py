@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from otus.errors import DataError
 from otus.metrics.detection import _mask_kernels as kernels
 from otus.metrics.detection.mask_pairs import mask_areas
-from otus.structures import Masks, Objects, Outline, Segmentations
+from otus.structures import Masks, Objects, SegmentationKind, Segmentations
 
 codec = pytest.importorskip("pycocotools.mask", reason="pycocotools is the reference")
 
@@ -21,8 +21,8 @@ def rasterised(outlines: list, size_hw: tuple[int, int] = (HEIGHT, WIDTH)):
     """Return dense masks, boxes and areas of segmentations by the kernel."""
     columns = Segmentations.build(outlines)
     sizes = np.tile(size_hw, (len(outlines), 1)).astype(np.int64)
-    offsets, intervals, boxes, areas, problem = kernels.outline_intervals(
-        np.arange(len(outlines)), columns.kinds == Outline.RLE, columns.rings, columns.points, columns.points_xy,
+    offsets, intervals, boxes, areas, problem = kernels.segmentation_intervals(
+        np.arange(len(outlines)), columns.kinds == SegmentationKind.RLE, columns.rings, columns.points, columns.points_xy,
         columns.counts, columns.counts_bytes, sizes,
     )  # fmt: skip
     assert problem[1] == kernels.VALID
@@ -79,8 +79,8 @@ def test_iou_is_that_of_the_mask_api():
     def intervals(masks):
         columns = Segmentations.build([one["counts"] for one in Masks.from_dense(masks).rle()])
         sizes = np.tile([HEIGHT, WIDTH], (len(masks), 1)).astype(np.int64)
-        offsets, pixels, _, areas, _ = kernels.outline_intervals(
-            np.arange(len(masks)), columns.kinds == Outline.RLE, columns.rings, columns.points, columns.points_xy,
+        offsets, pixels, _, areas, _ = kernels.segmentation_intervals(
+            np.arange(len(masks)), columns.kinds == SegmentationKind.RLE, columns.rings, columns.points, columns.points_xy,
             columns.counts, columns.counts_bytes, sizes,
         )  # fmt: skip
         return offsets, pixels, areas
@@ -93,9 +93,9 @@ def test_iou_is_that_of_the_mask_api():
 @pytest.mark.parametrize("broken", [b"\xff", b"0", b"P", b"PPPPPPPPPPPPPPPPPPPPPPPPPPPPPP", b"oooo", b""])
 def test_broken_run_lengths_are_refused(broken):
     columns = Segmentations.build([broken])
-    *_, (faulty, code) = kernels.outline_intervals(
-        np.arange(1), columns.kinds == Outline.RLE, columns.rings, columns.points, columns.points_xy, columns.counts,
-        columns.counts_bytes, np.array([[HEIGHT, WIDTH]]),
+    *_, (faulty, code) = kernels.segmentation_intervals(
+        np.arange(1), columns.kinds == SegmentationKind.RLE, columns.rings, columns.points, columns.points_xy,
+        columns.counts, columns.counts_bytes, np.array([[HEIGHT, WIDTH]]),
     )  # fmt: skip
     assert faulty == 0
     assert code != kernels.VALID

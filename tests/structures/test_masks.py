@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 
 from otus.errors import ShapeError
-from otus.structures import Masks, Outline, Segmentations
+from otus.structures import Masks, SegmentationKind, Segmentations
 from otus.structures.boxes import clip
 
 masks = hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9).flatmap(lambda shape: hnp.arrays(bool, shape))
@@ -149,10 +149,15 @@ def test_segmentations_give_back_what_came():
     run_lengths = Masks.from_rle([[5, 3, 92]], (10, 10)).rle()[0]["counts"]
     outlines = [None, [square, square + 5], run_lengths, [square]]
     held = Segmentations.build(outlines)
-    assert held.kinds.tolist() == [Outline.NONE, Outline.POLYGONS, Outline.RLE, Outline.POLYGONS]
+    assert held.kinds.tolist() == [
+        SegmentationKind.NONE,
+        SegmentationKind.POLYGONS,
+        SegmentationKind.RLE,
+        SegmentationKind.POLYGONS,
+    ]
     assert [len(held.polygons(i)) for i in range(4)] == [0, 2, 0, 1]
-    assert held.outline(2) == run_lengths
-    np.testing.assert_array_equal(held.take([3, 1]).outline(1)[1], square + 5)
+    assert held.segmentation(2) == run_lengths
+    np.testing.assert_array_equal(held.take([3, 1]).segmentation(1)[1], square + 5)
     assert held.masks(range(4), (10, 10)).area().tolist() == [0, 32, 3, 16]
     assert held.masks([0], (10, 10)) is None
     assert held.masks([], (10, 10)) is None

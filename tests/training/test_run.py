@@ -343,7 +343,7 @@ def test_masks_or_keypoints_of_some_objects_are_enough(scenes: Dataset) -> None:
     assert objects is not None
     assert objects.segmentations is not None
     outlines = objects.segmentations
-    one = Segmentations.build(outlines.outline(i) if i == 3 else None for i in range(len(objects)))
+    one = Segmentations.build(outlines.segmentation(i) if i == 3 else None for i in range(len(objects)))
     crowds = replace(objects, segmentations=one, is_crowd=np.arange(len(objects)) == 3)
     whole = replace(objects, segmentations=None, amodal_segmentations=outlines)
     for some, boxes, name in (
@@ -371,7 +371,7 @@ def test_a_mask_head_that_nothing_teaches_is_said(scenes: Dataset) -> None:
     assert objects.segmentations is not None
     label = objects.labels[0]
     some = Segmentations.build(
-        None if objects.labels[i] == label else objects.segmentations.outline(i) for i in range(len(objects))
+        None if objects.labels[i] == label else objects.segmentations.segmentation(i) for i in range(len(objects))
     )
     said = system.warnings(replace(scenes, objects=replace(objects, segmentations=some)))
     assert f"no mask to learn from of {scenes.categories[label]}" in said[0]

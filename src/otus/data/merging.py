@@ -219,7 +219,7 @@ def _join(parts: Sequence[Objects], values: Sequence[Any]) -> Any:
         return None
     if isinstance(example, Segmentations):
         return Segmentations.build(
-            None if value is None else value.outline(i)
+            None if value is None else value.segmentation(i)
             for part, value in zip(parts, values, strict=True)
             for i in range(len(part))
         )

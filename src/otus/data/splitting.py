@@ -59,9 +59,11 @@ def fingerprint(dataset: Dataset, *, sizes: bool = True) -> str:
         for array in (objects.image_index, objects.labels, objects.boxes_xyxy, objects.is_crowd, objects.keypoints):
             if array is not None:
                 digest.update(np.ascontiguousarray(array).tobytes())
-        outlines = objects.segmentations
-        if outlines is not None:
-            digest.update(outlines.counts_bytes.tobytes() + np.ascontiguousarray(outlines.points_xy).tobytes())
+        segmentations = objects.segmentations
+        if segmentations is not None:
+            digest.update(
+                segmentations.counts_bytes.tobytes() + np.ascontiguousarray(segmentations.points_xy).tobytes()
+            )
     return digest.hexdigest()[:16]
 
 

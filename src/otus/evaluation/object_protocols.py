@@ -14,7 +14,7 @@ from otus.metrics.detection.required_fields import require_field
 from otus.metrics.detection.voc import VocProtocol
 from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.mismatches import lowest_score_threshold, mismatch_notes, score_threshold_notes
-from otus.structures import Categories, KeypointNames, Objects, Outline
+from otus.structures import Categories, KeypointNames, Objects, SegmentationKind
 from otus.structures.categories import COCO_PERSON_SIGMAS
 
 Rules = Callable[[Sequence[Kind], tuple[int, ...]], Mapping[str, DetectionProtocol[Result]]]
@@ -148,7 +148,7 @@ _RULES: Mapping[str, tuple[Rules, str | None]] = {
 
 def _count_masks(objects: Objects) -> int:
     """Return the number of objects with a mask."""
-    return 0 if objects.segmentations is None else int((objects.segmentations.kinds != Outline.NONE).sum())
+    return 0 if objects.segmentations is None else int((objects.segmentations.kinds != SegmentationKind.NONE).sum())
 
 
 def _obstacle(kind: Kind, truth: Objects, predictions: Objects) -> str | None:

@@ -225,10 +225,12 @@ def _click(pipeline: Any, dataset: "Dataset", options: Options, progress: Progre
 
 
 def _can_be_clicked(dataset: "Dataset") -> bool:
-    from otus.structures import Outline
+    from otus.structures import SegmentationKind
 
     outlines = None if dataset.objects is None else dataset.objects.segmentations
-    return dataset.semantic is not None or (outlines is not None and bool((outlines.kinds != Outline.NONE).any()))
+    return dataset.semantic is not None or (
+        outlines is not None and bool((outlines.kinds != SegmentationKind.NONE).any())
+    )
 
 
 def _has_semantic_maps(dataset: "Dataset") -> bool:

@@ -22,7 +22,7 @@ from otus.structures.maps import IGNORE, PanopticMap, Segment, SemanticMap, Sema
 from otus.structures.masks import Masks
 from otus.structures.objects import Objects
 from otus.structures.prompt import MaskCandidates, Prompt, PromptableMethod, Stroke
-from otus.structures.segmentations import Outline, Segmentations
+from otus.structures.segmentations import SegmentationKind, Segmentations
 
 __all__ = [
     "IGNORE",
@@ -34,11 +34,11 @@ __all__ = [
     "MaskCandidates",
     "Masks",
     "Objects",
-    "Outline",
     "PanopticMap",
     "Prompt",
     "PromptableMethod",
     "Segment",
+    "SegmentationKind",
     "Segmentations",
     "SemanticMap",
     "SemanticScores",

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from otus.errors import ShapeError
-from otus.structures.segmentations import Outline, Segmentations
+from otus.structures.segmentations import SegmentationKind, Segmentations
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class Objects:
         """(N,) which objects have a segmentation and are no crowds."""
         if self.segmentations is None:
             return np.zeros(len(self), dtype=bool)
-        return (self.segmentations.kinds != Outline.NONE) & ~self.is_crowd
+        return (self.segmentations.kinds != SegmentationKind.NONE) & ~self.is_crowd
 
     @property
     def has_keypoints(self) -> Bool[np.ndarray, "n"]:

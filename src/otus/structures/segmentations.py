@@ -15,8 +15,8 @@ from otus.errors import ShapeError
 from otus.structures.masks import Masks
 
 
-class Outline(IntEnum):
-    """How an object's segmentation is stored."""
+class SegmentationKind(IntEnum):
+    """The form in which an object's segmentation is stored."""
 
     NONE = 0
     POLYGONS = 1
@@ -30,7 +30,7 @@ class Segmentations:
     Parameters
     ----------
     kinds
-        (N,) values of :class:`Outline`.
+        (N,) values of :class:`SegmentationKind`.
     rings
         (N + 1,) offsets: object i has rings ``rings[i]`` to ``rings[i + 1]``.
     points
@@ -58,26 +58,26 @@ class Segmentations:
             )
 
     @classmethod
-    def build(cls, outlines: Iterable[bytes | Sequence[np.ndarray] | None]) -> "Segmentations":
+    def build(cls, values: Iterable[bytes | Sequence[np.ndarray] | None]) -> "Segmentations":
         """Make segmentations from one value per object: compressed run lengths (bytes), rings (P, 2), or None."""
         kinds: list[int] = []
         rings, points, counts = [0], [0], [0]
         arrays: list[np.ndarray] = []
         payload: list[bytes] = []
-        for outline in outlines:
-            if outline is None:
-                kinds.append(Outline.NONE)
-            elif isinstance(outline, bytes):
-                kinds.append(Outline.RLE)
-                payload.append(outline)
+        for value in values:
+            if value is None:
+                kinds.append(SegmentationKind.NONE)
+            elif isinstance(value, bytes):
+                kinds.append(SegmentationKind.RLE)
+                payload.append(value)
             else:
-                kinds.append(Outline.POLYGONS)
-                for ring in outline:
+                kinds.append(SegmentationKind.POLYGONS)
+                for ring in value:
                     array = np.asarray(ring, dtype=np.float64).reshape(-1, 2)
                     arrays.append(array)
                     points.append(points[-1] + len(array))
             rings.append(len(points) - 1)
-            counts.append(counts[-1] + (len(payload[-1]) if kinds[-1] == Outline.RLE else 0))
+            counts.append(counts[-1] + (len(payload[-1]) if kinds[-1] == SegmentationKind.RLE else 0))
         return cls(
             kinds=np.array(kinds, dtype=np.uint8),
             rings=np.array(rings, dtype=np.int64),
@@ -97,13 +97,13 @@ class Segmentations:
 
     def rle(self, index: int) -> bytes | None:
         """Return the compressed run lengths of one object; None if it is not stored as RLE."""
-        if self.kinds[index] != Outline.RLE:
+        if self.kinds[index] != SegmentationKind.RLE:
             return None
         return self.counts_bytes[self.counts[index] : self.counts[index + 1]].tobytes()
 
-    def outline(self, index: int) -> bytes | list[np.ndarray] | None:
+    def segmentation(self, index: int) -> bytes | list[np.ndarray] | None:
         """Return one object's segmentation in the form that :meth:`build` takes."""
-        if self.kinds[index] == Outline.POLYGONS:
+        if self.kinds[index] == SegmentationKind.POLYGONS:
             return self.polygons(index)
         return self.rle(index)
 
@@ -120,10 +120,10 @@ class Segmentations:
         counts: list[bytes] = []
         for i in objects:
             kind = self.kinds[i]
-            if kind == Outline.RLE:
+            if kind == SegmentationKind.RLE:
                 counts.append(self.rle(i) or b"")
                 continue
-            mask = Masks.from_polygons([self.polygons(i)], size_hw) if kind == Outline.POLYGONS else empty
+            mask = Masks.from_polygons([self.polygons(i)], size_hw) if kind == SegmentationKind.POLYGONS else empty
             counts.append(mask.rle()[0]["counts"])  # type: ignore[arg-type]
         return Masks.from_rle(counts, size_hw)
 

@@ -13,7 +13,7 @@ from pycocotools import mask as rle_codec
 
 from otus.data.dataset import Dataset
 from otus.metrics.detection.mask_pairs import mask_areas
-from otus.structures import Objects, Outline
+from otus.structures import Objects, SegmentationKind
 
 BOX_SLACK_PX = 1.0
 """Pixels that a box may extend beyond the image: formats of whole pixels round."""
@@ -141,7 +141,7 @@ def _masks(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
     segmentations = objects.segmentations
     if segmentations is None:
         return
-    for i in np.flatnonzero(segmentations.kinds != Outline.NONE).tolist():
+    for i in np.flatnonzero(segmentations.kinds != SegmentationKind.NONE).tolist():
         size_hw = dataset.images.size_hw(int(objects.image_index[i]))
         mask_box = _segmentation_box(objects, i, size_hw)
         if mask_box is None:
@@ -174,7 +174,7 @@ def _areas(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
     minimum, maximum = (sizes_wh.prod(axis=1) * fraction for fraction in BOX_SHARES)
     has_segmentation = np.zeros(len(objects), dtype=bool)
     if objects.segmentations is not None:
-        has_segmentation = objects.segmentations.kinds != Outline.NONE
+        has_segmentation = objects.segmentations.kinds != SegmentationKind.NONE
         with_segmentation = np.flatnonzero(has_segmentation & usable)
         for first in range(0, len(with_segmentation), _OBJECTS_PER_CHUNK):
             rows = with_segmentation[first : first + _OBJECTS_PER_CHUNK]
@@ -199,9 +199,9 @@ def _distances(mask_box: Float[np.ndarray, "4"], box: Float[np.ndarray, "4"]) ->
 
 def _segmentation_box(objects: Objects, index: int, size_hw: tuple[int, int]) -> Float[np.ndarray, "4"] | None:
     """Return the tight box of an object's segmentation, None if it is missing or empty."""
-    if objects.segmentations is None or objects.segmentations.kinds[index] == Outline.NONE:
+    if objects.segmentations is None or objects.segmentations.kinds[index] == SegmentationKind.NONE:
         return None
-    segmentation = objects.segmentations.outline(index)
+    segmentation = objects.segmentations.segmentation(index)
     if isinstance(segmentation, bytes):
         x, y, width, height = rle_codec.toBbox({"size": list(size_hw), "counts": segmentation})
         return np.array([x, y, x + width, y + height]) if width > 0 and height > 0 else None
@@ -227,7 +227,7 @@ def _duplicate_annotations(dataset: Dataset, objects: Objects) -> Iterator[Findi
 def _same_segmentation(objects: Objects, i: int, j: int) -> bool:
     if objects.segmentations is None:
         return True
-    a, b = objects.segmentations.outline(i), objects.segmentations.outline(j)
+    a, b = objects.segmentations.segmentation(i), objects.segmentations.segmentation(j)
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(np.array_equal(p, q) for p, q in zip(a, b, strict=True))
     return a == b

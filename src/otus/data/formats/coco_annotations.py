@@ -32,7 +32,7 @@ from otus.data.formats.json_reader.stream import RecordBatch
 from otus.data.formats.text_files import Int64, Number
 from otus.data.formats.unread_fields import UnreadFields
 from otus.errors import DataError, Report
-from otus.structures import BoxFormat, Objects, Outline, Segmentations, boxes
+from otus.structures import BoxFormat, Objects, SegmentationKind, Segmentations, boxes
 
 Four = tuple[Number, Number, Number, Number]
 
@@ -353,7 +353,9 @@ def _fill_in_missing(
     the box of all keypoints are used.
     """
     no_box, no_area = np.isnan(xywh[:, 0]), np.isnan(areas)
-    has_segmentation = np.zeros(len(xywh), dtype=bool) if segmentations is None else segmentations.kinds != Outline.NONE
+    has_segmentation = (
+        np.zeros(len(xywh), dtype=bool) if segmentations is None else segmentations.kinds != SegmentationKind.NONE
+    )
     from_segmentation = np.flatnonzero(has_segmentation & (no_box | (no_area & (not predictions))))
     for row in from_segmentation.tolist() if segmentations is not None else ():
         assert segmentations is not None
@@ -363,7 +365,7 @@ def _fill_in_missing(
         if masks is not None and no_box[row]:
             points = np.concatenate([masks.boxes_xyxy().reshape(2, 2), *segmentations.polygons(row)])
             first = (
-                2 if segmentations.kinds[row] == Outline.POLYGONS else 0
+                2 if segmentations.kinds[row] == SegmentationKind.POLYGONS else 0
             )  # the box of polygons is that of their points, not of the mask
             xywh[row] = _box_around(points[first:])
     if keypoints is not None:

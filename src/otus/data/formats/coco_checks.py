@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from otus.data.formats.json_reader.column_builders import SegmentationBuilder, segmentation_problem
 from otus.metrics.detection._rle_kernels import total_pixels
-from otus.structures import Outline
+from otus.structures import SegmentationKind
 
 _KINDS = {  # of faults, by field
     "image_id": "unknown_image",
@@ -92,10 +92,10 @@ class ObjectChecks:
         problems = (f"expected a width and a height of 0 or more, got {size}" for size in sizes)
         self.drop(inverted, field, problems)
 
-    def drop_wrong_rle(self, field: str, outlines: SegmentationBuilder, sizes_hw: Int[np.ndarray, "n 2"]) -> None:
+    def drop_wrong_rle(self, field: str, segmentations: SegmentationBuilder, sizes_hw: Int[np.ndarray, "n 2"]) -> None:
         """Drop RLEs whose size is not the image's, or whose runs do not add up to it."""
-        kinds, stated_hw, counts_bytes, offsets = outlines.run_lengths()
-        is_rle = kinds == Outline.RLE
+        kinds, stated_hw, counts_bytes, offsets = segmentations.run_lengths()
+        is_rle = kinds == SegmentationKind.RLE
         if not is_rle.any():
             return
         has_wrong_size = is_rle & (stated_hw != sizes_hw).any(axis=1)

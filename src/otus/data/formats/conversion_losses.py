@@ -10,7 +10,7 @@ from otus.data.dataset import Dataset
 from otus.data.formats.interface import ConversionLoss
 from otus.data.formats.paths import flat_names
 from otus.data.formats.polygons import object_polygons
-from otus.structures import KeypointNames, Objects, Outline
+from otus.structures import KeypointNames, Objects, SegmentationKind
 
 _Mask = Callable[[Objects], Any]
 
@@ -25,12 +25,12 @@ _OBJECT_FIELDS: tuple[tuple[str, str, _Mask], ...] = (
     (
         "amodal_outline",
         "its amodal segmentation",
-        lambda o: None if o.amodal_segmentations is None else o.amodal_segmentations.kinds != Outline.NONE,
+        lambda o: None if o.amodal_segmentations is None else o.amodal_segmentations.kinds != SegmentationKind.NONE,
     ),
     (
         "outline",
         "its segmentation",
-        lambda o: None if o.segmentations is None else o.segmentations.kinds != Outline.NONE,
+        lambda o: None if o.segmentations is None else o.segmentations.kinds != SegmentationKind.NONE,
     ),
 )
 
@@ -172,7 +172,7 @@ def _dataset_losses(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[tupl
         return KeypointNames(scheme.names)
 
     segmentations = None if objects is None else objects.segmentations
-    polygons = segmentations is not None and bool((segmentations.kinds == Outline.POLYGONS).any())
+    polygons = segmentations is not None and bool((segmentations.kinds == SegmentationKind.POLYGONS).any())
     as_pixels = {"outline", "holes", "parts"} <= can_hold
     losses = {
         "polygons": (

@@ -17,7 +17,7 @@ _ELLIPSE_POINTS = 64
 class DrawnShape:
     """One object of the image with index ``image``: its box, and the oriented box or segmentation that it encloses.
 
-    ``outline`` is a list of one ring (P, 2), or compressed run lengths.
+    ``segmentation`` is a list of one ring (P, 2), or compressed run lengths.
     """
 
     image: int
@@ -25,7 +25,7 @@ class DrawnShape:
     box_xyxy: Float[np.ndarray, "4"]
     area: float
     corners_xy: Float[np.ndarray, "4 2"] | None = None
-    outline: bytes | list[np.ndarray] | None = None
+    segmentation: bytes | list[np.ndarray] | None = None
 
 
 def box_shape(image: int, label: str, box_xyxy: Sequence[float]) -> DrawnShape:
@@ -45,7 +45,7 @@ def polygon_shape(image: int, label: str, ring: Float[np.ndarray, "p 2"]) -> Dra
     """Return a polygon; ValueError if it has fewer than three points."""
     if len(ring) < 3:
         raise ValueError(f"expected 3 or more points of a polygon, got {ring.tolist()}")
-    return DrawnShape(image, label, _enclosing_box(ring), polygon_area(ring), outline=[ring])
+    return DrawnShape(image, label, _enclosing_box(ring), polygon_area(ring), segmentation=[ring])
 
 
 def ellipse_shape(
@@ -64,7 +64,7 @@ def mask_shape(image: int, label: str, mask: Bool[np.ndarray, "h w"]) -> DrawnSh
     counts: Any = masks.rle()[0]["counts"]
     if not mask.any():
         raise ValueError("expected a mask with pixels, got an empty one")
-    return DrawnShape(image, label, masks.boxes_xyxy()[0], float(masks.area()[0]), outline=counts)
+    return DrawnShape(image, label, masks.boxes_xyxy()[0], float(masks.area()[0]), segmentation=counts)
 
 
 def _enclosing_box(points: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "4"]:
@@ -81,8 +81,8 @@ def shapes_to_objects(
         optional["corners_xy"] = np.array(
             [missing if shape.corners_xy is None else shape.corners_xy for shape in shapes]
         )
-    if any(shape.outline is not None for shape in shapes):
-        optional["segmentations"] = Segmentations.build([shape.outline for shape in shapes])
+    if any(shape.segmentation is not None for shape in shapes):
+        optional["segmentations"] = Segmentations.build([shape.segmentation for shape in shapes])
     return Objects.build(
         image_index=[shape.image for shape in shapes],
         labels=[categories.index(shape.label) for shape in shapes],

@@ -185,7 +185,7 @@ def _labels_of_other_splits(source: Path) -> set[str]:
 
 def _columns(by_image: list[list[LabelMeObject]], categories: Categories) -> Objects:
     objects = [instance for instances in by_image for instance in instances]
-    segmentations = [instance.outline for instance in objects]
+    segmentations = [instance.segmentation for instance in objects]
     flags = sorted({name for instance in objects for name in instance.flags if name != "crowd"})
     scores = np.array([instance.score for instance in objects])
     optional: dict[str, Any] = {}
@@ -193,7 +193,7 @@ def _columns(by_image: list[list[LabelMeObject]], categories: Categories) -> Obj
         optional["corners_xy"] = np.array(
             [np.full((4, 2), np.nan) if o.corners_xy is None else o.corners_xy for o in objects]
         )
-    if any(outline is not None for outline in segmentations):
+    if any(segmentation is not None for segmentation in segmentations):
         optional["segmentations"] = Segmentations.build(segmentations)
     if categories.keypoints:
         optional["keypoints"] = _keypoints(objects, categories)

@@ -65,7 +65,7 @@ class LabelMeObject:
     label: str
     box_xyxy: Float[np.ndarray, "4"]
     area: float
-    outline: bytes | list[np.ndarray] | None
+    segmentation: bytes | list[np.ndarray] | None
     corners_xy: Float[np.ndarray, "4 2"] | None
     keypoints: dict[str, tuple[float, float, float]]
     flags: dict[str, bool]
@@ -256,11 +256,11 @@ def _pixel_corners(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "2 2"]:
 
 def _finish(group: _Group, label: str) -> LabelMeObject:
     mask = None
-    outline: bytes | list[np.ndarray] | None = group.rings or None
+    segmentation: bytes | list[np.ndarray] | None = group.rings or None
     if group.masks:
         polygon_masks = Masks.from_polygons([group.rings] if group.rings else [], size_hw=group.masks[0].shape)
         mask = np.logical_or.reduce([*group.masks, *polygon_masks])
-        outline = Masks.from_dense(mask[None]).rle()[0]["counts"]  # type: ignore[assignment]
+        segmentation = Masks.from_dense(mask[None]).rle()[0]["counts"]  # type: ignore[assignment]
     rings = group.rings if group.corners is None else [*group.rings, group.corners]
     box = enclosing_box(rings, mask) if group.box is None else group.box
     if mask is not None:
@@ -269,4 +269,4 @@ def _finish(group: _Group, label: str) -> LabelMeObject:
         area = sum(polygon_area(ring) for ring in group.rings or rings)
     else:
         area = float((box[2] - box[0]) * (box[3] - box[1]))
-    return LabelMeObject(label, box, area, outline, group.corners, group.keypoints, group.flags, group.score)
+    return LabelMeObject(label, box, area, segmentation, group.corners, group.keypoints, group.flags, group.score)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from otus._numba import kernel
-from otus.structures import Masks, Outline, Segmentations
+from otus.structures import Masks, SegmentationKind, Segmentations
 
 # Steps right, down, left and up on the screen to the next corner, with the object on the right-hand side.
 _STEP_X, _STEP_Y = (1, 0, -1, 0), (0, 1, 0, -1)
@@ -82,7 +82,7 @@ def clip_polygon(ring: Float[np.ndarray, "p 2"], size_wh: Float[np.ndarray, "2"]
 
 def object_polygons(segmentations: Segmentations, index: int, size_hw: tuple[int, int]) -> list[Polygon]:
     """Return the polygons of one object: as stored, or traced from its RLE."""
-    if segmentations.kinds[index] == Outline.POLYGONS:
+    if segmentations.kinds[index] == SegmentationKind.POLYGONS:
         return [Polygon(ring) for ring in segmentations.polygons(index)]
     counts = segmentations.rle(index)
     return [] if counts is None else mask_to_polygons(Masks.from_rle([counts], size_hw).dense()[0])

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 
 from otus.data.formats.text_files import LabelLine, parse_numbers
 from otus.errors import Report
-from otus.structures import BoxFormat, Categories, Objects, Outline, Segmentations
+from otus.structures import BoxFormat, Categories, Objects, SegmentationKind, Segmentations
 from otus.structures.boxes import convert
 
 _MAX_FRACTION = 2.0  # numbers outside -1..2 are pixels, not fractions
@@ -145,7 +145,7 @@ def _assemble(
             corners_xy = points.reshape(-1, 4, 2)
         else:
             segmentations = Segmentations(
-                kinds=np.where(columns.is_polygon, Outline.POLYGONS, Outline.NONE).astype(np.uint8),
+                kinds=np.where(columns.is_polygon, SegmentationKind.POLYGONS, SegmentationKind.NONE).astype(np.uint8),
                 rings=np.concatenate([[0], np.cumsum(columns.is_polygon)]),
                 points=np.concatenate([[0], ends // 2]),
                 points_xy=points,

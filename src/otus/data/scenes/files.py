@@ -88,7 +88,7 @@ def _objects(scenes: list[Instances]) -> Objects:
     def joined(name: str) -> np.ndarray:
         return np.concatenate([getattr(instances, name) for instances in scenes])
 
-    def outlines(name: str) -> Segmentations:
+    def segmentations(name: str) -> Segmentations:
         return Segmentations.build(rle["counts"] for instances in scenes for rle in getattr(instances, name).rle())
 
     return Objects.build(

@@ -21,7 +21,7 @@ from otus.errors import UsageError
 from otus.metrics.detection.coco import AreaRange, CocoProtocol
 from otus.metrics.detection.mask_pairs import mask_areas, mask_pairs
 from otus.metrics.detection.pairs import Pairs, RankedDetections, box_pairs
-from otus.structures import Objects, Outline, Segmentations, boxes
+from otus.structures import Objects, SegmentationKind, Segmentations, boxes
 
 AmodalKind = Literal["bbox", "segm"]
 
@@ -99,7 +99,9 @@ def occlusion_rates(objects: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
         amodal = boxes.area(objects.amodal_boxes_xyxy)
         rates = _hidden_fraction(boxes.area(objects.boxes_xyxy), amodal, rates)
     if objects.amodal_segmentations is not None and objects.segmentations is not None and sizes_hw is not None:
-        has_masks = (objects.amodal_segmentations.kinds != Outline.NONE) & (objects.segmentations.kinds != Outline.NONE)
+        has_masks = (objects.amodal_segmentations.kinds != SegmentationKind.NONE) & (
+            objects.segmentations.kinds != SegmentationKind.NONE
+        )
         rows = np.flatnonzero(has_masks)
         with_masks = objects.take(rows)
         visible, amodal = (
@@ -128,9 +130,9 @@ def _with_amodal(objects: Objects) -> Objects:
     segmentations = objects.amodal_segmentations
     if segmentations is None:
         return objects
-    visible, is_amodal = objects.segmentations, segmentations.kinds != Outline.NONE
+    visible, is_amodal = objects.segmentations, segmentations.kinds != SegmentationKind.NONE
     if visible is not None and not is_amodal.all():
         segmentations = Segmentations.build(
-            (segmentations if is_amodal[row] else visible).outline(row) for row in range(len(objects))
+            (segmentations if is_amodal[row] else visible).segmentation(row) for row in range(len(objects))
         )
     return replace(objects, segmentations=segmentations)

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Int
 
-from otus.structures import Objects, Outline, Segmentations
+from otus.structures import Objects, SegmentationKind, Segmentations
 
 COLUMN = "ignored"
 
@@ -56,11 +56,11 @@ def complete_regions(objects: Objects) -> Objects:
     is_region = ignore_regions(objects)
     changes: dict[str, object] = {}
     segmentations, corners_xy = objects.segmentations, objects.corners_xy
-    if segmentations is not None and (is_region & (segmentations.kinds == Outline.NONE)).any():
+    if segmentations is not None and (is_region & (segmentations.kinds == SegmentationKind.NONE)).any():
         boxes = _corners(objects)
-        lacks_segmentation = (is_region & (segmentations.kinds == Outline.NONE)).tolist()
+        lacks_segmentation = (is_region & (segmentations.kinds == SegmentationKind.NONE)).tolist()
         changes["segmentations"] = Segmentations.build(
-            [boxes[row]] if lacks else segmentations.outline(row) for row, lacks in enumerate(lacks_segmentation)
+            [boxes[row]] if lacks else segmentations.segmentation(row) for row, lacks in enumerate(lacks_segmentation)
         )
     if corners_xy is not None and is_region.any():
         missing = is_region & np.isnan(corners_xy).any(axis=(1, 2))

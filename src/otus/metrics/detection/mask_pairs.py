@@ -14,7 +14,7 @@ from otus.metrics.detection import _mask_kernels as kernels
 from otus.metrics.detection import _pair_kernels as box_kernels
 from otus.metrics.detection._rle_kernels import total_pixels
 from otus.metrics.detection.pairs import Pairs, RankedDetections
-from otus.structures import Objects, Outline, Segmentations, boxes
+from otus.structures import Objects, SegmentationKind, Segmentations, boxes
 
 _CHUNK = 4096
 """Number of detections whose pixel intervals are in memory together."""
@@ -124,7 +124,7 @@ class _Intervals(NamedTuple):
         cls, objects: Objects, rows: Int[np.ndarray, "n"], sizes_hw: Int[np.ndarray, "m 2"], side: str
     ) -> "_Intervals":
         segmentations = objects.segmentations or Segmentations.build([])
-        missing = segmentations.kinds[rows] == Outline.NONE
+        missing = segmentations.kinds[rows] == SegmentationKind.NONE
         if missing.any():
             record = int(rows[np.argmax(missing)])
             raise DataError(
@@ -134,7 +134,7 @@ class _Intervals(NamedTuple):
             )
         *arrays, (faulty, code) = kernels.segmentation_intervals(
             rows,
-            segmentations.kinds == Outline.RLE,
+            segmentations.kinds == SegmentationKind.RLE,
             segmentations.rings,
             segmentations.points,
             segmentations.points_xy,

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from otus.errors import DataError, UsageError
-from otus.structures import Objects, Outline
+from otus.structures import Objects, SegmentationKind
 
 _OPTIONAL = ("amodal_boxes_xyxy",)  # an object without an amodal box is not occluded
 
@@ -35,7 +35,7 @@ def require_field(
         return objects
     numbers: Float[np.ndarray, "n v"]
     if field == "segmentations":
-        numbers = np.where(objects.segmentations.kinds != Outline.NONE, 0.0, np.nan)[:, None]  # type: ignore[union-attr]
+        numbers = np.where(objects.segmentations.kinds != SegmentationKind.NONE, 0.0, np.nan)[:, None]  # type: ignore[union-attr]
     else:
         numbers = values.reshape(len(objects), math.prod(values.shape[1:]))
     is_finite: Bool[np.ndarray, "n"] = np.isfinite(numbers).all(axis=1)

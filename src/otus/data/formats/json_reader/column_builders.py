@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from pycocotools import mask as rle_codec
 
-from otus.structures import Outline, Segmentations
+from otus.structures import SegmentationKind, Segmentations
 from otus.structures.segmentations import gather, offsets_of
 
 
@@ -123,11 +123,11 @@ class SegmentationBuilder:
             if not segmentation:
                 continue
             if isinstance(segmentation, list):
-                kinds[i], ring_counts[i] = Outline.POLYGONS, len(segmentation)
+                kinds[i], ring_counts[i] = SegmentationKind.POLYGONS, len(segmentation)
                 rings += segmentation
             else:
                 counts = _compressed(segmentation)
-                kinds[i], byte_counts[i], sizes_hw[i] = Outline.RLE, len(counts), segmentation.size
+                kinds[i], byte_counts[i], sizes_hw[i] = SegmentationKind.RLE, len(counts), segmentation.size
                 rle_bytes.append(counts)
         self._kinds.extend(kinds)
         self._ring_counts.extend(ring_counts)
