@@ -166,7 +166,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         if state.step == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(RunState, "count_step", counted)
+    monkeypatch.setattr(RunState, "record_step", counted)
 
 
 def main(folder: str, scenes: str, options: str) -> None:

@@ -229,10 +229,10 @@ class Dataset:
             return Instances.empty(size_hw, self.categories)
         rows = slice(int(self._first_rows[index]), int(self._first_rows[index + 1]))
 
-        def cut(column: np.ndarray | None) -> np.ndarray | None:
+        def slice_column(column: np.ndarray | None) -> np.ndarray | None:
             return None if column is None else column[rows]
 
-        def cut_masks(segmentations: Segmentations | None) -> Any:
+        def slice_masks(segmentations: Segmentations | None) -> Any:
             return None if segmentations is None else segmentations.masks(range(rows.start, rows.stop), size_hw)
 
         corners = slice_column(objects.corners_xy)

@@ -70,7 +70,7 @@ def list_images(
         raise DataError("expected a folder of images", file=folder, remedy="check the path")
     images: list[Path] = []
 
-    def locked(error: OSError) -> None:
+    def report_unreadable(error: OSError) -> None:
         problem = f"cannot be read: {error.strerror}"
         report(ImageError(problem, file=error.filename, remedy="change its permissions", kind="unreadable_image"))
 

@@ -178,7 +178,7 @@ def remap_panoptic_categories(dataset: Dataset, categories: Categories) -> Datas
             remedy="leave them out, or add a data set with these categories",
         )
 
-    def moved(segment: Segment) -> Segment:
+    def relabel(segment: Segment) -> Segment:
         return replace(segment, label=int(lookup[segment.label]))
 
     segments = tuple(tuple(map(relabel, of_image)) for of_image in panoptic.segments)

@@ -293,7 +293,7 @@ def read_categories(file: Path, records: list[tuple[int, Category]], report: Rep
 
 
 def _keypoint_names(category: Category) -> KeypointNames:
-    def from_zero(pairs: list[tuple[int, int]] | None) -> tuple[tuple[int, int], ...]:
+    def to_zero_based(pairs: list[tuple[int, int]] | None) -> tuple[tuple[int, int], ...]:
         return tuple((a - 1, b - 1) for a, b in pairs or ())
 
     return KeypointNames(

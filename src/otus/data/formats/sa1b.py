@@ -115,7 +115,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     starting_files: list[Path] = []
     count = 0
 
-    def place(index: int) -> tuple[Path, str]:
+    def locate(index: int) -> tuple[Path, str]:
         k = bisect_right(starts, index) - 1
         return starting_files[k], f"annotations[{index - starts[k]}]"
 

@@ -45,7 +45,7 @@ def parse(file: Path) -> ElementTree.Element:
     """Parse an XML file; document type declarations are rejected, since entities can expand without bound."""
     builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate("utf-8")  # whatever encoding the file declares
 
-    def refuse(*_: object) -> None:
+    def reject_doctype(*_: object) -> None:
         raise DataError(
             "has a document type declaration", file=file, remedy="VOC files have none: remove the line <!DOCTYPE …>"
         )

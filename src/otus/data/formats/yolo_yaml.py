@@ -135,7 +135,7 @@ def read_description(source: Path, *, allow_outside: bool = False) -> YoloDescri
         return _read_darknet(source)
     content = load_yaml(source)
 
-    def resolved(value: object, folder: Path, where: str) -> Path:
+    def resolve(value: object, folder: Path, where: str) -> Path:
         if not isinstance(value, str | None):
             raise DataError(f"expected a path, got {short(value)}", file=source, where=where, remedy="write a string")
         if value and value.startswith("../") and not os.path.exists(folder / value):

@@ -85,7 +85,7 @@ def _save_map(sample: Sample, folder: Path) -> Path:
 
 
 def _objects(scenes: list[Instances]) -> Objects:
-    def joined(name: str) -> np.ndarray:
+    def concatenated(name: str) -> np.ndarray:
         return np.concatenate([getattr(instances, name) for instances in scenes])
 
     def segmentations(name: str) -> Segmentations:
