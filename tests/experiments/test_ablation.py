@@ -68,7 +68,7 @@ def test_each_value_is_trained_with_each_seed(data: Path, tmp_path: Path, monkey
     command += ["--precision", "exact", "--out", out]
     done = CliRunner().invoke(app, [*map(str, command), "--json"])
     assert done.exit_code == 0, done.stderr
-    assert "the splits train and val are taken" in done.stderr
+    assert "using the splits train and val" in done.stderr
     document = json.loads(done.stdout)
     assert (document["varied"], document["seeds"], document["images"]) == ("upsampling", 2, 2)
     assert [one["name"] for one in document["variants"]] == ["nearest", "max-unpooling"]
@@ -99,14 +99,14 @@ def test_each_value_is_trained_with_each_seed(data: Path, tmp_path: Path, monkey
         assert f"{one['mean']:.3f} ± {one['deviation']:.3f}" in page
         assert f"{one['mean']:.3f} ± {one['deviation']:.3f}" in text
     crop = read_image(out / "crop.png")
-    assert crop.shape[1] > 3 * 256  # the image over the truth, and two variants beside them
+    assert crop.shape[1] > 3 * 256  # the image above the ground truth, and two variants beside them
     assert read_image(out / "ablation.png").std() > 5
 
-    for name in ("_train", "_judge"):
+    for name in ("_train", "_evaluate"):
         monkeypatch.setattr(comparison, name, lambda *arguments, **options: pytest.fail("computed again"))
     done = CliRunner().invoke(app, list(map(str, command)))
     assert done.exit_code == 0, done.stderr
-    assert "nearest, seed 5: kept from before" in done.stderr
+    assert "nearest, seed 5: already done" in done.stderr
     assert "No order is claimed" in done.stdout
 
 
@@ -148,12 +148,12 @@ def test_values_are_those_of_the_builders_types() -> None:
 
 def test_combinations_that_a_model_refuses_are_left_out_and_said() -> None:
     said: list[str] = []
-    variants = variants_of("tiny", {"upsampling": [], "downsampling": ["strided-convolution"]}, say=said.append)
+    variants = variants_of("tiny", {"upsampling": [], "downsampling": ["strided-convolution"]}, log=said.append)
     assert [one.arguments["upsampling"] for one in variants] == [
         kind for kind in UPSAMPLINGS if kind != "max-unpooling"
     ]
     assert len(said) == 1
-    assert "left out: upsampling: max-unpooling needs a max pooling" in said[0]
+    assert "skipped: upsampling: max-unpooling needs a max pooling" in said[0]
     both = variants_of("sliding_window_segmenter", {"shared": ["True"]})
     assert [(one.label, one.arguments) for one in both] == [("sliding_window_segmenter, shared=True", {"shared": True})]
 
@@ -166,7 +166,7 @@ def test_what_cannot_be_varied(data: Path, tmp_path: Path) -> None:
         ablate(["tiny"], data, vary={"upsamplin": []}, **options)
     with pytest.raises(UsageError, match=r"upsampling: expected bed-of-nails, .*got 'nearst'; did you mean 'nearest'"):
         ablate(["tiny"], data, vary={"upsampling": ["nearst"]}, **options)
-    with pytest.raises(UsageError, match="expected two variants or more to compare, got tiny, nearest"):
+    with pytest.raises(UsageError, match="expected at least two variants to compare, got tiny, nearest"):
         ablate(["tiny"], data, vary={"upsampling": ["nearest"]}, **options)
     with pytest.raises(UsageError, match="seeds: expected at least one, got 0"):
         ablate(["tiny"], data, vary={"upsampling": []}, seeds=0, **options)

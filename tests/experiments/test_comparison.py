@@ -78,7 +78,7 @@ def test_models_are_trained_loaded_judged_and_kept(data: Path, tmp_path: Path, m
     assert float(rows[1]["AP50"]) == pytest.approx(other["AP50"])
     record = json.loads((out / "run.json").read_text())
     assert record["files"] == [f"{i:03d}.png" for i in range(4)]
-    assert record["settings"]["budget_minutes"] == 0.02
+    assert record["settings"]["minutes"] == 0.02
     page = (out / "index.html").read_text()
     for image in out.glob("images/*.jpg"):
         assert f"images/{image.name}" in page
@@ -91,12 +91,12 @@ def test_models_are_trained_loaded_judged_and_kept(data: Path, tmp_path: Path, m
     def never(*arguments, **options):
         raise AssertionError("computed again")
 
-    for name in ("_train", "_judge"):
+    for name in ("_train", "_evaluate"):
         monkeypatch.setattr(comparison, name, never)
     code, again, stderr = otus_compare(data / "train", *arguments, "--json")
     assert code == 0
     assert json.loads(again) == document
-    assert "tiny: kept from before" in stderr
+    assert "tiny: already done" in stderr
     code, shown, _ = otus_compare(data / "train", *arguments)
     assert "4 images, protocol coco bbox" in shown
 
@@ -127,7 +127,7 @@ def test_without_other_images_a_share_is_kept_aside(data: Path, tmp_path: Path) 
     out = tmp_path / "table"
     code, _, stderr = otus_compare(data / "train", "--models", "tiny", "--minutes", 0.02, "--out", out)
     assert code == 0, stderr
-    assert "0.2 of the images is kept aside" in stderr
+    assert "holding out 0.2 of the images for evaluation" in stderr
     judged = json.loads((out / "run.json").read_text())["files"]
     assert len(judged) == 2
     (config,) = out.glob("runs/detection/*/config.json")
@@ -141,7 +141,7 @@ def test_what_cannot_be_compared(data: Path, tmp_path: Path) -> None:
     options = {"out": tmp_path, "settings": QUICK}
     with pytest.raises(UsageError, match="tiny has no trained weights"):
         compare(["tiny"], data / "val", **options)
-    with pytest.raises(UsageError, match="has no images with objects or categories to judge by"):
+    with pytest.raises(UsageError, match="has no images with objects or categories to evaluate on"):
         compare(["classifier_vgg16"], data / "val", **options)
     with pytest.raises(UsageError, match="there is no file nowhere"):
         Contender.parse("tiny=nowhere")

@@ -88,7 +88,7 @@ def test_the_command_measures_all_and_goes_on_where_it_stopped(
 ) -> None:
     command = ["benchmark", "lineage", *images, "--small", "--proposals", "30", "--precision", "exact"]
     command += ["--out", str(tmp_path / "kept")]
-    original, calls = lineage._stages, []
+    original, calls = lineage._detect, []
 
     def stopping(predictor, *arguments):
         calls.append(predictor.name)
@@ -96,7 +96,7 @@ def test_the_command_measures_all_and_goes_on_where_it_stopped(
             raise KeyboardInterrupt
         return original(predictor, *arguments)
 
-    monkeypatch.setattr(lineage, "_stages", stopping)
+    monkeypatch.setattr(lineage, "_detect", stopping)
     assert CliRunner().invoke(app, command).exit_code == 130
     assert len(list((tmp_path / "kept").glob("*.json"))) == 3
     result = CliRunner().invoke(app, [*command, "--json"])

@@ -47,7 +47,7 @@ def compare_models(
     settings = make_settings(dataclasses.asdict(TRAINING) | {"precision": fastest} | training)
     names = [name.strip() for name in models]
     with progress_bar("predicting") as count:
-        options |= {"say": lambda text: typer.echo(f"otus: {text}", err=True), "progress": count}
+        options |= {"log": lambda text: typer.echo(f"otus: {text}", err=True), "progress": count}
         if vary is None:
             comparison = compare(names, data, minutes=minutes, settings=settings, **options)
         else:

@@ -50,8 +50,10 @@ VAL_FRACTION = 0.2
 """Default fraction of the images that is held out for evaluation."""
 _TIMED_IMAGES = 8
 _SHOWN_IMAGES = 4
-_AFTER = frozenset({"postprocess", "undo"})
-Say = Callable[[str], None]
+_AFTER_NETWORK = frozenset({"postprocess", "undo"})
+"""Stages that count as ``after`` the network."""
+Log = Callable[[str], None]
+"""Called with a line of text that describes the current stage."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,13 @@ class Contender:
     model
         Name of the model in the zoo.
     weights
-        File of weights (default: published or packaged weights, or training).
+        File of weights (default: the model is trained, or its packaged or published weights are loaded).
     label
         Name of the row in the table (default: the model's name).
     arguments
-        Arguments of the model's builder, for its training (default: the model's own).
+        Arguments of the model's builder, if it is trained (default: the model's own).
     settings
-        Settings of its training (default: those of the comparison).
+        Training settings (default: those of the comparison).
     """
 
     model: str
@@ -80,9 +82,10 @@ class Contender:
 
     @classmethod
     def parse(cls, text: str) -> "Contender":
-        """Parse ``NAME``, ``FILE`` or ``LABEL=FILE`` of a checkpoint that records its model, or ``NAME=FILE``.
+        """Parse ``NAME``, ``FILE``, ``LABEL=FILE`` or ``NAME=FILE``.
 
-        The folder of a training run stands for its best weights.
+        ``NAME`` is a model of the zoo, ``FILE`` a checkpoint or the folder of a training run (its best weights). A
+        checkpoint that does not record its model needs ``NAME``.
 
         Raises
         ------
@@ -105,7 +108,7 @@ class Contender:
         if weights is not None:
             builder = read_weights_file(weights).builder
             if builder is None:
-                raise UsageError(f"models: {text} does not say of which model it is: write NAME={text}")
+                raise UsageError(f"models: {text} does not record its model: write NAME={text}")
             return cls(builder, weights)
         if "/" in text or Path(text).suffix:
             raise UsageError(f"models: there is no file {text}")
@@ -127,7 +130,7 @@ def compare(
     split: str | None = None,
     val_split: str | None = None,
     out: str | Path = "otus-compare",
-    say: Say = lambda text: None,
+    log: Log = lambda text: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Train or load models, evaluate them on the same images, and write the table.
@@ -141,12 +144,12 @@ def compare(
         Training data; also the evaluation data if no model is trained and neither ``val`` nor ``val_split`` is given.
     val, val_split
         Evaluation data: ``val`` is another path or the fraction of ``data`` to hold out, ``val_split`` the name of a
-        split. Default, if a model is trained: the split ``val`` beside ``train``, else a fifth of ``data``. They select
-        nothing: the last weights are evaluated.
+        split. Default, if a model is trained: the split ``val`` if ``data`` has the splits ``train`` and ``val``, else a
+        fifth of ``data``. The last weights of a training are evaluated, so these images do not select a checkpoint.
     minutes
         Training time of each model. Backbones start from ImageNet weights if these are available.
     settings
-        Settings of the training.
+        Training settings.
     image_size
         Longer side of the training images in pixels (default: the model's own).
     limit
@@ -154,15 +157,18 @@ def compare(
     precision
         Precision of prediction, see :class:`~otus.inference.predictor.Predictor`.
     out
-        Folder of the comparison; results that it already has are not computed again. Predictions of each model are
+        Folder of the comparison; results that it already has are not computed again. Predicted objects of each model are
         written to ``predictions`` as COCO results, for ``otus compare --predictions`` and ``otus explain errors``.
-    say, progress
-        Called with a description of each stage, and with the numbers of predicted and of all images.
+    log
+        Called with a description of each stage.
+    progress
+        Called with the numbers of predicted and of all images.
 
     Raises
     ------
     UsageError
-        If a model has neither weights nor training time, or the data have no labels to evaluate with.
+        If a model has neither weights nor training time, models have different tasks, or the data lack the labels to
+        evaluate with.
     KeyboardInterrupt
         If a training is interrupted; the same call resumes it.
     """
@@ -172,161 +178,181 @@ def compare(
         raise UsageError(f"limit: expected at least one image, got {limit}")
     device = choose_device(settings.device)
     choose_precision(precision, device)  # fail before anything is trained
-    contenders = [one if isinstance(one, Contender) else Contender.parse(one) for one in models if one]
+    contenders = [model if isinstance(model, Contender) else Contender.parse(model) for model in models if model]
     if not contenders:
         raise UsageError("models: expected at least one name or file of weights")
     task = model_entry(contenders[0].model).task
-    for one in contenders[1:]:
-        other = model_entry(one.model).task
-        if other.protocol != task.protocol:
-            first = contenders[0].model
+    for contender in contenders[1:]:
+        other_task = model_entry(contender.model).task
+        if other_task.protocol != task.protocol:
             raise UsageError(
-                f"models: {first} predicts {task.predicts}, {one.model} {other.predicts}: name models of one task"
+                f"models: expected models of the same task, but {contenders[0].model} predicts {task.predicts}, "
+                f"and {contender.model} {other_task.predicts}"
             )
-    trains = minutes is not None
-    trained = [one for one in contenders if one.weights is None and (trains or one.settings is not None)]
-    if trained and val is None and val_split is None and split is None and has_two_splits(data, format):
+    to_train = [
+        contender
+        for contender in contenders
+        if contender.weights is None and (minutes is not None or contender.settings is not None)
+    ]
+    if to_train and val is None and val_split is None and split is None and has_two_splits(data, format):
         split, val_split = "train", "val"
-        say("the splits train and val are taken; --split, --val-split and --val name others")
-    elif trained and val is None and val_split is None:
+        log("using the splits train and val; to change this, give --split, --val-split or --val")
+    elif to_train and val is None and val_split is None:
         val = VAL_FRACTION
-        say(f"a share of {val:g} of the images is kept aside to judge on; --val and --val-split name others")
-    learned, judged_on, whole = _material(
-        data, val, format=format, split=split, val_split=val_split, learns=bool(trained)
+        log(f"holding out {val:g} of the images for evaluation; to change this, give --val or --val-split")
+    train_set, val_set, full_set = _open_data(
+        data, val, format=format, split=split, val_split=val_split, needs_training=bool(to_train)
     )
-    if learned is not None:  # models without the heads that the data have no labels for
-        names = {one.model: trainable_model(one.model, learned, boxes=settings.boxes) for one in trained}
-        for line in dict.fromkeys(line for _, lines in names.values() for line in lines):
-            say(line)
-        fitting = {one: dataclasses.replace(one, model=names[one.model][0]) for one in trained}
-        contenders, trained = [fitting.get(one, one) for one in contenders], list(fitting.values())
-    if not protocol_of(task.protocol).labels.in_dataset(judged_on) or not len(judged_on):
-        raise UsageError(f"{whole.source}: has no images with {task.labels.what} to judge by")
-    if limit is not None and limit < len(judged_on):
-        judged_on = judged_on.select(np.linspace(0, len(judged_on) - 1, limit).round().astype(int))
-    place = {file: index for index, file in enumerate(whole.images.files)}
-    place_in_whole = np.array([place[file] for file in judged_on.images.files], dtype=int)
+    if train_set is not None:  # replace models with heads that the data have no labels for
+        variants = {
+            contender.model: trainable_model(contender.model, train_set, boxes=settings.boxes) for contender in to_train
+        }
+        for line in dict.fromkeys(line for _, lines in variants.values() for line in lines):
+            log(line)
+        replaced = {
+            contender: dataclasses.replace(contender, model=variants[contender.model][0]) for contender in to_train
+        }
+        contenders = [replaced.get(contender, contender) for contender in contenders]
+        to_train = list(replaced.values())
+    if not protocol_of(task.protocol).labels.in_dataset(val_set) or not len(val_set):
+        raise UsageError(f"{full_set.source}: has no images with {task.labels.what} to evaluate on")
+    if limit is not None and limit < len(val_set):
+        val_set = val_set.select(np.linspace(0, len(val_set) - 1, limit).round().astype(int))
+    index_of = {file: index for index, file in enumerate(full_set.images.files)}
+    full_index = np.array([index_of[file] for file in val_set.images.files], dtype=int)
     folder = Path(out)
     common = {
         "device": str(device),
         "precision": precision,
-        "judged_on": fingerprint(judged_on),
-        "learned": None if learned is None else fingerprint(learned),
+        "judged_on": fingerprint(val_set),
+        "learned": None if train_set is None else fingerprint(train_set),
     }
     training = {"data": data, "format": format, "split": split, "val": val if isinstance(val, float) else None}
     training |= {} if image_size is None else {"image_size": image_size}
     rows = []
-    for one in contenders:
-        own = None
-        if one in trained:
-            own = with_default_lr(one.settings or dataclasses.replace(settings, minutes=minutes), one.model)
-        weights = one.weights
-        if weights is None and own is None:
-            weights = read_weights(None, model=one.model).source
+    for contender in contenders:
+        model, label = contender.model, contender.label
+        train_settings = None
+        if contender in to_train:
+            train_settings = contender.settings or dataclasses.replace(settings, minutes=minutes)
+            train_settings = with_default_lr(train_settings, model)
+        weights = contender.weights
+        if weights is None and train_settings is None:
+            weights = read_weights(None, model=model).source
         key: dict[str, Any] = {
-            "model": one.model,
+            "model": model,
             "weights": _file_key(weights),
-            "settings": own and dataclasses.asdict(own),
+            "settings": train_settings and dataclasses.asdict(train_settings),
             **common,
         }
-        if own is not None:
-            key |= {"arguments": dict(one.arguments), "image_size": image_size}
-        kept = folder / "rows" / f"{one.model}-{_digest(key)}.json"
-        if kept.is_file():
-            rows.append(dataclasses.replace(read_row(kept), label=one.label))
-            say(f"{one.label or one.model}: kept from before ({kept})")
+        if train_settings is not None:
+            key |= {"arguments": dict(contender.arguments), "image_size": image_size}
+        row_file = folder / "rows" / f"{model}-{_digest(key)}.json"
+        if row_file.is_file():
+            rows.append(dataclasses.replace(read_row(row_file), label=label))
+            log(f"{label or model}: already done ({row_file})")
             continue
         start = None
-        if own is not None and learned is not None:
-            budget = f"{own.epochs} epochs" if own.minutes is None else f"{own.minutes:g} minutes"
-            say(f"{one.label or one.model}: training for {budget}")
-            weights, start = _train(one, learned, own, training, folder, name=kept.stem, say=say)
-        assert weights is not None
-        training_record = read_weights_file(weights, model=one.model).training
-        flattering = count_training_images(training_record, judged_on)
-        if flattering:
-            say(
-                f"{one.model}: {flattering} of the {len(judged_on)} images judged on were trained on: its figures flatter"
+        if train_settings is not None and train_set is not None:
+            minutes_or_epochs = (
+                f"{train_settings.epochs} epochs"
+                if train_settings.minutes is None
+                else f"{train_settings.minutes:g} minutes"
             )
-        predictor = load(one.model, weights=weights, device=settings.device, precision=precision)
-        say(f"{one.model}: predicting {len(judged_on)} images")
-        row, found = _judge(predictor, judged_on, folder, weights=str(weights), progress=progress)
-        if isinstance(found, Objects):
-            results = folder / "predictions" / f"{kept.stem}.json"
-            results.parent.mkdir(parents=True, exist_ok=True)
-            write_results(whole, dataclasses.replace(found, image_index=place_in_whole[found.image_index]), results)
-        row = dataclasses.replace(row, **_told(training_record, start=start))
-        with staged_file(kept) as stage:
+            log(f"{label or model}: training for {minutes_or_epochs}")
+            weights, start = _train(contender, train_set, train_settings, training, folder, name=row_file.stem, log=log)
+        assert weights is not None
+        training_record = read_weights_file(weights, model=model).training
+        seen_in_training = count_training_images(training_record, val_set)
+        if seen_in_training:
+            log(
+                f"{model}: it was trained on {seen_in_training} of the {len(val_set)} evaluated images, so its figures "
+                "are too high"
+            )
+        predictor = load(model, weights=weights, device=settings.device, precision=precision)
+        log(f"{model}: predicting {len(val_set)} images")
+        row, predictions = _evaluate(predictor, val_set, folder, weights=str(weights), progress=progress)
+        if isinstance(predictions, Objects):
+            predictions = dataclasses.replace(predictions, image_index=full_index[predictions.image_index])
+            results_file = folder / "predictions" / f"{row_file.stem}.json"
+            results_file.parent.mkdir(parents=True, exist_ok=True)
+            write_results(full_set, predictions, results_file)
+        row = dataclasses.replace(row, **_training_columns(training_record, start=start))
+        with staged_file(row_file) as stage:
             stage.write_text(json.dumps(jsonable({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")
-        rows.append(dataclasses.replace(row, label=one.label))
-    options = {**common, "budget_minutes": minutes, "settings": dataclasses.asdict(settings)}
+        rows.append(dataclasses.replace(row, label=label))
+    options = {**common, "minutes": minutes, "settings": dataclasses.asdict(settings)}
     record = {**environment(), "settings": options}
-    files, rows = judged_on.images.files, distinct_labels(rows)
-    comparison = Comparison(str(whole.source), files, rows, folder, record, task, judged_on=judged_on)
+    files, rows = val_set.images.files, distinct_labels(rows)
+    comparison = Comparison(str(full_set.source), files, rows, folder, record, task, judged_on=val_set)
     comparison.write()
     return comparison
 
 
-def _material(
+def _open_data(
     data: str | Path,
     val: str | Path | float | None,
     *,
     format: str | None,
     split: str | None,
     val_split: str | None,
-    learns: bool,
+    needs_training: bool,
 ) -> tuple[Dataset | None, Dataset, Dataset]:
-    """Return the training data, the evaluation data, and the complete data set on disk that contains the latter."""
+    """Return the training set (None if not needed), the validation set, and the full data set that contains the latter."""
     if isinstance(val, float):  # the same images that training holds out
-        learned, judged_on = open_datasets([data], val, format=format, split=split, val_split=None)
-        assert judged_on is not None
-        return learned, judged_on, open_dataset(data, format=format, split=split)
-    named = val is not None or val_split is not None
-    whole = open_dataset(data if val is None else val, format=format, split=val_split if named else split)
-    return open_dataset(data, format=format, split=split) if learns else None, whole, whole
+        train_set, val_set = open_datasets([data], val, format=format, split=split, val_split=None)
+        assert val_set is not None
+        return train_set, val_set, open_dataset(data, format=format, split=split)
+    has_val = val is not None or val_split is not None
+    val_set = open_dataset(data if val is None else val, format=format, split=val_split if has_val else split)
+    return open_dataset(data, format=format, split=split) if needs_training else None, val_set, val_set
 
 
 def _train(
     contender: Contender,
-    learned: Dataset,
+    train_set: Dataset,
     settings: TrainSettings,
     training: dict[str, Any],
     folder: Path,
     *,
     name: str,
-    say: Say,
+    log: Log,
 ) -> tuple[Path, str]:
-    """Start or resume a run in the folder, and return its last weights."""
+    """Start or resume a run in the folder; return its last weights, and what it started from (ImageNet or random)."""
     model, arguments = contender.model, contender.arguments
     run = folder / "runs" / model_entry(model).task.name / name
     if (run / "config.json").is_file():
-        done = resume_run(run)
+        trained = resume_run(run)
     else:
-        start = folder / "start" / f"{name}.safetensors"
         try:
-            categories = model_entry(model).task.categories(learned)
-            first = imagenet_weights_file(model, categories, start, seed=settings.seed, arguments=arguments)
+            initial_weights = imagenet_weights_file(
+                model,
+                model_entry(model).task.categories(train_set),
+                folder / "start" / f"{name}.safetensors",
+                seed=settings.seed,
+                arguments=arguments,
+            )
         except MissingExtraError as error:
-            first = None
-            say(f"{model}: starts from random weights ({error})")
-        options = {**training, "arguments": arguments, "weights": first, "settings": settings}
-        done = train(model, **options, out=folder / "runs", name=name)
-    if done.result.ended == "interrupted":
+            initial_weights = None
+            log(f"{model}: starts from random weights ({error})")
+        options = {**training, "arguments": arguments, "weights": initial_weights, "settings": settings}
+        trained = train(model, **options, out=folder / "runs", name=name)
+    if trained.result.ended == "interrupted":
         raise KeyboardInterrupt
-    return done.last, "random" if read_config(run)["weights"] is None else "ImageNet"
+    return trained.last, "random" if read_config(run)["weights"] is None else "ImageNet"
 
 
-def _told(record: Mapping[str, Any], *, start: str | None) -> dict[str, Any]:
+def _training_columns(record: Mapping[str, Any], *, start: str | None) -> dict[str, Any]:
     """Return ``start``, ``minutes`` and ``epochs`` of a row from the training record of the weights."""
     if not {"settings", "steps", "hours", "images"} <= record.keys():
         return {}
     settings = record["settings"]
-    began = Path(settings["weights"]).name if settings["weights"] else "random"
+    recorded_start = Path(settings["weights"]).name if settings["weights"] else "random"
     epochs = record["steps"] * settings["batch_size"] * settings["accumulate"] / record["images"]
-    return {"start": start or began, "minutes": record["hours"] * 60, "epochs": epochs}
+    return {"start": start or recorded_start, "minutes": record["hours"] * 60, "epochs": epochs}
 
 
-def _judge(
+def _evaluate(
     predictor: Predictor,
     dataset: Dataset,
     folder: Path,
@@ -334,7 +360,7 @@ def _judge(
     weights: str,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Row, Any]:
-    """Return the row of figures, and the predictions in the form of their protocol."""
+    """Return the row of the table, and the predictions as the task's protocol takes them."""
 
     def count(done: int) -> None:
         if progress is not None:
@@ -343,22 +369,22 @@ def _judge(
     seconds, memory_mb = time_prediction(predictor, dataset)
     task, protocol = predictor.task, protocol_of(predictor.task.protocol)
     results = predict_dataset(predictor.pipeline, dataset, progress=count)
-    found = protocol.from_results(results, dataset)
-    evaluated = protocol.evaluate(dataset, found, Options())
+    predictions = protocol.from_results(results, dataset)
+    evaluated = protocol.evaluate(dataset, predictions, Options())
     figures = {
         f"{kind}/{name}": float(v) for kind, result in evaluated.results.items() for name, v in result.figures.items()
     }
-    _draw(dataset, results, folder / "images", task, slug=file_stem(predictor.name, weights))
+    _draw_predictions(dataset, results, folder / "images", task, prefix=file_stem(predictor.name, weights))
     row = Row(
         model=predictor.name,
         weights=weights,
         start=None,
         figures={name: figures[figure] for name, (figure, _) in task.comparison_metrics.items() if figure in figures},
         seconds=seconds,
-        parameters=sum(one.numel() for one in predictor.system.parameters()),
+        parameters=sum(parameter.numel() for parameter in predictor.system.parameters()),
         memory_mb=memory_mb,
     )
-    return row, found
+    return row, predictions
 
 
 def time_prediction(
@@ -366,31 +392,36 @@ def time_prediction(
 ) -> tuple[dict[str, float], float | None]:
     """Measure median seconds per image by part, at batch size 1 after one warm-up image, and peak memory in MB.
 
-    Proposals are computed during the measurement, even if the data set has precomputed ones.
+    ``images`` images of the data set are timed, evenly spaced. Proposals are computed during the measurement, even if the
+    data set has precomputed ones.
     """
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int)).tolist()
-    parts: list[dict[str, float]] = []
+    indices = np.unique(np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int)).tolist()
+    timings: list[dict[str, float]] = []
     pipeline = predictor.pipeline
-    with peak_memory() as used:
-        for index in (chosen[0], *chosen):
+    with peak_memory() as used_mb:
+        for index in (indices[0], *indices):
             sample = pipeline.preprocess.prepare(Sample(dataset.image(index), dataset.images.files[index]))
-            parts.append(_three_parts(pipeline.stages(sample).milliseconds))
-    medians = {name: statistics.median(one[name] for one in parts[1:]) for name in parts[0]}
-    return medians, used()
+            timings.append(_seconds_by_part(pipeline.stages(sample).milliseconds))
+    medians = {part: statistics.median(timing[part] for timing in timings[1:]) for part in timings[0]}
+    return medians, used_mb()
 
 
-def _three_parts(milliseconds: Mapping[str, float]) -> dict[str, float]:
-    """Return seconds of the proposals, of the network, and of the steps after it."""
-    parts = {"proposals": 0.0, "network": 0.0, "after": 0.0}
-    for name, value in milliseconds.items():
-        parts["proposals" if name == "proposals" else "after" if name in _AFTER else "network"] += value / 1e3
-    return parts
+def _seconds_by_part(milliseconds: Mapping[str, float]) -> dict[str, float]:
+    """Return the seconds of the proposals, of the network, and of the stages after it."""
+    seconds = {"proposals": 0.0, "network": 0.0, "after": 0.0}
+    for stage, value in milliseconds.items():
+        part = "proposals" if stage == "proposals" else "after" if stage in _AFTER_NETWORK else "network"
+        seconds[part] += value / 1e3
+    return seconds
 
 
 @contextmanager
 def peak_memory() -> Iterator[Callable[[], float | None]]:
-    """Measure the peak memory of the block beyond the memory in use before, in MB; None except on Linux."""
-    status, held = Path("/proc/self/status"), None
+    """Measure the peak memory of the block beyond the memory in use before it.
+
+    Yields a function that returns it in MB, or None on systems other than Linux.
+    """
+    status, before_kb = Path("/proc/self/status"), None
     try:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # glibc: return free memory to the system, as reusing it would not show
@@ -398,26 +429,30 @@ def peak_memory() -> Iterator[Callable[[], float | None]]:
         pass
     try:
         Path("/proc/self/clear_refs").write_text("5")  # reset the peak
-        held = _kilobytes(status, "VmRSS")
+        before_kb = _status_kb(status, "VmRSS")
     except (OSError, KeyError):
         pass
-    yield lambda: None if held is None else max(0, _kilobytes(status, "VmHWM") - held) / 1e3
+    yield lambda: None if before_kb is None else max(0, _status_kb(status, "VmHWM") - before_kb) / 1e3
 
 
-def _kilobytes(status: Path, name: str) -> int:
+def _status_kb(status: Path, name: str) -> int:
+    """Return a value of a ``/proc/PID/status`` file, in kB."""
     values = dict(line.split(":", 1) for line in status.read_text().splitlines())
     return int(values[name].split()[0])
 
 
-def _draw(dataset: Dataset, results: Mapping[int, Any], folder: Path, task: Task, *, slug: str) -> None:
-    shown = np.unique(np.linspace(0, len(dataset) - 1, min(_SHOWN_IMAGES, len(dataset))).round().astype(int))
-    names = flat_names(dataset.images.files)  # cat/1.jpg beside dog/1.jpg
-    for index in shown.tolist():
-        sure = task.display.above_score(results[index], SCORE_THRESHOLD)
-        write_image(folder / f"{slug}-{Path(names[index]).stem}.jpg", task.display.overlay(dataset.image(index), sure))
+def _draw_predictions(dataset: Dataset, results: Mapping[int, Any], folder: Path, task: Task, *, prefix: str) -> None:
+    """Write overlays of a few images to ``folder/PREFIX-IMAGE.jpg``."""
+    indices = np.unique(np.linspace(0, len(dataset) - 1, min(_SHOWN_IMAGES, len(dataset))).round().astype(int))
+    names = flat_names(dataset.images.files)  # unique, even for cat/1.jpg and dog/1.jpg
+    for index in indices.tolist():
+        result = task.display.above_score(results[index], SCORE_THRESHOLD)
+        overlay = task.display.overlay(dataset.image(index), result)
+        write_image(folder / f"{prefix}-{Path(names[index]).stem}.jpg", overlay)
 
 
 def _file_key(weights: Path | None) -> str | None:
+    """Return a digest of the content of a file."""
     if weights is None:
         return None
     with weights.open("rb") as file:

@@ -1,7 +1,7 @@
 """Time R-CNN, SPP-net, Fast R-CNN and Faster R-CNN on one machine: seconds per image, with and without proposals.
 
 All systems use the same backbone and images, the first three the same proposals from Selective Search. Weights are
-random, because time does not depend on them, except for NMS, which has little to do then.
+random, because the time hardly depends on them; only NMS is faster, with few detections.
 
 The published seconds were measured on a GPU of 2015 with VGG-16 (Fast R-CNN, arXiv:1504.08083, table 4, and Faster
 R-CNN, arXiv:1506.01497, table 5; for SPP-net the lecture's).
@@ -39,16 +39,29 @@ SYSTEMS = ("rcnn", "spp_net", "fast_rcnn", "faster_rcnn")
 PUBLISHED_WITH = {"rcnn": 49.0, "spp_net": 4.3, "fast_rcnn": 2.3, "faster_rcnn": 0.2}
 PUBLISHED_WITHOUT = {"rcnn": 47.0, "spp_net": 2.3, "fast_rcnn": 0.32}
 PROPOSALS = 2000
-_TWENTY = Categories(tuple(f"category {i}" for i in range(1, 21)))  # as in VOC
-_LEAST_IMAGES = 3
+_CATEGORIES = Categories(tuple(f"category {i}" for i in range(1, 21)))  # 20, as in VOC
+_MIN_IMAGES = 3
 
 Report = Callable[[str, int, int], object]
-Image = tuple[str, UInt8[np.ndarray, "h w 3"]]
+"""Called with the current stage, and the numbers of finished and of all crops or images."""
+NamedImage = tuple[str, UInt8[np.ndarray, "h w 3"]]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Time of one system on one image. ``proposal_s`` is that of Selective Search; None if the network has an RPN."""
+    """Time of one system on one image.
+
+    Parameters
+    ----------
+    system, image
+        Names of the system and the image.
+    proposals
+        Number of proposals that were classified.
+    proposal_s
+        Seconds of Selective Search; None if the network has an RPN.
+    network_s
+        Seconds from the pixels to the detections, without Selective Search.
+    """
 
     system: str
     image: str
@@ -71,24 +84,24 @@ class LineageTable:
         figures."""
         rows: list[dict[str, Any]] = []
         for system in SYSTEMS:
-            own = [one for one in self.timings if one.system == system]
-            without = mean(one.network_s for one in own)
-            searched = [one.proposal_s for one in own if one.proposal_s is not None]
+            timings = [timing for timing in self.timings if timing.system == system]
+            network_s = mean(timing.network_s for timing in timings)
+            proposal_s = [timing.proposal_s for timing in timings if timing.proposal_s is not None]
             rows.append(
                 {
                     "system": system,
-                    "proposals": round(mean(one.proposals for one in own)),
-                    "with_proposals_s": without + (mean(searched) if searched else 0.0),
-                    "without_s": without if searched else None,
+                    "proposals": round(mean(timing.proposals for timing in timings)),
+                    "with_proposals_s": network_s + (mean(proposal_s) if proposal_s else 0.0),
+                    "without_s": network_s if proposal_s else None,
                 }
             )
         for row in rows:
             for name, published in (("with_proposals_s", PUBLISHED_WITH), ("without_s", PUBLISHED_WITHOUT)):
                 seconds = row[name]
-                short = name.removesuffix("_s")
-                row[f"{short}_speedup"] = None if seconds is None else rows[0][name] / seconds
-                row[f"{short}_published_s"] = published.get(row["system"])
-                row[f"{short}_published_speedup"] = (
+                prefix = name.removesuffix("_s")
+                row[f"{prefix}_speedup"] = None if seconds is None else rows[0][name] / seconds
+                row[f"{prefix}_published_s"] = published.get(row["system"])
+                row[f"{prefix}_published_speedup"] = (
                     published["rcnn"] / published[row["system"]] if row["system"] in published else None
                 )
         return rows
@@ -100,14 +113,14 @@ class LineageTable:
             "weights": "random",
             "precision": self.precision,
             "threads": self.threads,
-            "images": list(dict.fromkeys(one.image for one in self.timings)),
+            "images": list(dict.fromkeys(timing.image for timing in self.timings)),
             "rows": self.rows(),
-            "timings": [asdict(one) for one in self.timings],
+            "timings": [asdict(timing) for timing in self.timings],
         }
 
 
 def measure_lineage(
-    images: Sequence[Image],
+    images: Sequence[NamedImage],
     *,
     small: bool = False,
     proposals: int = PROPOSALS,
@@ -137,58 +150,54 @@ def measure_lineage(
     UsageError
         If there are fewer than three images.
     """
-    if len(images) < _LEAST_IMAGES:
-        raise UsageError(f"lineage: expected at least {_LEAST_IMAGES} images, got {len(images)}")
+    if len(images) < _MIN_IMAGES:
+        raise UsageError(f"lineage: expected at least {_MIN_IMAGES} images, got {len(images)}")
     if proposals < 1:
         raise UsageError(f"proposals: expected 1 or more, got {proposals}")
     backbone = "efficientnet_lite0" if small else "vgg16"
     precision, timings = choose_precision(precision, torch.device("cpu")), []
-    searched = [_search(one, proposals, report, place=(i, len(images))) for i, one in enumerate(images)]
+    selective_search = ResizedProposer(SelectiveSearch())
+    selective_search(images[0][1])  # warm-up: kernels are compiled or loaded
+    searches = []
+    for index, (name, image) in enumerate(images):
+        report(f"selective search: {name}", index, len(images))
+        start = time.perf_counter()
+        boxes = selective_search(image).best(proposals).boxes_xyxy  # not cached: the search is fast
+        searches.append((boxes, time.perf_counter() - start))
     for system in SYSTEMS:
         predictor = None
-        for number, ((name, image), (boxes, seconds)) in enumerate(zip(images, searched, strict=True)):
-            own = None if system == "faster_rcnn" else boxes
+        for index, ((name, image), (boxes, search_s)) in enumerate(zip(images, searches, strict=True)):
+            given_boxes = None if system == "faster_rcnn" else boxes
             conditions = [system, backbone, precision, torch.get_num_threads(), proposals]
-            kept = Path(folder) / f"{system}-{_digest(image, conditions)}.json"
-            before = _read(kept)
-            if before is not None:
-                timings.append(dataclasses.replace(before, image=name))
+            file = Path(folder) / f"{system}-{_digest(image, conditions)}.json"
+            saved = _read_timing(file)
+            if saved is not None:
+                timings.append(dataclasses.replace(saved, image=name))
                 continue
             if predictor is None:
-                report(f"{system}: building", number, len(images))
+                report(f"{system}: building", index, len(images))
                 predictor = _predictor(f"{system}_{backbone}", proposals, precision)
-                _stages(predictor, image, None if own is None else own[:8])  # warm-up
+                _detect(predictor, image, None if given_boxes is None else given_boxes[:8])  # warm-up
             with _counting_crops(predictor.system, f"{system}: {name}", report, total=len(boxes)):
-                found, network_s = _stages(predictor, image, own)
-            timings.append(Timing(system, name, found, None if own is None else seconds, network_s))
-            with staged_file(kept) as stage:
+                num_proposals, network_s = _detect(predictor, image, given_boxes)
+            timings.append(Timing(system, name, num_proposals, None if given_boxes is None else search_s, network_s))
+            with staged_file(file) as stage:
                 stage.write_text(json.dumps(asdict(timings[-1])) + "\n")
-            report(system, number + 1, len(images))
+            report(system, index + 1, len(images))
     return LineageTable(backbone, precision, torch.get_num_threads(), timings)
 
 
-def _search(named_image: Image, count: int, report: Report, *, place: tuple[int, int]) -> tuple[np.ndarray, float]:
-    """Return the proposals of an image in its pixels, and their seconds; not cached, because the search is fast."""
-    name, image = named_image
-    report(f"selective search: {name}", *place)
-    search = ResizedProposer(SelectiveSearch())
-    if place[0] == 0:
-        search(image)  # warm-up: kernels are compiled or loaded
-    start = time.perf_counter()
-    boxes = search(image).best(count).boxes_xyxy
-    return boxes, time.perf_counter() - start
-
-
 def _predictor(model: str, proposals: int, precision: str) -> Predictor:
+    """Return a predictor of a model of the zoo with random weights."""
     torch.manual_seed(0)
     arguments = {} if model.startswith("faster") else {"proposals": proposals}
-    system = build_model(model, _TWENTY, arguments)
+    system = build_model(model, _CATEGORIES, arguments)
     preprocess = model_entry(model).preprocess
     return Predictor(system, preprocess=preprocess, name=model, device="cpu", precision=precision)
 
 
-def _stages(predictor: Predictor, image: np.ndarray, boxes: np.ndarray | None) -> tuple[int, float]:
-    """Return the number of proposals classified, and the seconds from the image's pixels to the detections."""
+def _detect(predictor: Predictor, image: np.ndarray, boxes: np.ndarray | None) -> tuple[int, float]:
+    """Return the number of classified proposals, and the seconds from the image's pixels to the detections."""
     start = time.perf_counter()
     columns = {} if boxes is None else {"proposals_xyxy": boxes}
     record: Any = predictor.pipeline.stages(predictor.preprocess.prepare(Sample(image, "image", columns=columns)))
@@ -196,17 +205,17 @@ def _stages(predictor: Predictor, image: np.ndarray, boxes: np.ndarray | None) -
 
 
 @contextmanager
-def _counting_crops(system: RegionDetector, what: str, report: Report, *, total: int) -> Iterator[None]:
-    """Report the number of crops that passed the backbone, for systems that run it on each region."""
+def _counting_crops(system: RegionDetector, description: str, report: Report, *, total: int) -> Iterator[None]:
+    """Report the number of crops that passed the backbone, for systems that run it on each region (R-CNN)."""
     if not isinstance(system.region_features, WarpedCrops):
         yield
         return
     done = 0
 
-    def count(module: object, given: tuple[torch.Tensor], maps: object) -> None:
+    def count(module: object, inputs: tuple[torch.Tensor], outputs: object) -> None:
         nonlocal done
-        done += len(given[0])
-        report(what, done, total)
+        done += len(inputs[0])
+        report(description, done, total)
 
     hook = system.region_features.backbone.register_forward_hook(count)
     try:
@@ -215,8 +224,8 @@ def _counting_crops(system: RegionDetector, what: str, report: Report, *, total:
         hook.remove()
 
 
-def _read(path: Path) -> Timing | None:
-    """Read a saved timing; None if there is none or the file is incomplete."""
+def _read_timing(path: Path) -> Timing | None:
+    """Read a saved timing; return None if the file is missing or damaged."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Timing)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):

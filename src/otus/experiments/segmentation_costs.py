@@ -1,6 +1,7 @@
-"""Measure what a label for every pixel costs in three ways: a sliding window, full resolution, an encoder and a decoder.
+"""Measure the costs of semantic segmentation by sliding window, at full resolution, and by encoder and decoder.
 
-Weights are random, because costs do not depend on them. What each way is good for is another question: see ``sees``.
+Weights are random, because the costs do not depend on them. Accuracy is not measured; one reason why it differs is the
+size of the receptive field (``sees``).
 """
 
 import copy
@@ -35,28 +36,29 @@ WAYS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "full resolution": ("full_resolution", {}),
     "encoder and decoder": ("segnet_small", {}),
 }
-"""Model and arguments of each way."""
+"""The compared ways of segmentation: name, model in the zoo, and arguments of its builder."""
 Report = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one way costs on one image.
+    """Cost of one way of segmentation on one image.
 
     Parameters
     ----------
     way, model
-        Name of the way, and of the model in the zoo.
+        Key of :data:`WAYS`, and name of the model in the zoo.
     seconds
-        Median of the passes, from the prepared image to the scores of its pixels.
+        Median seconds of a forward pass, from the preprocessed image to the scores of its pixels.
     multiply_adds
-        Of convolutions and transposed convolutions.
+        Number of multiply-adds of the convolutions and transposed convolutions.
     parameters
         Number of parameters.
     memory_mb
-        Peak memory of a pass beyond that in use before; None where it cannot be measured.
+        Peak memory of a forward pass beyond the memory in use before it, in MB; None if it cannot be measured.
     sees
-        Side of the square of pixels that the scores of the middle pixel depend on, at most that of the image.
+        Receptive field: side in pixels of the square that the scores of the central pixel depend on, at most the shorter
+        side of the image.
     """
 
     way: str
@@ -70,7 +72,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class SegmentationCosts:
-    """The costs of all ways, and the conditions of the measurement. Sizes are those of the prepared image."""
+    """The costs of all ways, and the conditions of the measurement; ``size_hw`` is that of the preprocessed image."""
 
     image: str
     size_hw: tuple[int, int]
@@ -106,11 +108,11 @@ def measure_segmentation_costs(
     Parameters
     ----------
     image, name
-        uint8 (H, W, 3) RGB, and its name.
+        uint8 (H, W, 3) RGB image, and its name.
     image_size
         Longer side in pixels to which the image is resized.
     repeats
-        Timed passes of each way, after one that does not count.
+        Number of timed forward passes per way, after one warm-up pass.
     precision
         See :class:`~otus.inference.predictor.Predictor`.
     report
@@ -124,35 +126,36 @@ def measure_segmentation_costs(
         report(way, number, len(WAYS))
         torch.manual_seed(0)
         system = build_model(model, VOC_WITH_BACKGROUND, arguments)
-        facts: dict[str, int] = {
+        counts: dict[str, int] = {
             "multiply_adds": multiply_adds(system, size_hw),
-            "parameters": sum(one.numel() for one in system.parameters()),
+            "parameters": sum(parameter.numel() for parameter in system.parameters()),
             "sees": receptive_field_px(build_model(model, VOC_WITH_BACKGROUND), min(size_hw)),
         }
         predictor = Predictor(system, preprocess=preprocess, name=model, device="cpu", precision=precision)
         seconds: list[float] = []
-        with peak_memory() as used:
+        with peak_memory() as used_mb:
             for _ in range(1 + repeats):
                 start = time.perf_counter()
                 predictor.pipeline.stages(prepared)
                 seconds.append(time.perf_counter() - start)
-        rows.append(Cost(way, model, statistics.median(seconds[1:]), memory_mb=used(), **facts))
+        rows.append(Cost(way, model, statistics.median(seconds[1:]), memory_mb=used_mb(), **counts))
     return SegmentationCosts(name, size_hw, precision, torch.get_num_threads(), rows)
 
 
 def multiply_adds(system: BaseSystem[Any, Any], size_hw: tuple[int, int]) -> int:
-    """Return the multiplications and additions of a pass over one image; nothing is computed."""
-    abstract = copy.deepcopy(system).eval().to("meta")
+    """Return the number of multiply-adds of a forward pass over one image, counted on the meta device."""
+    meta_system = copy.deepcopy(system).eval().to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        abstract(torch.empty(1, 3, *size_hw, device="meta"), torch.tensor([size_hw]))
+        meta_system(torch.empty(1, 3, *size_hw, device="meta"), torch.tensor([size_hw]))
     return counter.get_total_flops() // 2
 
 
 def receptive_field_px(system: BaseSystem[Any, Any], limit: int) -> int:
-    """Return the side of the square of pixels that a segmenter's scores of the middle pixel depend on, at most ``limit``.
+    """Return the side in pixels of the receptive field of a segmenter's central output pixel, at most ``limit``.
 
-    Measured as the pixels with a gradient, of an image of noise and weights without signs, with which no ReLU stops it. A
-    maximum passes its gradient to one pixel alone, so that the square may be a little larger than what is found.
+    It is the extent of the input pixels with a non-zero gradient, for an image of random noise and the absolute values of
+    the weights, so that no ReLU blocks the gradient. Max pooling passes the gradient to one pixel only, so the result may
+    be slightly too small.
     """
     image = torch.rand(1, 3, limit, limit, generator=torch.Generator().manual_seed(0), requires_grad=True)
     network: Any = copy.deepcopy(system).eval()
@@ -160,8 +163,8 @@ def receptive_field_px(system: BaseSystem[Any, Any], limit: int) -> int:
         for parameter in network.parameters():
             parameter.abs_()
     scores = interpolate(network.head(network.decoder(network.encoder(image))), (limit, limit), mode="bilinear")
-    middle = scores[0, :, limit // 2, limit // 2]
-    (gradient,) = torch.autograd.grad(middle.sum(), image)
+    center = scores[0, :, limit // 2, limit // 2]
+    (gradient,) = torch.autograd.grad(center.sum(), image)
     rows = torch.nonzero(gradient[0].abs().sum(dim=(0, 2)))
     columns = torch.nonzero(gradient[0].abs().sum(dim=(0, 1)))
-    return max(int(one.max() - one.min()) + 1 for one in (rows, columns))
+    return max(int(indices.max() - indices.min()) + 1 for indices in (rows, columns))

@@ -1,1 +1,1 @@
-"""Trainings that made what Otus ships, and figures it states: Python files with command, cost and expected figures."""
+"""Scripts that trained the packaged weights and measured the figures of the documentation, with command and cost."""

@@ -1,18 +1,19 @@
-"""A promptable model for the package: a small SAM over EfficientNet-Lite0 that draws any object from a click or a box.
+"""Train a promptable model: a small SAM over EfficientNet-Lite0 that segments any object given a click or a box.
 
-No weights of it are packaged yet: a step of the default prompts takes 12 CPU seconds, so it wants a night or a GPU.
+No weights of it are packaged yet: a training step with the default prompts takes 12 CPU seconds, so the training needs a
+night or a GPU.
 
-It learns from every mask that there is: objects of VOC 2012, COCO, and Penn-Fudan, segments of COCO panoptic, stuff among
-them, and objects of VOC 2007 as the packaged Mask R-CNN draws them in their boxes, where it is sure of them
+It is trained on all available masks: objects of VOC 2012, COCO, and Penn-Fudan, segments of COCO panoptic (also stuff),
+and objects of VOC 2007, whose masks the packaged Mask R-CNN predicts in their boxes if it is confident
 (:mod:`otus.experiments.recipes.packaged_segmenter`). Backbone and pyramid start from that Mask R-CNN.
 
-Commands, in this order; after an interruption the same with ``--resume RUN``::
+Commands, in this order; to resume an interrupted one, add ``--resume RUN``::
 
     python -m otus.experiments.recipes.packaged_promptable label DATA MASKS
     OMP_WAIT_POLICY=PASSIVE python -m … train MASKS DATA/voc2012 --minutes 180
 
-``DATA`` holds the folders voc2007, voc2012, coco, coco_person, coco_panoptic, penn_fudan; of the VOC sets
-``train`` is learned from and VOC 2012 ``val`` chooses, which is never learned from.
+``DATA`` holds the folders voc2007, voc2012, coco, coco_person, coco_panoptic, penn_fudan. The split ``train`` of the VOC
+sets is trained on; VOC 2012 ``val`` selects the checkpoint and is never trained on.
 """
 
 import json
@@ -77,21 +78,22 @@ def label(data: Path, out: Path) -> None:
             shutil.copy(image, out / "images" / name)
             height, width = sample.size_hw
             images.append({"id": len(images) + 1, "file_name": name, "height": height, "width": width})
-            dense = Masks.from_dense(np.stack(masks))
-            for box, area, outline in zip(dense.boxes_xyxy(), dense.area(), dense.rle_json(), strict=True):
+            all_masks = Masks.from_dense(np.stack(masks))
+            for box, area, rle in zip(all_masks.boxes_xyxy(), all_masks.area(), all_masks.rle_json(), strict=True):
                 x1, y1, x2, y2 = box.tolist()
-                place = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(area), "segmentation": outline}
                 ids = {"id": len(annotations) + 1, "image_id": len(images), "category_id": 1, "iscrowd": 0}
-                annotations.append(ids | place)
+                shape = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(area), "segmentation": rle}
+                annotations.append(ids | shape)
     categories = [{"id": 1, "name": "object"}]
     document = {"images": images, "annotations": annotations, "categories": categories}
     (out / "annotations.json").write_text(json.dumps(document))
 
 
 def object_masks(sample: Sample, dataset: Dataset, teacher: Predictor) -> Iterator[Bool[np.ndarray, "h w"]]:
-    """Yield the mask of each object or segment of an image, of boxes alone those of which the teacher is sure."""
+    """Yield the masks of an image's objects or segments; for objects with a box only, the teacher's confident masks."""
     if sample.panoptic is not None:
-        yield from (sample.panoptic.ids == one.id for one in sample.panoptic.segments if not one.is_crowd)
+        panoptic = sample.panoptic
+        yield from (panoptic.ids == segment.id for segment in panoptic.segments if not segment.is_crowd)
     objects = sample.instances
     if objects is None:
         return
@@ -100,23 +102,25 @@ def object_masks(sample: Sample, dataset: Dataset, teacher: Predictor) -> Iterat
         yield from objects.masks
     elif dataset.format == "voc" and len(objects):
         names = [dataset.categories[int(label)] for label in objects.labels]
-        for found, (x1, y1, x2, y2) in zip(
+        for probability, (x1, y1, x2, y2) in zip(
             masks_in_boxes(sample, objects.boxes_xyxy, names, teacher), objects.boxes_xyxy, strict=True
         ):
-            if (found >= FOREGROUND_PROBABILITY).sum() > 2 * MIN_FOREGROUND_FRACTION * (x2 - x1) * (y2 - y1):
-                yield found >= 0.5
+            if (probability >= FOREGROUND_PROBABILITY).sum() > 2 * MIN_FOREGROUND_FRACTION * (x2 - x1) * (y2 - y1):
+                yield probability >= 0.5
 
 
 @app.command()
 def train(
     masks: Path,
     voc2012: Path,
-    minutes: Annotated[float, typer.Option(help="Of training, validation not counted.")] = 180,
-    weights: Annotated[Path | None, typer.Option(help="Start from these instead of the packaged Mask R-CNN.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Learning rate; the model's own without it.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Folder of the run that was interrupted.")] = None,
+    minutes: Annotated[float, typer.Option(help="Training time in minutes.")] = 180,
+    weights: Annotated[
+        Path | None, typer.Option(help="Initial weights.", show_default="the packaged Mask R-CNN")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate.", show_default="the model's own")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of an interrupted run.")] = None,
 ) -> None:
-    """Train; the run's folder is packaged_promptable in ``OTUS_RUNS``, else ~/otus-runs."""
+    """Train the model; the run's folder is packaged_promptable in ``OTUS_RUNS``, by default ~/otus-runs."""
     trained = train_model(
         MODEL,
         open_dataset(masks),

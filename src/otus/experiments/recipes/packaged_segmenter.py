@@ -1,25 +1,27 @@
-"""The semantic segmenter in the package: Semantic FPN of EfficientNet-Lite0, 20 VOC categories and background.
+"""Train the packaged semantic segmenter: Semantic FPN with EfficientNet-Lite0, 20 VOC categories and background.
 
-Few images have labels of every pixel: 769 of VOC 2012, and some of COCO, whose polygons are drawn as VOC's categories. Many
-more have boxes: 3,689 of VOC 2007. In a box whose category is known, the mask head of the packaged Mask R-CNN says which
-pixels are the object, as BoxSup (Dai et al., ICCV 2015, arXiv:1503.01640) lets boxes teach segmentation; what it is not sure
-of is ignored, and so is a box of which it is sure of little. Outside all boxes is background.
+Few images have a label for every pixel: 769 of VOC 2012, and some of COCO, whose polygons are drawn as VOC's categories.
+Many more have boxes: 3,689 of VOC 2007. Given the box and its category, the mask head of the packaged Mask R-CNN, the
+teacher, predicts pseudo-labels for the pixels of the box, similar to BoxSup (Dai et al., ICCV 2015, arXiv:1503.01640).
+Pixels with intermediate probabilities are ignored, and so is a box with few foreground pixels. Pixels outside all boxes
+are background.
 
-Backbone and pyramid start from the packaged Mask R-CNN too, which knows these categories.
+Backbone and pyramid start from the packaged Mask R-CNN too, which was trained on these categories.
 
-Commands, in this order; after an interruption the same with ``--resume RUN``::
+Commands, in this order; to resume an interrupted one, add ``--resume RUN``::
 
     python -m otus.experiments.recipes.packaged_segmenter label DATA LABELS
     OMP_WAIT_POLICY=PASSIVE python -m … train LABELS/all DATA/voc2012 --minutes 45
     python -m … train LABELS/all DATA/voc2012 --weights FIRST --larger --rate 7e-4 --minutes 36
     python -m … pack RUN DATA/voc2012
 
-Between the two, the packaged weights also went through 22 minutes of LABELS/exact alone (the images that people labelled,
-at 1.0 to 1.45 times 320 pixels, rate 4e-4): mIoU at 384 pixels 0.551 before and 0.568 after it. The second started from the
-mean of both, 0.570, and ended at 0.602 (0.592 at 320 pixels).
+Between the two trainings, the packaged weights were also fine-tuned for 22 minutes on LABELS/exact alone (the images
+labelled by people, at 1.0 to 1.45 times 320 pixels, learning rate 4e-4), which raised mIoU at 384 pixels from 0.551 to
+0.568. The second training started from the mean of the weights before and after, with mIoU 0.570, and ended at 0.602
+(0.592 at 320 pixels).
 
-``DATA`` holds the folders voc2007, voc2012, coco, coco_person, coco_panoptic; of the VOC sets ``train`` is learned from
-and VOC 2012 ``val`` chooses, which is never learned from.
+``DATA`` holds the folders voc2007, voc2012, coco, coco_person, coco_panoptic. The split ``train`` of the VOC sets is
+trained on; VOC 2012 ``val`` selects the checkpoint and is never trained on.
 """
 
 import json
@@ -69,9 +71,9 @@ PACKAGED = Path(zoo_weights.__file__).parent / "packaged"
 LICENCE = "Apache-2.0 (weights; learned from VOC and COCO photographs, which are under Flickr's terms, for research)"
 LARGER = (0.9, 1.0, 1.1, 1.2, 1.3)
 FOREGROUND_PROBABILITY, IGNORE_PROBABILITY = 0.6, 0.3
-"""Probabilities of the teacher from which a pixel is the object, and from which it is ignored."""
+"""Minimum probability by the teacher for a pixel to be foreground, and for it to be ignored instead of background."""
 MIN_FOREGROUND_FRACTION = 0.25
-"""Of a box; where the teacher is sure of less, all of the box that is nothing else is ignored."""
+"""Fraction of a box; with fewer foreground pixels, the background pixels of the box are ignored too."""
 
 _OF_COCO = {
     "airplane": "aeroplane",
@@ -90,15 +92,15 @@ Labels every pixel as one of 20 categories of objects (those of Pascal VOC) or b
 {predict_size} pixels. Semantic FPN (Kirillov et al., CVPR 2019) over EfficientNet-Lite0 (Tan and Le, ICML 2019).
 
 - Weights: float16, {megabytes:.1f} MB. Licence: {licence}.
-- Started from backbone and pyramid of the packaged mask_rcnn_efficientnet_lite0_fpn.
-- Learned from {images} images: VOC 2012 segmentation `train` (labels), COCO (polygons drawn as VOC's categories) and
-  VOC 2007 `train` (boxes, in which that Mask R-CNN says what is object).
-- The last of its stages: {steps} steps of {settings[batch_size]} images in {hours:.2f} hours on {threads} busy cores,
-  torch {torch}; all, with their commands, stand in `otus.experiments.recipes.packaged_segmenter`.
-- Weak at thin things (bicycles, legs of chairs) and small ones; knows nothing but its categories.
+- Initial weights: backbone and pyramid of the packaged mask_rcnn_efficientnet_lite0_fpn.
+- Trained on {images} images: VOC 2012 segmentation `train` (labels), COCO (polygons drawn as VOC's categories) and
+  VOC 2007 `train` (boxes, with masks predicted by that Mask R-CNN).
+- Last training: {steps} steps of {settings[batch_size]} images in {hours:.2f} hours on {threads} busy cores,
+  torch {torch}; all trainings and their commands are in `otus.experiments.recipes.packaged_segmenter`.
+- Weak at thin objects (bicycles, legs of chairs) and small ones; predicts no other categories than these.
 
-Figures in the precision of `otus predict`. Weights, the mean of two runs that the last stage started from, and image size
-were chosen by VOC 2012 `val`, so they flatter; it was not learned from.
+Metrics in the precision of `otus predict`. Checkpoint, averaging of weights before the last training, and image size were
+selected on VOC 2012 `val`, so its metrics are optimistic; it was not trained on.
 
 {figures}
 
@@ -112,7 +114,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def label(data: Path, out: Path) -> None:
-    """Write the label images: ``exact`` of what people labelled, ``all`` with what the teacher says of boxes too."""
+    """Write label images: ``exact`` for images labelled by people, ``all`` with the teacher's pseudo-labels too."""
     for folder in ("exact", "all"):
         (out / folder / "images").mkdir(parents=True)
         (out / folder / "masks").mkdir()
@@ -138,16 +140,16 @@ def label(data: Path, out: Path) -> None:
 
 
 def label_map(sample: Sample, categories: Categories, teacher: Predictor) -> tuple[Int[np.ndarray, "h w"], bool]:
-    """Return the category of each pixel, and whether people labelled it all.
+    """Return the class index of each pixel, and whether all labels are by people (none by the teacher).
 
     Parameters
     ----------
     sample
-        An image with a semantic map, a panoptic map, or objects, whose missing masks the teacher fills in.
+        Image with a semantic map, a panoptic map, or objects; the teacher predicts missing masks of objects.
     categories
-        Of the sample's objects or segments.
+        Categories of the sample's objects or segments.
     teacher
-        A Mask R-CNN that knows VOC's categories.
+        Mask R-CNN with VOC's categories.
     """
     if sample.semantic is not None:
         return sample.semantic.labels, True
@@ -161,39 +163,39 @@ def label_map(sample: Sample, categories: Categories, teacher: Predictor) -> tup
     objects = cast(Instances, sample.instances)
     objects = objects[np.flatnonzero([index_of[label] for label in objects.labels])]
     masks = np.zeros((len(objects), *sample.size_hw), dtype=bool) if objects.masks is None else objects.masks.dense()
-    guessed = masks.any(axis=(1, 2)) == 0
+    has_no_mask = masks.any(axis=(1, 2)) == 0
     probabilities = masks.astype(np.float32)
-    if guessed.any():
-        names = [VOC_WITH_BACKGROUND[index_of[label]] for label in objects.labels[guessed]]
-        probabilities[guessed] = masks_in_boxes(sample, objects.boxes_xyxy[guessed], names, teacher)
+    if has_no_mask.any():
+        names = [VOC_WITH_BACKGROUND[index_of[label]] for label in objects.labels[has_no_mask]]
+        probabilities[has_no_mask] = masks_in_boxes(sample, objects.boxes_xyxy[has_no_mask], names, teacher)
     largest_first = np.argsort(-area(objects.boxes_xyxy))
-    for i in largest_first:  # what is small lies in front of what is large, more often than not
+    for i in largest_first:  # small objects are usually in front of large ones, so they are drawn last
         labels[probabilities[i] >= IGNORE_PROBABILITY] = IGNORE
         labels[probabilities[i] >= FOREGROUND_PROBABILITY] = (
             IGNORE if objects.columns["is_crowd"][i] else index_of[objects.labels[i]]
         )
-    for i in np.flatnonzero(guessed):
+    for i in np.flatnonzero(has_no_mask):
         x1, y1, x2, y2 = objects.boxes_xyxy[i].round().astype(int)
         if (probabilities[i] >= FOREGROUND_PROBABILITY).sum() < MIN_FOREGROUND_FRACTION * (x2 - x1) * (y2 - y1):
             box = labels[y1:y2, x1:x2]
             box[box == 0] = IGNORE
-    return labels, not guessed.any()
+    return labels, not has_no_mask.any()
 
 
 @torch.inference_mode()
 def masks_in_boxes(
     sample: Sample, boxes_xyxy: Float[np.ndarray, "n 4"], names: Sequence[str], teacher: Predictor
 ) -> Float[np.ndarray, "n h w"]:
-    """Return how probably each pixel belongs to the object in a box, by the mask head of Mask R-CNN; 0 outside the box.
+    """Return the mask probabilities of objects, given their boxes, by the mask head of Mask R-CNN; 0 outside the box.
 
     Parameters
     ----------
     sample
-        Its image is looked at.
+        Sample with the image; its labels are not used.
     boxes_xyxy, names
-        What is known of each object: its box, and its category's name.
+        (N, 4) boxes in pixels of the image, and the N category names.
     teacher
-        A Mask R-CNN that knows these categories.
+        Mask R-CNN with these categories.
     """
     detector = cast(RegionDetector, teacher.pipeline.system)
     mask_head = cast(MapHead, detector.mask_head)
@@ -216,13 +218,15 @@ def masks_in_boxes(
 def train(
     labels: Path,
     voc2012: Path,
-    minutes: Annotated[float, typer.Option(help="Of training, validation not counted.")] = 60,
-    weights: Annotated[Path | None, typer.Option(help="Start from these instead of the packaged Mask R-CNN.")] = None,
-    larger: Annotated[bool, typer.Option("--larger", help="Larger images, for weights that know the rest.")] = False,
-    rate: Annotated[float | None, typer.Option(help="Learning rate; the model's own without it.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Folder of the run that was interrupted.")] = None,
+    minutes: Annotated[float, typer.Option(help="Training time in minutes.")] = 60,
+    weights: Annotated[
+        Path | None, typer.Option(help="Initial weights.", show_default="the packaged Mask R-CNN")
+    ] = None,
+    larger: Annotated[bool, typer.Option("--larger", help="Train on larger images, for a second training.")] = False,
+    rate: Annotated[float | None, typer.Option(help="Learning rate.", show_default="the model's own")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of an interrupted run.")] = None,
 ) -> None:
-    """Train; the run's folder is packaged_segmenter in ``OTUS_RUNS``, else ~/otus-runs."""
+    """Train the model; the run's folder is packaged_segmenter in ``OTUS_RUNS``, by default ~/otus-runs."""
     trained = train_model(
         MODEL,
         open_dataset(labels),
@@ -246,18 +250,18 @@ def train(
 
 @app.command()
 def pack(run: Path, voc2012: Path) -> None:
-    """Judge a run's best weights on VOC 2012 ``val`` and write them into the package as float16, with a model card."""
+    """Evaluate a run's best weights on VOC 2012 ``val`` and write them into the package as float16, with a model card."""
     state, header = load_checkpoint(run / "weights" / "best.safetensors")
     target = PACKAGED / f"{MODEL}.safetensors"
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     preprocess = Preprocess(shorter_side=PREDICT_SIZE, longer_side=PREDICT_SIZE)
-    unjudged = replace(header, licence=LICENCE, preprocess=preprocess.to_dict())
-    save_checkpoint(target, half, unjudged)
+    header = replace(header, licence=LICENCE, preprocess=preprocess.to_dict())
+    save_checkpoint(target, half, header)
     predictor = load(target, precision="auto")
     report = evaluate(voc2012, model=predictor, format="voc", split="val", protocol="semantic")
     result = report.results["semantic"]
     figures = {f"VOC 2012 val {name}": float(result.figures[name]) for name in ("mIoU", "aAcc")}
-    save_checkpoint(target, half, replace(unjudged, training={**header.training, "figures": figures}))
+    save_checkpoint(target, half, replace(header, training={**header.training, "figures": figures}))
     record = json.loads((run / "run.json").read_text())
     card = _CARD.format(
         **record,
