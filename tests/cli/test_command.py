@@ -72,5 +72,5 @@ def test_a_resumed_run_has_its_folder(option, tmp_path):
 def test_what_is_said_of_a_run_stands_as_it_is(capsys):
     from otus.training.progress import TrainProgress
 
-    TrainProgress().say("left out: [/bold] of pa[old]th :owl:")
+    TrainProgress().log("left out: [/bold] of pa[old]th :owl:")
     assert capsys.readouterr().err == "left out: [/bold] of pa[old]th :owl:\n"

@@ -219,7 +219,7 @@ def test_without_masks_a_model_is_compared_without_its_mask_head(
     )
     assert code == 0, stderr
     assert [row["model"] for row in json.loads(stdout)["rows"]] == ["tiny"]
-    assert "no object has masks to learn from: tiny in the place of masks" in stderr
+    assert "no object has masks to train on, so tiny is trained instead of masks" in stderr
 
 
 def test_checkpoints_of_one_model_are_told_apart_and_masks_are_judged(data: Path, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_classifiers_bear_odd_sizes_and_nothing_to_learn() -> None:
 
 
 def test_images_of_categories_teach_no_detector(folders: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no objects to learn from"):
+    with pytest.raises(DataError, match="has no objects to train on"):
         train("tiny_fast_rcnn", folders, split="train", settings=QUICK, out=tmp_path, quiet=True)
     unknown = otus.open_dataset(folders, split="val")
     other = replace(unknown, categories=Categories(("bright", "night")))

@@ -30,7 +30,7 @@ def test_a_run_by_name_leaves_a_file_that_loads(model: str, tmp_path: Path, capf
     assert predictor.preprocess.size_of((100, 100)) == (64, 64)
     image = scenes[0].image
     assert predictor.predict(image, score_threshold=0)[0].instances.size_hw == image.shape[:2]
-    assert "2 images to learn from" in capfd.readouterr().err
+    assert "training on 2 images" in capfd.readouterr().err
 
 
 def test_what_a_grid_cannot_hold_is_said_at_the_start(

@@ -382,7 +382,7 @@ def test_data_without_panoptic_maps_are_refused(shared_data, tmp_path):
         "train", "--model", "tiny_panoptic", "--data", shared_data / "penn_fudan", "--epochs", 1, "--out", tmp_path
     )
     assert done.exit_code == 1
-    assert "has no panoptic maps to learn from" in done.stderr
+    assert "has no panoptic maps to train on" in done.stderr
 
 
 def test_panoptic_fpn_starts_from_a_mask_rcnn():

@@ -115,7 +115,7 @@ def test_a_run_goes_on_where_its_data_have_moved_and_were_repaired(
     moved = tmp_path / "elsewhere" / "photos"
     moved.parent.mkdir()
     data.rename(moved)
-    with pytest.raises(UsageError, match="say where by --data"):
+    with pytest.raises(UsageError, match="give their new path by --data"):
         resume_run(stopped.folder)
     aside = next(iter(json.loads((stopped.folder / "images.json").read_text())["validation"]))
     file = open_dataset(moved).images.root / aside
@@ -125,7 +125,7 @@ def test_a_run_goes_on_where_its_data_have_moved_and_were_repaired(
     said = capsys.readouterr().err
     assert done.result.ended == "done"
     assert "data moved" in said
-    assert f"1 image file is not what the run began with, e.g. {aside}" in said
+    assert f"1 image file has changed since the run was started, e.g. {aside}" in said
     assert json.loads((done.folder / "config.json").read_text())["data"] == [str(moved)]
     assert otus.evaluate(run=done.folder).images == 3
 

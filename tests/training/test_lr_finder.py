@@ -16,7 +16,7 @@ from tiny_run import PREPROCESS, tiny_detector
 
 
 class Bowl(nn.Module):
-    """Loss w^2 / 2 * steepness: gradient descent explodes beyond a rate of 2 / steepness."""
+    """Loss w^2 / 2 * steepness: gradient descent diverges beyond a rate of 2 / steepness."""
 
     def __init__(self, steepness: float) -> None:
         super().__init__()
@@ -48,5 +48,5 @@ def test_a_real_system_and_one_that_explodes_at_once(scenes: Dataset) -> None:
     loader, fabric = TrainLoader(scenes, PREPROCESS, settings), start_fabric(settings)
     curve = find_learning_rate(tiny_detector(), loader=loader, fabric=fabric, steps=30)
     assert 1e-6 <= curve.suggestion <= 1
-    with pytest.raises(TrainingError, match="exploded after 0 steps"):
+    with pytest.raises(TrainingError, match="diverged after 0 steps"):
         find_learning_rate(Bowl(float("inf")), loader=loader, fabric=fabric)

@@ -120,6 +120,6 @@ def test_a_full_disk_keeps_the_checkpoint(scenes: Dataset, tmp_path: Path, monke
 def test_the_second_interrupt_ends_at_once() -> None:
     with Interrupts() as interrupts:
         os.kill(os.getpid(), signal.SIGINT)
-        assert interrupts.asked
+        assert interrupts.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

@@ -148,7 +148,7 @@ def predict(
             for note in prediction.notes:
                 typer.echo(f"otus: note: {prediction.name} {note}", err=True)
             yield prediction
-            if interrupts.asked:
+            if interrupts.requested:
                 return
 
     try:
@@ -171,7 +171,7 @@ def predict(
     finally:
         for error in errors:
             typer.echo(f"otus: {_FATES.get(error.kind, 'skipped')}: {error}", err=True)
-    if interrupts.asked:
+    if interrupts.requested:
         fail("stopped; all predictions before that are written", code=130)
     if errors:
         raise typer.Exit(1)

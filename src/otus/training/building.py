@@ -1,4 +1,4 @@
-"""What a run starts from: the system, its weights, and how images are prepared for it."""
+"""Build the system of a run with its initial weights and preprocessing."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ from otus.zoo.models import build_model, model_entry
 from otus.zoo.weights import LoadedWeights
 
 _SHOWN_LAYERS = 5
-_ALL_LEARNS = {"freezing": {"norms": False, "level": 0}}
+_NOTHING_FROZEN = {"freezing": {"norms": False, "level": 0}}
 
 
 def task_of(model: str | BaseSystem[Any, Any] | None) -> Task:
-    """Return the task of a model by its name, or of a system; without either, whose weights will say it, detection."""
+    """Return the task of a system or of a model of the zoo; detection for None, until the weights name the model."""
     if model is None:
         return DETECTION
     return model_entry(model).task if isinstance(model, str) else model.task
@@ -32,44 +32,62 @@ def task_of(model: str | BaseSystem[Any, Any] | None) -> Task:
 def build_system(
     model: str | BaseSystem[Any, Any] | None,
     categories: Categories,
-    found: LoadedWeights | None,
-    before: Mapping[str, Any] | None,
+    pretrained: LoadedWeights | None,
+    resumed_config: Mapping[str, Any] | None,
     *,
     seed: int,
-    given: Mapping[str, Any] | None = None,
+    builder_arguments: Mapping[str, Any] | None = None,
 ) -> tuple[BaseSystem[Any, Any], CheckpointHeader]:
-    """The system with random weights, and what makes its tensors a model again; ``given`` arguments of its builder."""
+    """Return the system with random weights, and the header of its checkpoints.
+
+    Parameters
+    ----------
+    model
+        Name of a model in the zoo, a system assembled by hand, or None for the model of ``pretrained``.
+    categories
+        Categories of the training data.
+    pretrained
+        Weights that will be loaded, whose builder arguments are used too.
+    resumed_config
+        Configuration of the run that is resumed, whose builder arguments are used instead.
+    seed
+        Seed of the random weights.
+    builder_arguments
+        Arguments of the builder that replace those of ``pretrained``.
+    """
     if model is not None and not isinstance(model, str):
         return model, CheckpointHeader(categories=model.categories)
-    builder = model or (None if found is None else found.builder)
+    builder = model or (None if pretrained is None else pretrained.builder)
     if builder is None:
-        raise UsageError("model: expected a name (see otus models), or weights that say theirs")
-    if before is not None:
-        arguments: dict[str, Any] = before["arguments"]
+        raise UsageError("model: expected a name (see otus models), or weights that record their model")
+    if resumed_config is not None:
+        arguments: dict[str, Any] = resumed_config["arguments"]
     else:
-        # The eps of norms belongs to the weights, class indices to other categories; random weights must all be trained.
-        own_arguments = _ALL_LEARNS if found is None else found.arguments
+        # The weights determine the eps of norms, but not class indices, as the categories may differ. Without pretrained
+        # weights nothing may be frozen.
+        defaults = _NOTHING_FROZEN if pretrained is None else pretrained.arguments
         known = inspect.signature(model_entry(builder).builder).parameters.keys() - {"class_indices"}
-        arguments = {name: value for name, value in own_arguments.items() if name in known} | dict(given or {})
+        arguments = {name: value for name, value in defaults.items() if name in known} | dict(builder_arguments or {})
     torch.manual_seed(seed)
     system = build_model(builder, categories, arguments)
     return system, CheckpointHeader(builder=builder, arguments=arguments, categories=categories)
 
 
 def choose_preprocess(
-    given: Preprocess | None, header: CheckpointHeader, found: LoadedWeights | None, *, image_size: int | None
+    given: Preprocess | None, header: CheckpointHeader, pretrained: LoadedWeights | None, *, image_size: int | None
 ) -> Preprocess:
-    """Return the preprocessing: the one given, else that of the weights, else that of the model.
+    """Return the preprocessing: the one given, else that of the pretrained weights, else that of the model.
 
-    Weights of another model say what its backbone is used to, mean and deviation, and not of which size images are.
+    From pretrained weights of another model, only mean and standard deviation are used, because the backbone expects them;
+    the image size is that of the model.
     """
-    learned, source = (None, None) if found is None else (found.preprocess, found.builder)
-    own = None if header.builder is None else model_entry(header.builder).preprocess
-    if learned is not None and own is not None and source not in (None, header.builder):
-        learned = replace(own, mean=learned.mean, std=learned.std)
-    preprocess = given or learned or own
+    of_weights, source = (None, None) if pretrained is None else (pretrained.preprocess, pretrained.builder)
+    of_model = None if header.builder is None else model_entry(header.builder).preprocess
+    if of_weights is not None and of_model is not None and source not in (None, header.builder):
+        of_weights = replace(of_model, mean=of_weights.mean, std=of_weights.std)
+    preprocess = given or of_weights or of_model
     if preprocess is None:
-        raise UsageError("preprocess: a system put together by hand needs one, e.g. Preprocess(fixed_hw=(224, 224))")
+        raise UsageError("preprocess: a system assembled by hand needs one, e.g. Preprocess(fixed_hw=(224, 224))")
     if image_size is None:
         return preprocess
     if image_size < 1:
@@ -79,32 +97,34 @@ def choose_preprocess(
     return replace(preprocess, shorter_side=image_size, longer_side=image_size)
 
 
-def has_common_categories(found: LoadedWeights, header: CheckpointHeader, categories: Categories) -> bool:
-    """Whether weights to start from are of the same model, and know one of the categories at least."""
-    known = () if found.categories is None else found.categories.names
-    return found.builder == header.builder and not set(known).isdisjoint(categories.names)
+def has_common_categories(pretrained: LoadedWeights, header: CheckpointHeader, categories: Categories) -> bool:
+    """Return whether pretrained weights are of the same model and have at least one of the categories."""
+    known = () if pretrained.categories is None else pretrained.categories.names
+    return pretrained.builder == header.builder and not set(known).isdisjoint(categories.names)
 
 
-def fine_tune(system: BaseSystem[Any, Any], header: CheckpointHeader, found: LoadedWeights, say: TrainProgress) -> None:
-    """Load what fits of weights to start from, and say what that is."""
+def fine_tune(
+    system: BaseSystem[Any, Any], header: CheckpointHeader, pretrained: LoadedWeights, progress: TrainProgress
+) -> None:
+    """Load the pretrained weights that fit, and print which do not."""
 
     def build(categories: Categories) -> BaseSystem[Any, Any]:
         assert header.builder is not None
         return build_model(header.builder, categories, header.arguments)
 
-    left = load_pretrained(system, found, build=None if header.builder is None else build)
-    say.say(f"starting from {found.source}, {describe_mismatches(left)}")
+    mismatches = load_pretrained(system, pretrained, build=None if header.builder is None else build)
+    progress.log(f"initial weights: {pretrained.source}, {describe_mismatches(mismatches)}")
 
 
-def describe_mismatches(left: Sequence[TensorMismatch]) -> str:
-    """Return what of the weights was loaded, in a few words: whole layers where tensors were left."""
+def describe_mismatches(mismatches: Sequence[TensorMismatch]) -> str:
+    """Return a short description of the layers that do not match, by kind of mismatch."""
     layers: dict[str, dict[str, None]] = {}
-    for misfit in left:
-        layers.setdefault(misfit.kind, {})[misfit.tensor.rsplit(".", 1)[0]] = None
+    for mismatch in mismatches:
+        layers.setdefault(mismatch.kind, {})[mismatch.tensor.rsplit(".", 1)[0]] = None
     if not layers:
-        return "all of it"
-    lines = []
+        return "all layers"
+    descriptions = []
     for kind, names in layers.items():
         shown, hidden = list(names)[:_SHOWN_LAYERS], len(names) - _SHOWN_LAYERS
-        lines.append(f"{kind} {', '.join(shown)}" + (f" and {hidden} more" if hidden > 0 else ""))
-    return "but for layers " + "; ".join(lines)
+        descriptions.append(f"{kind} {', '.join(shown)}" + (f" and {hidden} more" if hidden > 0 else ""))
+    return "all layers except " + "; ".join(descriptions)

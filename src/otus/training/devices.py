@@ -1,4 +1,4 @@
-"""One process or many: Lightning Fabric set up for a run, and the two things that all processes must agree on."""
+"""Set up Lightning Fabric for one or many processes, and communicate between them."""
 
 from typing import Any, Literal, TypeVar
 
@@ -16,22 +16,22 @@ T = TypeVar("T")
 
 
 class FullPrecisionInputs(MixedPrecision):
-    """Mixed precision in the network alone: Fabric's own would round the samples too, a box at 301 pixels to 302."""
+    """Mixed precision that does not convert the inputs: Fabric would round box coordinates to bfloat16, 301 to 302."""
 
     def convert_input(self, data: Any) -> Any:
-        """The samples as they are; autocast rounds what goes into a convolution."""
+        """Return the samples unchanged; autocast converts the inputs of convolutions."""
         return data
 
 
 def start_fabric(settings: TrainSettings) -> Fabric:
-    """Fabric with all processes started: by torchrun where its environment is there, else by running this command again.
+    """Return Fabric with all processes started, by torchrun in its environment, else by running this command again.
 
     Everything before this call runs in each process, so it must not write anything.
 
     Raises
     ------
     UsageError
-        If the device is not here, or does not compute in the precision asked for.
+        If the device does not exist or does not support the precision.
     """
     several = settings.devices * settings.num_nodes > 1
     mixed = settings.precision == "bf16-mixed"
@@ -42,7 +42,7 @@ def start_fabric(settings: TrainSettings) -> Fabric:
         accelerator=settings.device,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        # An image without masks gives the mask head no gradient, so which parameters are used differs.
+        # An image without masks gives the mask head no gradient, so the set of used parameters varies.
         strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
         precision=None if mixed else settings.precision,
         plugins=[FullPrecisionInputs("bf16-mixed", device=device)] if mixed else None,
@@ -52,19 +52,19 @@ def start_fabric(settings: TrainSettings) -> Fabric:
 
 
 def fastest_precision(device: str = TrainSettings().device) -> Literal["bf16-mixed", "32-true"]:
-    """``bf16-mixed`` where the chip multiplies it, else ``32-true``; what ``otus train`` asks for."""
+    """Return the default precision of ``otus train``: ``bf16-mixed`` if the hardware supports it, else ``32-true``."""
     return "bf16-mixed" if multiplies_bfloat16(choose_device(device)) else "32-true"
 
 
 def broadcast_weights(fabric: Fabric, module: nn.Module) -> None:
-    """Give all processes the first one's parameters and buffers (statistics of norms differ where batches do)."""
+    """Copy parameters and buffers from the first process to all; buffers differ, because each has its own batches."""
     if fabric.world_size > 1:
         for tensor in [*module.parameters(), *module.buffers()]:
             distributed.broadcast(tensor.data, src=0)
 
 
 def any_process(fabric: Fabric, flag: bool) -> bool:
-    """Whether the flag is up in any process."""
+    """Return whether the flag is True in any process."""
     if fabric.world_size == 1:
         return flag
     flags = torch.tensor(int(flag), device=fabric.device)
@@ -73,7 +73,7 @@ def any_process(fabric: Fabric, flag: bool) -> bool:
 
 
 def gather(fabric: Fabric, value: T) -> list[T]:
-    """Everybody's value, by rank."""
+    """Return the values of all processes, by rank."""
     if fabric.world_size == 1:
         return [value]
     values: list[Any] = [None] * fabric.world_size

@@ -1,7 +1,7 @@
-"""The exponential moving average of the weights, which predicts better than the last weights.
+"""Exponential moving average (EMA) of the weights, which usually predicts better than the last weights.
 
-"Acceleration of Stochastic Approximation by Averaging" (Polyak and Juditsky, 1992) is the idea; the growing decay of the
-first steps is TensorFlow's ``ExponentialMovingAverage(num_updates=…)``.
+The idea is that of "Acceleration of Stochastic Approximation by Averaging" (Polyak and Juditsky, 1992); the decay grows
+during the first steps as in TensorFlow's ``ExponentialMovingAverage(num_updates=…)``.
 """
 
 import copy
@@ -14,14 +14,15 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class ModelEMA(Generic[AnyModule]):
-    """A copy of a module whose parameters follow it slowly; its buffers (statistics of norms) are the module's own.
+    """A copy of a module whose parameters are the EMA of the module's; buffers (statistics of norms) are copied.
 
     Parameters
     ----------
     module
-        What learns.
+        The module that is trained.
     decay
-        How much of the average stays at a step; 0 keeps no average and no copy.
+        Decay d of the average after the first steps: average = d * average + (1 - d) * parameter. With 0, ``module`` is
+        the trained module itself, not a copy.
     """
 
     def __init__(self, module: AnyModule, *, decay: float) -> None:
@@ -30,7 +31,7 @@ class ModelEMA(Generic[AnyModule]):
 
     @torch.no_grad()
     def update(self, module: AnyModule, *, step: int) -> None:
-        """Follow the module after step number ``step`` (from 0)."""
+        """Update the average after step number ``step`` (from 0), with decay min(``decay``, (1 + step) / (10 + step))."""
         if not self.decay:
             return
         weight = 1 - min(self.decay, (1 + step) / (10 + step))

@@ -37,8 +37,8 @@ def find_weights(weights: str | Path, *, model: str | None = None) -> LoadedWeig
     file = weights_file(weights)
     if file is not None:
         return read_weights_file(file)
-    if str(weights) != "packaged" and (meant := did_you_mean(str(weights), ["packaged"])):
-        raise UsageError(f"weights {str(weights)!r}: there is no such file or name{meant}")
+    if str(weights) != "packaged" and (hint := did_you_mean(str(weights), ["packaged"])):
+        raise UsageError(f"weights {str(weights)!r}: there is no such file or name{hint}")
     if weights == "packaged" and model not in packaged_names():
         model = next(iter(packaged_names()), model)
     return read_weights(weights, model=model)
@@ -57,101 +57,108 @@ def load_pretrained(system: nn.Module, weights: LoadedWeights, *, build: Build |
     CheckpointError
         If no tensor fits: the weights are of an unrelated model.
     """
-    states = [
-        weights.state
-    ]  # and without the prefix of a wrapper, or as a part of the system, if more tensors fit then
+    # The names as they are, without the prefix of a wrapper, or as those of a part of the system: whichever fits best.
+    states = [weights.state]
     states += [sub_state(weights.state, prefix) for prefix in find_prefixes(weights.state, system.state_dict())[:1]]
     states += [
         {f"{part}.{key}": tensor for key, tensor in weights.state.items()} for part, _ in system.named_children()
     ]
     state = max(
-        (_named_as_in(system, state) for state in states), key=lambda state: len(match_tensors(system, state)[0])
+        (_rename_parts(system, state) for state in states), key=lambda state: len(match_tensors(system, state)[0])
     )
-    own: Categories = system.categories  # type: ignore[assignment]
-    heads: dict[str, int] = {}
-    if build is not None and (weights.categories is None or weights.categories.names != own.names):
-        heads = _of_categories(system, build, own)
-    known = _known_classes(system, heads, weights, state)
-    fits, left = match_tensors(system, {**state, **known})
-    new = [name for name in fits if name in heads and name not in known]
-    left += [TensorMismatch("of other categories", name, f" {tuple(fits.pop(name).shape)}") for name in new]
-    shared = [name for name in own if name in (weights.categories or ())]
-    if len(shared) < len(own):
+    categories: Categories = system.categories  # type: ignore[assignment]
+    rows_per_class: dict[str, int] = {}
+    if build is not None and (weights.categories is None or weights.categories.names != categories.names):
+        rows_per_class = _find_class_tensors(system, build, categories)
+    partly_loaded = _copy_known_classes(system, rows_per_class, weights, state)
+    fits, mismatches = match_tensors(system, {**state, **partly_loaded})
+    other_classes = [name for name in fits if name in rows_per_class and name not in partly_loaded]
+    mismatches += [
+        TensorMismatch("of other categories", name, f" {tuple(fits.pop(name).shape)}") for name in other_classes
+    ]
+    shared = [name for name in categories if name in (weights.categories or ())]
+    if len(shared) < len(categories):
         names = ", ".join(shared[:5]) + (" …" if len(shared) > 5 else "")
-        kind = f"with categories that are new (known are {names})"
-        left += [TensorMismatch(kind, name, f" {tuple(tensor.shape)}") for name, tensor in known.items()]
+        kind = f"with new categories (known are {names})"
+        mismatches += [TensorMismatch(kind, name, f" {tuple(tensor.shape)}") for name, tensor in partly_loaded.items()]
     if not any(name.endswith("weight") for name in fits):
         raise CheckpointError(
-            f"{weights.source}: nothing of it fits {type(system).__name__}; these are the weights of something else "
-            f"({'; '.join(map(str, left[:3]))})"
+            f"{weights.source}: none of its tensors fits {type(system).__name__}; these are weights of an unrelated model "
+            f"({'; '.join(map(str, mismatches[:3]))})"
         )
     system.load_state_dict(fits, strict=False)
-    return left
+    return mismatches
 
 
-def _named_as_in(system: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename backbone and pyramid tensors to the system's names: ``region_features.backbone`` to
-    ``features.backbone``."""
-    places = {}
+def _rename_parts(system: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename backbone and pyramid tensors to the system's names: ``region_features.backbone`` to ``features.backbone``."""
+    new_prefixes = {}
     for part in ("backbone", "pyramid"):
-        theirs, own = _places_of(part, state), _places_of(part, system.state_dict())
-        if len(theirs) == len(own) == 1:
-            places[theirs.pop()] = own.pop()
-    named = {}
+        state_prefixes, system_prefixes = _prefixes(part, state), _prefixes(part, system.state_dict())
+        if len(state_prefixes) == len(system_prefixes) == 1:
+            new_prefixes[state_prefixes.pop()] = system_prefixes.pop()
+    renamed = {}
     for name, tensor in state.items():
-        place = next((place for place in places if name.startswith(place)), "")
-        named[places.get(place, "") + name.removeprefix(place)] = tensor
-    return named
+        prefix = next((prefix for prefix in new_prefixes if name.startswith(prefix)), "")
+        renamed[new_prefixes.get(prefix, "") + name.removeprefix(prefix)] = tensor
+    return renamed
 
 
-def _places_of(part: str, names: Iterable[str]) -> set[str]:
-    """Return the prefixes of the names of a part's tensors."""
+def _prefixes(part: str, names: Iterable[str]) -> set[str]:
+    """Return the prefixes of the names of a part's tensors, up to and including the part's name."""
     return {match[0] for name in names if (match := re.match(rf"(.*?\.)??{part}\.", name))}
 
 
-def _of_categories(system: nn.Module, build: Build, own: Categories) -> dict[str, int]:
-    """Return the tensors whose shape depends on the number of categories, with their rows per category."""
-    rows = {}
-    for is_thing in sorted(set(own.is_thing)):  # one thing more, and one kind of stuff where there is any
-        names, things = (*own.names, "one category more"), (*own.is_thing, is_thing)
-        larger = build(Categories(names, is_thing=things, keypoints=own.keypoints)).state_dict()
+def _find_class_tensors(system: nn.Module, build: Build, categories: Categories) -> dict[str, int]:
+    """Return the rows per category of each tensor whose shape depends on the number of categories."""
+    rows_per_class = {}
+    for is_thing in sorted(set(categories.is_thing)):  # one more thing, and one more stuff category if there are any
+        names, things = (*categories.names, "one more category"), (*categories.is_thing, is_thing)
+        larger = build(Categories(names, is_thing=things, keypoints=categories.keypoints)).state_dict()
         for name, tensor in system.state_dict().items():
             if larger[name].shape != tensor.shape:
-                rows[name] = len(larger[name]) - len(tensor)
-    return rows
+                rows_per_class[name] = len(larger[name]) - len(tensor)
+    return rows_per_class
 
 
-def _known_classes(
-    system: nn.Module, heads: Mapping[str, int], weights: LoadedWeights, state: Mapping[str, Tensor]
+def _copy_known_classes(
+    system: nn.Module, rows_per_class: Mapping[str, int], weights: LoadedWeights, state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the head tensors with the weights' rows for categories of the same name and for background."""
-    detector: Any = getattr(system, "detector", system)  # of Panoptic FPN that of the things
-    own: Categories = detector.categories
-    theirs = weights.categories
-    if theirs is None or weights.arguments.get("class_indices") is not None:
+    """Return the system's head tensors, with the pretrained rows for background and for categories of the same name."""
+    detector: Any = getattr(system, "detector", system)  # Panoptic FPN: the detector of its things
+    categories: Categories = detector.categories
+    if weights.categories is None or weights.arguments.get("class_indices") is not None:
         return {}
-    pairs = [(own.index(name), theirs.index(name)) for name in own if name in theirs]
-    known = {}
+    pairs = [
+        (categories.index(name), weights.categories.index(name)) for name in categories if name in weights.categories
+    ]
+    copied = {}
     for name, tensor in system.state_dict().items():
-        found = _CLASS_ROWS.fullmatch(name)
-        other = state.get(name)
-        if found is None or not pairs or name not in heads or other is None or other.shape[1:] != tensor.shape[1:]:
+        match = _CLASS_ROWS.fullmatch(name)
+        pretrained = state.get(name)
+        if match is None or not pairs or name not in rows_per_class:
             continue
-        background = len(tensor) // heads[name] - len(own)
-        if len(other) != heads[name] * (len(theirs) + background):
+        if pretrained is None or pretrained.shape[1:] != tensor.shape[1:]:
             continue
-        together = found[2] is not None
-        rows, their_rows = (_rows(len(one), heads[name], together=together) for one in (tensor, other))
-        pairs_of_rows = [(row, row) for row in range(background)] + [(a + background, b + background) for a, b in pairs]
-        to, source = (
-            torch.cat([table[row] for row in column])
-            for table, column in zip((rows, their_rows), zip(*pairs_of_rows, strict=True), strict=True)
+        background = len(tensor) // rows_per_class[name] - len(categories)  # 1 if there is a background class, else 0
+        if len(pretrained) != rows_per_class[name] * (len(weights.categories) + background):
+            continue
+        grouped_by_class = match[2] is not None
+        rows, pretrained_rows = (
+            _rows_of_classes(len(head), rows_per_class[name], grouped_by_class=grouped_by_class)
+            for head in (tensor, pretrained)
         )
-        known[name] = tensor.clone().index_copy_(0, to, other[source].to(tensor.dtype))
-    return known
+        class_pairs = [(index, index) for index in range(background)]
+        class_pairs += [(own + background, other + background) for own, other in pairs]
+        target, source = (
+            torch.cat([table[index] for index in indices])
+            for table, indices in zip((rows, pretrained_rows), zip(*class_pairs, strict=True), strict=True)
+        )
+        copied[name] = tensor.clone().index_copy_(0, target, pretrained[source].to(tensor.dtype))
+    return copied
 
 
-def _rows(count: int, per_class: int, *, together: bool) -> Int[Tensor, "classes rows"]:
+def _rows_of_classes(num_rows: int, per_class: int, *, grouped_by_class: bool) -> Int[Tensor, "classes rows"]:
     """Return the row indices of each class in a head tensor."""
-    numbers = torch.arange(count)
-    return numbers.view(-1, per_class) if together else numbers.view(per_class, -1).T
+    rows = torch.arange(num_rows)
+    return rows.view(-1, per_class) if grouped_by_class else rows.view(per_class, -1).T

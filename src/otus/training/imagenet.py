@@ -1,4 +1,4 @@
-"""Starting a model's backbone from ImageNet, where the weights are at hand."""
+"""Initial weights of a model with a backbone pretrained on ImageNet."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,24 +16,36 @@ from otus.zoo.models import build_model, model_entry
 def imagenet_weights_file(
     model: str, categories: Categories, path: Path, *, seed: int = 0, arguments: Mapping[str, Any] | None = None
 ) -> Path | None:
-    """Write a model with a backbone that knows ImageNet and heads that know nothing, to give to ``train`` as ``weights``.
+    """Write a checkpoint of a model with ImageNet weights in its backbone and random weights in its heads.
 
-    None where there are no weights for its backbone: it is no EfficientNet-Lite0.
+    Parameters
+    ----------
+    model, categories, arguments
+        Name of the model in the zoo, its categories, and arguments of its builder.
+    path
+        The file to write, for ``otus.train(weights=…)``.
+    seed
+        Seed of the random weights.
+
+    Returns
+    -------
+    Path or None
+        ``path``, or None if there are no ImageNet weights for the backbone: it is not EfficientNet-Lite0.
 
     Raises
     ------
     MissingExtraError
-        If the package that brings the weights is not installed.
+        If the package with the ImageNet weights is not installed.
     """
     torch.manual_seed(seed)
     system = build_model(model, categories, arguments)
-    whole = efficientnet_lite0_backbone(levels=("head",))
-    backbones = [part for part in system.modules() if isinstance(part, LayeredBackbone)]
-    if not backbones or not all(_same_layers(backbone, whole.state_dict()) for backbone in backbones):
+    full_backbone = efficientnet_lite0_backbone(levels=("head",))
+    backbones = [module for module in system.modules() if isinstance(module, LayeredBackbone)]
+    if not backbones or not all(_has_same_layers(backbone, full_backbone.state_dict()) for backbone in backbones):
         return None
-    known = efficientnet_lite0_backbone(levels=("head",), weights=imagenet_efficientnet_lite0()).state_dict()
+    pretrained = efficientnet_lite0_backbone(levels=("head",), weights=imagenet_efficientnet_lite0()).state_dict()
     for backbone in backbones:
-        backbone.load_state_dict({name: known[name] for name in backbone.state_dict()})
+        backbone.load_state_dict({name: pretrained[name] for name in backbone.state_dict()})
     entry = model_entry(model)
     header = CheckpointHeader(
         model, dict(arguments or {}), categories, entry.preprocess.to_dict(), licence="Apache-2.0"
@@ -42,6 +54,6 @@ def imagenet_weights_file(
     return path
 
 
-def _same_layers(backbone: nn.Module, known: dict[str, Any]) -> bool:
-    own = backbone.state_dict()
-    return all(name in known and known[name].shape == tensor.shape for name, tensor in own.items())
+def _has_same_layers(backbone: nn.Module, state: dict[str, Any]) -> bool:
+    """Return whether all tensors of a backbone are in the state, with the same shapes."""
+    return all(name in state and state[name].shape == tensor.shape for name, tensor in backbone.state_dict().items())

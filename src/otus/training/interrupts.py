@@ -1,4 +1,4 @@
-"""Ctrl-C in two strengths: the first asks the run to end at the next step, the second ends it at once."""
+"""Handle Ctrl-C: the first one ends a run after the current step, the second one at once."""
 
 import signal
 import threading
@@ -9,27 +9,28 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """While the block runs, ``asked`` says whether Ctrl-C (or SIGTERM, which clusters send) came.
+    """Context manager that sets ``requested`` at Ctrl-C (or SIGTERM, which clusters send) instead of raising an error.
 
-    A second one raises KeyboardInterrupt. Outside the main thread, where Python gives no signals, it stays False.
+    A second Ctrl-C raises KeyboardInterrupt. Outside the main thread, where Python delivers no signals, ``requested``
+    stays False.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
+        self.requested = False
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._take) for number in _SIGNALS}
+            self._previous_handlers = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True

@@ -124,18 +124,18 @@ def fit(
         unpack(tensors, system=system, averaged=averaged.module, optimizer=bare_optimizer)
         state = restore_state(record)
     model, optimizer = fabric.setup(LossStep(system), bare_optimizer)
-    writes = folder if fabric.is_global_zero else None
+    output = folder if fabric.is_global_zero else None
     progress = progress or TrainProgress(quiet=True)
 
     def save_last() -> None:
-        if writes is not None:
-            writes.save_last(pack(system, averaged.module, bare_optimizer), state)
+        if output is not None:
+            output.save_last(pack(system, averaged.module, bare_optimizer), state)
 
-    told_epochs: int | None = None
+    announced_epochs: int | None = None
 
     def plan(minutes: float) -> None:
-        nonlocal told_epochs
-        first = state.total_steps == UNPLANNED
+        nonlocal announced_epochs
+        is_first_plan = state.total_steps == UNPLANNED
         steps = plan_steps(
             state,
             steps_per_epoch=steps_per_epoch,
@@ -146,35 +146,35 @@ def fit(
         )
         steps = fabric.broadcast(steps)
         state.plan(steps, warm_up=warm_up_fraction(steps, settings))
-        if first:
+        if is_first_plan:
             for line in describe_plan(
                 state, loader=loader, preprocess=loader.preprocess, validates=validate is not None
             ):
-                progress.say(line)
-            told_epochs = -(-state.total_steps // steps_per_epoch)
+                progress.log(line)
+            announced_epochs = -(-state.total_steps // steps_per_epoch)
 
     if state.step == 0:
         if validate is not None and validate_start:
-            begun = time.monotonic()
-            found = validate(averaged.module)
-            progress.start(state.record_initial_validation(found, seconds=time.monotonic() - begun))
+            start = time.monotonic()
+            validation = validate(averaged.module)
+            progress.start(state.record_initial_validation(validation, seconds=time.monotonic() - start))
         save_last()
     ended: Literal["done", "no better", "interrupted"] = "done"
     batches = loader.batches(state.step * settings.accumulate)
-    clock = saved = time.monotonic()
+    step_end = saved_at = time.monotonic()
     with closing(batches), Interrupts() as interrupts, progress:
         while state.step < state.total_steps:
             model.train()
             warm_up = warm_up_fraction(state.total_steps, settings) if state.warm_up is None else state.warm_up
-            rate = learning_rate(state.share, warm_up=warm_up, settings=settings)
+            rate = learning_rate(state.fraction_done, warm_up=warm_up, settings=settings)
             set_learning_rate(bare_optimizer, rate)
             step_losses: dict[str, float] = {}
-            for part in range(settings.accumulate):
-                asked = time.monotonic()
+            for batch in range(settings.accumulate):
+                start = time.monotonic()
                 samples = next(batches)
-                state.waited_s += time.monotonic() - asked
-                generator = model_generator(settings.seed, state.step * settings.accumulate + part, fabric.global_rank)
-                with fabric.no_backward_sync(model, enabled=part + 1 < settings.accumulate):
+                state.waited_s += time.monotonic() - start
+                generator = model_generator(settings.seed, state.step * settings.accumulate + batch, fabric.global_rank)
+                with fabric.no_backward_sync(model, enabled=batch + 1 < settings.accumulate):
                     losses = model(samples, generator=generator)
                     total = torch.stack(list(losses.values())).sum()
                     values = {name: loss.item() for name, loss in losses.items()}
@@ -193,8 +193,8 @@ def fit(
             averaged.update(system, step=state.step)
 
             now = time.monotonic()
-            state.record_step(step_losses, seconds=now - clock)
-            clock = now
+            state.record_step(step_losses, seconds=now - step_end)
+            step_end = now
             progress.step(state, step_losses, steps_per_epoch=steps_per_epoch, images=loader.images_per_step)
             if settings.minutes and fabric.broadcast(plan_is_due(state, settings.minutes)):
                 plan(settings.minutes)
@@ -204,28 +204,30 @@ def fit(
                 due = validation_is_due(state, epoch=row["epoch"], settings=settings)
                 if validate is not None and fabric.broadcast(due):
                     broadcast_weights(fabric, averaged.module)
-                    found = validate(averaged.module)
-                    better = state.record_validation(row, found, seconds=time.monotonic() - clock)
-                    clock = time.monotonic()
-                    if writes is not None and better:
-                        writes.save_best(averaged.module.state_dict(), state, found)
+                    validation = validate(averaged.module)
+                    is_best = state.record_validation(row, validation, seconds=time.monotonic() - step_end)
+                    step_end = time.monotonic()
+                    if output is not None and is_best:
+                        output.save_best(averaged.module.state_dict(), state, validation)
                     if settings.patience and state.validations_since_best >= settings.patience:
                         ended = "no better"
                 save_last()
-                saved = clock
-                if writes is not None:
-                    writes.write_records(state)
+                saved_at = step_end
+                if output is not None:
+                    output.write_records(state)
                 epochs = -(-state.total_steps // steps_per_epoch)
-                if settings.minutes and told_epochs not in (None, epochs):
-                    progress.say(f"{settings.minutes:g} minutes now buy {epochs} epochs instead of {told_epochs}")
-                told_epochs = epochs
+                if settings.minutes and announced_epochs not in (None, epochs):
+                    progress.log(
+                        f"{settings.minutes:g} minutes now allow {epochs} epochs instead of {announced_epochs}"
+                    )
+                announced_epochs = epochs
                 progress.epoch(row, total_epochs=epochs)
-            elif time.monotonic() - saved > _SAVE_EVERY_S:
+            elif time.monotonic() - saved_at > _SAVE_EVERY_S:
                 save_last()
-                saved = time.monotonic()
+                saved_at = time.monotonic()
             if ended == "no better":
                 break
-            if any_process(fabric, interrupts.asked):
+            if any_process(fabric, interrupts.requested):
                 ended = "interrupted"
                 save_last()
                 break
@@ -235,10 +237,10 @@ def fit(
 def _not_finite(
     what: str, losses: Mapping[str, float], samples: list[TensorSample], state: RunState, folder: RunFolder | None
 ) -> TrainingError:
-    named = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-    keys = ", ".join(str(sample["key"]) for sample in samples)
-    good = folder.last if folder is not None and folder.last.exists() else "none"
+    values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+    images = ", ".join(str(sample["key"]) for sample in samples)
+    checkpoint = folder.last if folder is not None and folder.last.exists() else "none"
     return TrainingError(
-        f"step {state.step}: the {what} is not finite (losses {named}) for the images {keys}; "
-        f"last good checkpoint: {good}. Try a lower learning rate, a longer warm-up, or precision 32-true"
+        f"step {state.step}: the {what} is not finite (losses {values}) for the images {images}; "
+        f"last good checkpoint: {checkpoint}. Try a lower learning rate, a longer warm-up, or precision 32-true"
     )

@@ -1,7 +1,7 @@
-"""Which learning rate to start with: raise it from step to step and look where the loss falls fastest.
+"""Learning-rate range test: raise the learning rate from step to step and find where the loss falls fastest.
 
-"Cyclical Learning Rates for Training Neural Networks" (Smith, WACV 2017, arXiv:1506.01186, section 3.3), in the form of
-fastai: exponential steps, a smoothed loss, and an end where it explodes.
+"Cyclical Learning Rates for Training Neural Networks" (Smith, WACV 2017, arXiv:1506.01186, section 3.3), as implemented by
+fastai: the rate grows exponentially, the loss is smoothed, and the test ends when it diverges.
 """
 
 import copy
@@ -23,20 +23,20 @@ from otus.training.seeding import model_generator
 from otus.training.train_loader import TrainLoader
 
 _SMOOTHING = 0.9
-_EXPLODED = 4.0  # times the best loss
-_FEWEST = 10
+_DIVERGED = 4.0  # multiple of the lowest loss
+_MIN_STEPS = 10
 
 
 @dataclass(frozen=True, eq=False)
 class LearningRateCurve:
-    """The smoothed loss at each learning rate tried, and the rate at which it falls fastest."""
+    """The smoothed loss at each learning rate that was tried, and the suggested learning rate."""
 
     rates: Float[np.ndarray, "n"]
     losses: Float[np.ndarray, "n"]
 
     @property
     def suggestion(self) -> float:
-        """Where the loss falls most for a given growth of the rate, before its lowest point."""
+        """The learning rate with the steepest descent of the loss over the logarithm of the rate, before its minimum."""
         lowest = max(2, int(self.losses.argmin()))
         slopes = np.gradient(self.losses[: lowest + 1], np.log(self.rates[: lowest + 1]))
         return float(self.rates[int(slopes.argmin())])
@@ -51,38 +51,51 @@ def find_learning_rate(
     highest: float = 1.0,
     steps: int = 100,
 ) -> LearningRateCurve:
-    """Train a copy of a system while the learning rate rises from ``lowest`` to ``highest``; the system stays as it is.
+    """Train a copy of a system while the learning rate rises from ``lowest`` to ``highest``.
+
+    Parameters
+    ----------
+    system
+        The system; it is not changed.
+    loader, fabric
+        Loader of the training batches, and Fabric of the run.
+    lowest, highest
+        First and last learning rate.
+    steps
+        Number of steps.
 
     Raises
     ------
     TrainingError
-        If the loss explodes within the first steps, at the lowest rates.
+        If the loss diverges within the first ten steps, at the lowest rates.
     """
-    tried = copy.deepcopy(system).to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    bare_optimizer = make_optimizer(tried, loader.settings)
-    model, optimizer = fabric.setup(LossStep(tried), bare_optimizer)
+    system = copy.deepcopy(system).to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    bare_optimizer = make_optimizer(system, loader.settings)
+    model, optimizer = fabric.setup(LossStep(system), bare_optimizer)
     model.train()
     rates: list[float] = []
     smoothed: list[float] = []
     average = 0.0
     with closing(loader.batches()) as batches:
-        for step, rate in enumerate(_rising(lowest, highest, steps)):
+        for step, rate in enumerate(_exponential(lowest, highest, steps)):
             set_learning_rate(bare_optimizer, rate)
             generator = model_generator(loader.settings.seed, step, fabric.global_rank)
             loss = torch.stack(list(model(next(batches), generator=generator).values())).sum()
             average = _SMOOTHING * average + (1 - _SMOOTHING) * loss.item()
             unbiased = average / (1 - _SMOOTHING ** (step + 1))
-            if not math.isfinite(unbiased) or (len(smoothed) >= _FEWEST and unbiased > _EXPLODED * min(smoothed)):
+            if not math.isfinite(unbiased) or (len(smoothed) >= _MIN_STEPS and unbiased > _DIVERGED * min(smoothed)):
                 break
             rates.append(rate)
             smoothed.append(unbiased)
             fabric.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
-    if len(rates) < _FEWEST:
-        raise TrainingError(f"learning rate: the loss exploded after {len(rates)} steps, at {rate:.2g}; start lower")
+    if len(rates) < _MIN_STEPS:
+        raise TrainingError(
+            f"learning rate: the loss diverged after {len(rates)} steps, at the rate {rate:.2g}; start lower"
+        )
     return LearningRateCurve(np.array(rates), np.array(smoothed))
 
 
-def _rising(lowest: float, highest: float, steps: int) -> Iterator[float]:
+def _exponential(lowest: float, highest: float, steps: int) -> Iterator[float]:
     return (lowest * (highest / lowest) ** (step / (steps - 1)) for step in range(steps))

@@ -16,14 +16,14 @@ from otus.errors import UsageError
 from otus.training.settings import TrainSettings
 
 _BACKBONE = "backbone"
-_FIRST_RATE = 0.1
+_WARM_UP_FACTOR = 0.1
 """Initial learning rate of the warm-up, as a fraction of the peak."""
 
 
 def make_optimizer(system: nn.Module, settings: TrainSettings) -> Optimizer:
     """Build SGD or AdamW over the trainable parameters; vectors (biases, norm weights) have no weight decay.
 
-    Each parameter group has a ``share``, the factor of the learning rate.
+    Each parameter group has an ``lr_factor``, by which the learning rate is multiplied.
 
     Raises
     ------
@@ -36,12 +36,12 @@ def make_optimizer(system: nn.Module, settings: TrainSettings) -> Optimizer:
             key = (parameter.ndim > 1, _BACKBONE in name.split("."))
             groups.setdefault(key, []).append(parameter)
     if not groups:
-        raise UsageError(f"{type(system).__name__}: expected parameters that learn, got none (all are frozen)")
+        raise UsageError(f"{type(system).__name__}: expected trainable parameters, got none (all are frozen)")
     parameters = [
         {
             "params": members,
             "weight_decay": settings.weight_decay if decays else 0.0,
-            "share": settings.backbone_learning_rate_share if is_backbone else 1.0,
+            "lr_factor": settings.backbone_learning_rate_share if is_backbone else 1.0,
         }
         for (decays, is_backbone), members in groups.items()
     ]
@@ -56,16 +56,19 @@ def warm_up_fraction(total_steps: int, settings: TrainSettings) -> float:
     return min(settings.warm_up_steps, total_steps // 10) / max(1, total_steps)
 
 
-def learning_rate(share: float, *, warm_up: float, settings: TrainSettings) -> float:
-    """Return the learning rate at ``share`` (0 to 1) of the schedule, whose first ``warm_up`` part is the warm-up."""
-    if share < warm_up:
-        return settings.peak_rate * (_FIRST_RATE + (1 - _FIRST_RATE) * share / warm_up)
+def learning_rate(fraction_done: float, *, warm_up: float, settings: TrainSettings) -> float:
+    """Return the learning rate when ``fraction_done`` (0 to 1) of the schedule is completed.
+
+    The first part of the schedule, the fraction ``warm_up``, is the warm-up.
+    """
+    if fraction_done < warm_up:
+        return settings.peak_rate * (_WARM_UP_FACTOR + (1 - _WARM_UP_FACTOR) * fraction_done / warm_up)
     if settings.schedule == "cosine":
-        return settings.peak_rate * (1 + math.cos(math.pi * min(1.0, (share - warm_up) / (1 - warm_up)))) / 2
-    return settings.peak_rate * 0.1 ** bisect_right(sorted(settings.drops_at), share)
+        return settings.peak_rate * (1 + math.cos(math.pi * min(1.0, (fraction_done - warm_up) / (1 - warm_up)))) / 2
+    return settings.peak_rate * 0.1 ** bisect_right(sorted(settings.drops_at), fraction_done)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Set the learning rate of each parameter group to its share of ``rate``."""
+    """Set the learning rate of each parameter group to ``rate`` times its factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["share"]
+        group["lr"] = rate * group["lr_factor"]

@@ -50,24 +50,24 @@ class TrainProgress:
     ) -> None:
         self._bar.stop()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line above the bar."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
+    def counting(self, description: str) -> Iterator[Callable[[int, int], None]]:
         """Show a progress bar; the block calls the yielded function with the numbers of finished and of all items."""
         next_line_s = time.monotonic() + _LINE_EVERY_S
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console, transient=True, disable=self._bar.disable) as bar:
-            task = bar.add_task(what, total=None)
+            task = bar.add_task(description, total=None)
 
             def count(done: int, total: int) -> None:
                 nonlocal next_line_s
                 bar.update(task, completed=done, total=total)
                 if self._bar.disable and time.monotonic() > next_line_s:
                     next_line_s = time.monotonic() + _LINE_EVERY_S
-                    self.say(f"{what}: {done} of {total}")
+                    self.log(f"{description}: {done} of {total}")
 
             yield count
 
@@ -75,50 +75,51 @@ class TrainProgress:
         """Update the bar after a step of ``images`` images."""
         if self._console.quiet or (self._bar.disable and time.monotonic() < self._next_line_s):
             return
-        known = state.total_steps < UNPLANNED
+        is_planned = state.total_steps < UNPLANNED
         parts = [f"loss {sum(losses.values()):.3f}", f"{images / state.step_s:.1f} images/s"]
-        if known:
+        if is_planned:
             parts.append(f"{_duration((state.total_steps - state.step) * state.step_s)} left")
-        more = [f"{state.waited_s / state.epoch_s:.0%} waiting"]
-        more += [f"{name} {value:.3f}" for name, value in losses.items()] if len(losses) > 1 else []
+        optional_parts = [f"{state.waited_s / state.epoch_s:.0%} waiting"]
+        optional_parts += [f"{name} {value:.3f}" for name, value in losses.items()] if len(losses) > 1 else []
         epoch = f"epoch {-(-state.step // steps_per_epoch)}"
-        if known:
+        if is_planned:
             epoch += f"/{-(-state.total_steps // steps_per_epoch)}"
         if self._bar.disable:
             self._next_line_s = time.monotonic() + _LINE_EVERY_S
-            self.say(f"{epoch}, step {state.step}: " + " · ".join(parts + more))
+            self.log(f"{epoch}, step {state.step}: " + " · ".join(parts + optional_parts))
             return
-        room = self._console.width - len(epoch) - _BAR - 2  # two gaps
+        width = self._console.width - len(epoch) - _BAR - 2  # two gaps
         self._bar.update(
             self._task,
             description=epoch,
-            total=state.total_steps if known else None,
+            total=state.total_steps if is_planned else None,
             completed=state.step,
-            figures=_fitting(parts, more, room),
+            figures=_join_to_width(parts, optional_parts, width),
         )
 
     def start(self, row: dict[str, Any]) -> None:
         """Print a line on the validation of the initial weights."""
-        self.say(f"before training: {score_name(row)} {row['score']:.3f}")
+        self.log(f"before training: {score_name(row)} {row['score']:.3f}")
 
     def epoch(self, row: dict[str, Any], *, total_epochs: int) -> None:
         """Print a line on a finished epoch."""
-        shown = {"loss": "loss {:.4f}", "score": score_name(row) + " {:.3f}", "images_per_s": "{:.1f} images/s"}
-        parts = [text.format(row[name]) for name, text in shown.items() if row.get(name) is not None]
+        formats = {"loss": "loss {:.4f}", "score": score_name(row) + " {:.3f}", "images_per_s": "{:.1f} images/s"}
+        parts = [text.format(row[name]) for name, text in formats.items() if row.get(name) is not None]
         parts += [f"{row['waiting_share']:.0%} waiting", f"{_duration(row['hours'] * 3600)} so far"]
-        self.say(f"epoch {row['epoch']}/{total_epochs}: " + " · ".join(parts))
+        self.log(f"epoch {row['epoch']}/{total_epochs}: " + " · ".join(parts))
 
 
-def _fitting(parts: Sequence[str], more: Sequence[str], room: int) -> str:
-    """Join the parts, and the first of ``more`` as far as they fit into ``room`` columns."""
-    shown = " · ".join(parts)
-    for part in more:
-        if len(longer := f"{shown} · {part}") > room:
+def _join_to_width(parts: Sequence[str], optional_parts: Sequence[str], width: int) -> str:
+    """Join the parts, and as many optional parts as fit into ``width`` columns."""
+    text = " · ".join(parts)
+    for part in optional_parts:
+        if len(longer := f"{text} · {part}") > width:
             break
-        shown = longer
-    return shown
+        text = longer
+    return text
 
 
 def _duration(seconds: float) -> str:
+    """Return ``H:MM:SS``."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -44,13 +44,13 @@ def unpack(tensors: Mapping[str, Tensor], *, system: nn.Module, averaged: nn.Mod
     load_into(averaged, checkpoint_part(tensors), source="checkpoint")
     if averaged is not system:
         load_into(system, checkpoint_part(tensors, "learning"), source="checkpoint")
-    own = dict(system.named_parameters())
-    for place, value in checkpoint_part(tensors, "optimizer").items():
-        name, key = place.rsplit("/", 1)
-        parameter = own[name]
-        # In the parameter's memory layout, which fused optimizers require, and on its device, counters too.
-        like = torch.empty_like(parameter if value.shape == parameter.shape else value, dtype=value.dtype)
-        optimizer.state[parameter][key] = like.to(parameter.device).copy_(value)
+    parameters = dict(system.named_parameters())
+    for path, value in checkpoint_part(tensors, "optimizer").items():
+        name, key = path.rsplit("/", 1)
+        parameter = parameters[name]
+        # Fused optimizers require the parameter's memory layout and device, the device also for step counters.
+        restored = torch.empty_like(parameter if value.shape == parameter.shape else value, dtype=value.dtype)
+        optimizer.state[parameter][key] = restored.to(parameter.device).copy_(value)
 
 
 def restore_state(record: Mapping[str, Any]) -> RunState:
@@ -59,9 +59,9 @@ def restore_state(record: Mapping[str, Any]) -> RunState:
 
 
 def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Check that settings, data etc. of a resumed run equal those that it was started with.
+    """Check that settings and data of a resumed run equal those that it was started with.
 
-    Data may have moved: if their digests agree, paths and options may differ.
+    Data may have moved: if their digests are the same, their paths and options may differ.
 
     Raises
     ------
@@ -70,8 +70,8 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """
     missing = "nothing"
     same_data = "data_digest" in before and all(before[name] == now[name] for name in ("data_digest", "val_digest"))
-    accepted = CHANGEABLE_ON_RESUME | (DATA_OPTIONS if same_data else frozenset())
-    names = [name for name in dict.fromkeys([*before, *now]) if name not in accepted]
+    may_differ = CHANGEABLE_ON_RESUME | (DATA_OPTIONS if same_data else frozenset())
+    names = [name for name in dict.fromkeys([*before, *now]) if name not in may_differ]
     changed = [
         f"{name}: was {before.get(name, missing)}, is {now.get(name, missing)}"
         for name in names
@@ -79,7 +79,7 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise UsageError(
-            "a run can only be resumed as it was started; these differ: "
+            "a run can only be resumed with the settings that it was started with; these differ: "
             + "; ".join(changed)
             + " (leave them out, or start a new run with --weights of this one)"
         )

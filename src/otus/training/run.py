@@ -1,4 +1,4 @@
-"""A training run from names: ``otus.train`` and ``otus train``."""
+"""Train a model by name on data sets by path: ``otus.train`` and ``otus train``."""
 
 import dataclasses
 import json
@@ -40,12 +40,24 @@ from otus.training.train_loader import TrainLoader
 from otus.training.validation import Validator
 from otus.zoo.weights import drop_head, weights_file
 
-STANDARD_AUGMENTATION = Compose([HorizontalFlip(), ColorJitter(hue=0.0)])  # hue is as slow as all else together
+STANDARD_AUGMENTATION = Compose(
+    [HorizontalFlip(), ColorJitter(hue=0.0)]
+)  # hue would take as long as all other changes together
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The outcome of a training run: how it ended, and the files of its weights."""
+    """The outcome of a training run.
+
+    Parameters
+    ----------
+    result
+        History, best score, and how the run ended.
+    folder
+        Folder of the run.
+    best, last
+        Files of the weights of the best validation (the last weights if there was none) and after the last step.
+    """
 
     result: TrainResult
     folder: Path
@@ -128,78 +140,92 @@ def train(
     >>> otus.load(run.best).predict("photo.jpg")  # doctest: +SKIP
     """
     fabric = start_fabric(settings)
-    say = TrainProgress(quiet=quiet or not fabric.is_global_zero)
-    before = None if resume is None else read_config(resume)
-    goes_on = resume is not None and (Path(resume) / "weights" / "last.safetensors").is_file()  # else no checkpoint yet
+    progress = TrainProgress(quiet=quiet or not fabric.is_global_zero)
+    resumed_config = None if resume is None else read_config(resume)
+    # A run that was interrupted very early has a configuration but no checkpoint.
+    has_checkpoint = resume is not None and (Path(resume) / "weights" / "last.safetensors").is_file()
     sources = [data] if isinstance(data, str | Path | Dataset) else list(data)
     train_set, val_set = open_datasets(sources, val, format=format, split=split, val_split=val_split)
-    found = None
-    if weights is not None and not goes_on:
-        found = find_weights(weights, model=model if isinstance(model, str) else None)
-    task = task_of(found.builder if model is None and found is not None else model)
+    pretrained = None
+    if weights is not None and not has_checkpoint:
+        pretrained = find_weights(weights, model=model if isinstance(model, str) else None)
+    if model is None and pretrained is not None:
+        model = pretrained.builder
+    task = task_of(model)
     if not len(task.categories(train_set)):
         remedy = "label some objects, or name the categories in the data set's description"
         raise DataError("has neither objects nor names of categories to learn", file=train_set.source, remedy=remedy)
-    check_labels(train_set, task, "to learn from")
-    name_of_model = found.builder if model is None and found is not None else model
-    if before is None and isinstance(name_of_model, str):
-        model, lines = trainable_model(name_of_model, train_set, boxes=settings.boxes)
+    check_labels(train_set, task, "to train on")
+    if resumed_config is None and isinstance(model, str):
+        model, lines = trainable_model(model, train_set, boxes=settings.boxes)
         for line in lines:
-            say.say(line)
-    if found is not None and isinstance(model, str):
-        found = drop_head(found, model)
-    system, header = build_system(model, task.categories(train_set), found, before, seed=settings.seed, given=arguments)
-    task = system.task  # a model without the heads that the data have no labels for
+            progress.log(line)
+    if pretrained is not None and isinstance(model, str):
+        pretrained = drop_head(pretrained, model)
+    system, header = build_system(
+        model,
+        task.categories(train_set),
+        pretrained,
+        resumed_config,
+        seed=settings.seed,
+        builder_arguments=arguments,
+    )
+    task = system.task  # not that of the named model if its mask or keypoint head was dropped
     settings = with_default_lr(settings, header.builder)
-    given = preprocess
-    preprocess = choose_preprocess(given, header, found, image_size=image_size)
-    if found is not None:
-        fine_tune(system, header, found, say)
+    given_preprocess = preprocess
+    preprocess = choose_preprocess(given_preprocess, header, pretrained, image_size=image_size)
+    if pretrained is not None:
+        fine_tune(system, header, pretrained, progress)
     if settings.frozen_norms:
         freeze_norms(system)
     categories = system.categories
-    check_labels(train_set, task, "to learn from")
+    check_labels(train_set, task, "to train on")
     train_set = task.remap(train_set, categories)
     if val_set is not None:
-        check_labels(val_set, task, "to validate by")
+        check_labels(val_set, task, "to validate on")
         val_set = task.remap(val_set, categories)
-    set_criterion(system, settings, train_set, say)
-    with say.counting("looking at the images") as count:
-        checked = check_images([train_set] if val_set is None else [train_set, val_set], progress=count)
-    images = dict(zip(("training", "validation"), checked, strict=False))
-    with say.counting("proposals") as count:  # the first process computes the missing ones, the others wait
+    set_criterion(system, settings, train_set, progress)
+    with progress.counting("checking images") as count:
+        digests = check_images([train_set] if val_set is None else [train_set, val_set], progress=count)
+    images = dict(zip(("training", "validation"), digests, strict=False))
+    with progress.counting("proposals") as count:  # the first process computes the missing ones, the others wait
         if fabric.is_global_zero:
             with_proposals(train_set, system, workers=1, report=count)
         fabric.barrier()
     train_set = with_proposals(train_set, system)
-    own = preprocess
+    default_preprocess = preprocess
     keeps_size = weights is not None and weights_file(weights) is not None  # keep the image size of its training
-    if before is None and image_size is None and given is None and not keeps_size:
-        preprocess = size_for_labels(own, train_set)
+    if resumed_config is None and image_size is None and given_preprocess is None and not keeps_size:
+        preprocess = size_for_labels(default_preprocess, train_set)
     loader = TrainLoader(
         train_set, preprocess, settings, augment=augment, rank=fabric.global_rank, world_size=fabric.world_size
     )
     spent_s = 0.0
-    # A model that knows none of the categories yet has no initial score worth comparing with.
-    validates_start = val_set is not None and found is not None and has_common_categories(found, header, categories)
-    if settings.minutes and before is None:
-        loader, image_s, spent_s = fit_to_budget(system, loader=loader, own=own, fabric=fabric)
+    # The initial score is informative only if the weights predict some of the categories.
+    validate_start = (
+        val_set is not None and pretrained is not None and has_common_categories(pretrained, header, categories)
+    )
+    if settings.minutes and resumed_config is None:
+        loader, image_s, spent_s = fit_to_budget(
+            system, loader=loader, default_preprocess=default_preprocess, fabric=fabric
+        )
         if val_set is not None:
-            validates_start &= validation_is_cheap(image_s, images=len(val_set), minutes=settings.minutes)
+            validate_start &= validation_is_cheap(image_s, images=len(val_set), minutes=settings.minutes)
     settings = dataclasses.replace(loader.settings, batch_size=loader.settings.images_per_batch)
-    if loader.preprocess != own:
-        longer = loader.preprocess.longer_side
-        say.say(f"image size: {longer} pixels instead of {own.longer_side}, because half of the objects are small")
-    elif preprocess != own:
-        say.say(
-            f"image size: {own.longer_side} pixels; half of the objects are small, but {settings.minutes:g} minutes buy "
+    default_size = default_preprocess.longer_side
+    if loader.preprocess != default_preprocess:
+        size = loader.preprocess.longer_side
+        progress.log(f"image size: {size} pixels instead of {default_size}, because half of the objects are small")
+    elif preprocess != default_preprocess:
+        progress.log(
+            f"image size: {default_size} pixels; half of the objects are small, but {settings.minutes:g} minutes allow "
             "too few epochs of larger images"
         )
     preprocess = loader.preprocess
     loader = dataclasses.replace(loader, settings=settings)
     if find_rate:
         rate = find_learning_rate(system, loader=loader, fabric=fabric).suggestion
-        say.say(f"learning rate: {rate:.2g} makes the loss fall fastest")
+        progress.log(f"learning rate: {rate:.2g}, at which the loss falls fastest")
         settings = dataclasses.replace(settings, learning_rate=fabric.broadcast(rate))
         loader = dataclasses.replace(loader, settings=settings)
 
@@ -220,12 +246,12 @@ def train(
         "command": sys.argv,
         **dataclasses.asdict(settings),
     }
-    config = json.loads(json.dumps(config))  # as it will be when read back
-    if before is not None:
-        check_unchanged(before, config)
-        config["command"] = before["command"]
-        for line in resume_notes(Path(str(resume)), before, config, images):
-            say.say(line)
+    config = json.loads(json.dumps(config))  # tuples become lists, as in the configuration that is read when resuming
+    if resumed_config is not None:
+        check_unchanged(resumed_config, config)
+        config["command"] = resumed_config["command"]
+        for line in resume_notes(Path(str(resume)), resumed_config, config, images):
+            progress.log(line)
     path = Path(resume) if resume else None
     if path is None and fabric.is_global_zero:
         path = new_run_folder(task.name, name or config["model"], out=out)
@@ -238,12 +264,12 @@ def train(
     if fabric.is_global_zero:
         folder.write_json("config.json", config)
         folder.write_json(IMAGES, images)
-    if fabric.is_global_zero and before is None:
-        first = [loader.load(place) for place in next(loader.plan())]
-        write_image(path / "batch.jpg", draw_batch(first, preprocess=preprocess, categories=categories, task=task))
+    if fabric.is_global_zero and resumed_config is None:
+        batch = [loader.load(index) for index in next(loader.plan())]
+        write_image(path / "batch.jpg", draw_batch(batch, preprocess=preprocess, categories=categories, task=task))
     for line in [*data_warnings(train_set, val_set), *system.warnings(train_set)]:
-        say.say(line)
-    say.say(f"{config['model']}: {len(train_set)} images to learn from, writing to {path}")
+        progress.log(line)
+    progress.log(f"{config['model']}: training on {len(train_set)} images, writing to {path}")
     validator: Validate | None = None
     if val_set is not None:
         image = path / "validation.jpg"
@@ -254,18 +280,18 @@ def train(
         fabric=fabric,
         validate=validator,
         folder=folder,
-        resume=goes_on,
-        progress=say,
+        resume=has_checkpoint,
+        progress=progress,
         validation_images=0 if val_set is None else len(val_set),
         spent_s=spent_s,
-        validate_start=validates_start,
+        validate_start=validate_start,
     )
-    start = next((row for row in result.history if row["epoch"] == 0), None)
-    best = result.best_score or 0.0
-    if start is not None and result.ended != "interrupted" and best < start["score"]:
-        say.say(
-            f"warning: {score_name(start)} was {start['score']:.3f} before training and is {best:.3f} at best after it: the "
-            "weights to start from are the better ones; give more epochs or minutes, or a lower --learning-rate"
+    initial = next((row for row in result.history if row["epoch"] == 0), None)
+    best_score = result.best_score or 0.0
+    if initial is not None and result.ended != "interrupted" and best_score < initial["score"]:
+        progress.log(
+            f"warning: {score_name(initial)} was {initial['score']:.3f} before training and is at most {best_score:.3f} "
+            "after it: the initial weights are better; train for more epochs or minutes, or with a lower --learning-rate"
         )
     return TrainedModel(result, path, folder.best if folder.best.exists() else folder.last, folder.last)
 
@@ -288,11 +314,11 @@ def resume_run(
         If they or the data have changed (the message lists the differences), or this machine does not support the run's
         precision.
     """
-    before = read_config(folder)
-    if before["precision"] == "bf16-mixed":
+    config = read_config(folder)
+    if config["precision"] == "bf16-mixed":
         instead = "a new run with --weights of this one and --precision 32-true"
-        check_bfloat16(choose_device(before["device"]), asked_for=f"{folder} in {before['precision']}", instead=instead)
-    return train(**train_arguments(before, arguments or {}, settings or {}), resume=folder)
+        check_bfloat16(choose_device(config["device"]), asked_for=f"{folder} in {config['precision']}", instead=instead)
+    return train(**train_arguments(config, arguments or {}, settings or {}), resume=folder)
 
 
 def repeat_run(
@@ -321,7 +347,7 @@ def repeat_run(
     settings = settings or {}
     if "epochs" in settings:
         settings = {"minutes": None, **settings}
-    again = train_arguments(read_config(config), arguments or {}, settings)
-    if again.keys() & {"model", "weights"} & (arguments or {}).keys():
-        del again["preprocess"], again["arguments"]  # belonged to the earlier run's model
-    return train(**again, **options)
+    repeated = train_arguments(read_config(config), arguments or {}, settings)
+    if {"model", "weights"} & (arguments or {}).keys():
+        del repeated["preprocess"], repeated["arguments"]  # those of the earlier run's model
+    return train(**repeated, **options)

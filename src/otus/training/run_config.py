@@ -1,4 +1,4 @@
-"""What a run was started with: the files of its folder that resuming, repeating and judging it read."""
+"""The configuration of a run as stored in its folder, for resuming and repeating it."""
 
 import json
 from collections.abc import Mapping
@@ -17,70 +17,94 @@ from otus.training.settings import TrainSettings, make_settings
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """What a run was started with, from its folder or the file ``config.json`` in it.
+    """Read the configuration of a run, from its folder or the file ``config.json`` in it.
 
     Raises
     ------
     UsageError
-        If the folder is not a run's.
+        If the folder is not that of a run, or the file is damaged.
     """
     file = Path(folder) if Path(folder).is_file() else Path(folder) / "config.json"
     if not file.is_file():
         raise UsageError(f"resume: {folder} is not the folder of a run, there is no {file.name} in it")
     try:
-        # What is not in it was not there to be said when the run began.
+        # Settings that an older version of Otus did not have get their defaults.
         return {**asdict(TrainSettings()), **json.loads(file.read_text())}
     except (ValueError, TypeError):
         raise UsageError(f"resume: {file} is damaged, start a new run with --weights of this one") from None
 
 
-def train_arguments(before: dict[str, Any], arguments: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of :func:`~otus.training.run.train`: those that a run was started with, and in their place
-    those that are named anew."""
+def train_arguments(config: dict[str, Any], arguments: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of :func:`~otus.training.run.train` of an earlier run, with some values replaced.
+
+    Parameters
+    ----------
+    config
+        Configuration of the earlier run.
+    arguments, settings
+        Arguments of ``train``, and fields of its settings, that replace those of the earlier run.
+
+    Raises
+    ------
+    UsageError
+        If the data no longer exist at their path, or a setting is invalid.
+    """
     names = ("model", "arguments", "data", "val", "weights", "image_size", "format", "split", "val_split")
-    own = {field.name: before[field.name] for field in fields(TrainSettings)} | settings
-    preprocess = Preprocess.from_dict(before["preprocess"])
-    again = {"preprocess": preprocess, **{name: before[name] for name in names}, **arguments}
-    for option, sources in (("data", again["data"]), ("val", [again["val"]])):
+    all_settings = {field.name: config[field.name] for field in fields(TrainSettings)} | settings
+    preprocess = Preprocess.from_dict(config["preprocess"])
+    all_arguments = {"preprocess": preprocess, **{name: config[name] for name in names}, **arguments}
+    for option, sources in (("data", all_arguments["data"]), ("val", [all_arguments["val"]])):
         for source in [sources] if isinstance(sources, str | Path) else sources:
             if isinstance(source, str) and not Path(source).exists():
-                raise UsageError(f"{option}: the run's data are not at {source} any more; say where by --{option} PATH")
-    return {**again, "settings": make_settings(own)}
+                raise UsageError(
+                    f"{option}: the run's data are no longer at {source}; give their new path by --{option} PATH"
+                )
+    return {**all_arguments, "settings": make_settings(all_settings)}
 
 
 def resume_notes(
     run: Path, before: Mapping[str, Any], now: Mapping[str, Any], images: Mapping[str, Mapping[str, str]]
 ) -> list[str]:
-    """What a person should know who resumes a run: data that moved, image files that are others than when it began."""
+    """Return notes for the user who resumes a run: data that moved, and image files that have changed.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    before, now
+        Configuration of the run, and the one with which it is resumed.
+    images
+        Digests of the image files now, by ``training`` or ``validation`` and name.
+    """
     lines = []
     moved = [name for name in ("data", "val") if before[name] != now[name]]
     if moved:
-        lines.append(f"note: {' and '.join(moved)} moved, the labels are the same: {now['data']}")
+        lines.append(f"note: {' and '.join(moved)} moved to {now['data']}; the labels are the same")
     try:
-        known = json.loads((run / IMAGES).read_text(encoding="utf-8"))
+        recorded = json.loads((run / IMAGES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return lines
     changed = [
         file
         for part, digests in images.items()
         for file, digest in digests.items()
-        if known.get(part, {}).get(file, digest) != digest
+        if recorded.get(part, {}).get(file, digest) != digest
     ]
     if changed:
-        what = "1 image file is" if len(changed) == 1 else f"{len(changed)} image files are"
-        lines.append(f"note: {what} not what the run began with, e.g. {changed[0]}: it goes on with them as they are")
+        count = "1 image file has" if len(changed) == 1 else f"{len(changed)} image files have"
+        lines.append(f"note: {count} changed since the run was started, e.g. {changed[0]}; the run continues with them")
     return lines
 
 
 def source_path(source: Data | float | None) -> str | float | None:
-    """Return the absolute path of a data set, or the share or nothing that stands in its place."""
+    """Return the absolute path of a data set; a fraction or None is returned as it is."""
     if isinstance(source, Dataset):
         return str(source.source)
     return str(Path(source).absolute()) if isinstance(source, str | Path) else source
 
 
 def training_record(config: dict[str, Any], train_set: Dataset, val_set: Dataset | None, task: Task) -> dict[str, Any]:
-    """Return what a checkpoint records of its training."""
+    """Return the record of its training that is stored in a checkpoint."""
     return {
         "otus": otus.__version__,
         "command": config["command"],

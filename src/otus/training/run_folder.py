@@ -1,7 +1,8 @@
-"""What a run writes: ``weights/best.safetensors``, ``weights/last.safetensors``, ``config.json``, ``run.json``,
-``metrics.csv``, ``metrics.jsonl``, ``curves.png``.
+"""The folder of a run, and the files that are written to it.
 
-All but the weights are for people and can be made again from ``weights/last.safetensors``.
+They are ``weights/best.safetensors``, ``weights/last.safetensors``, ``config.json``, ``run.json``, ``metrics.csv``,
+``metrics.jsonl`` and ``curves.png``. All but the weights are for people; they can be restored from
+``weights/last.safetensors``.
 """
 
 import contextlib
@@ -29,9 +30,16 @@ from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoi
 
 
 def new_run_folder(task: str, name: str, *, out: str | Path | None = None) -> Path:
-    """Make ``<runs>/<task>/<name>``, with a number where that is taken; ``out``, else ``OTUS_RUNS``, else ``./runs``.
+    """Create and return the folder ``out/task/name``, or ``name-2`` … if it exists.
 
-    It is made here, so that two runs that begin at once get two folders.
+    It is created here, so that two runs that start at the same time get different folders.
+
+    Parameters
+    ----------
+    task, name
+        Names of the task and of the run.
+    out
+        Parent folder of all runs (default: the environment variable ``OTUS_RUNS``, else ``./runs``).
     """
     parent = Path(out or os.environ.get("OTUS_RUNS") or "runs") / task
     for number in itertools.count(1):
@@ -39,7 +47,7 @@ def new_run_folder(task: str, name: str, *, out: str | Path | None = None) -> Pa
         with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
-    raise AssertionError  # the numbers have no end
+    raise AssertionError  # never reached
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,9 @@ class RunFolder:
     Parameters
     ----------
     path
-        The folder; made when something is written.
+        The folder; created when something is written.
     header
-        What makes the tensors a model again; ``header.training`` says how they were trained.
+        Header of the run's checkpoints; ``header.training`` records the training.
     """
 
     path: Path
@@ -64,11 +72,11 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """Weights of the last step, and all that is needed to go on from there."""
+        """Checkpoint of the last step, from which the run can be resumed."""
         return self.path / "weights" / "last.safetensors"
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
-        """A JSON file of the folder."""
+        """Write a JSON file in the folder."""
         with staged_file(self.path / name) as stage:
             stage.write_text(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
 
@@ -76,29 +84,30 @@ class RunFolder:
         """Write all tensors of a run and its counters."""
         save_checkpoint(self.last, tensors, self._header(state, extra={"run": state.to_json()}))
 
-    def save_best(self, weights: Mapping[str, Tensor], state: RunState, found: Validation) -> None:
+    def save_best(self, weights: Mapping[str, Tensor], state: RunState, validation: Validation) -> None:
         """Write the weights of the best validation so far."""
-        save_checkpoint(self.best, weights, self._header(state, figures=dict(found.figures)))
+        save_checkpoint(self.best, weights, self._header(state, figures=dict(validation.figures)))
 
     def read_last(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and counters that :meth:`save_last` wrote.
+        """Read the tensors and counters that :meth:`save_last` wrote.
 
         Raises
         ------
         CheckpointError
-            If there are none.
+            If the file does not exist, or has no counters.
         """
         tensors, header = load_checkpoint(self.last)
         if "run" not in header.extra:
-            raise CheckpointError(f"{self.last}: holds weights but no run to go on with; use --weights")
+            raise CheckpointError(f"{self.last}: has weights but no run that can be resumed; use it as --weights")
         return tensors, header.extra["run"]
 
     def write_records(self, state: RunState) -> None:
-        """``run.json``, ``metrics.csv``, ``metrics.jsonl``, ``curves.png``, and events where tensorboard is installed."""
+        """Write ``run.json``, ``metrics.csv``, ``metrics.jsonl``, ``curves.png``, and TensorBoard events if installed."""
         history = state.history
         best = {"best_score": state.best_score, "best_step": state.best_step}
         self.write_json("run.json", {**environment(), **self._header(state).training, **best})
-        columns = list(dict.fromkeys(name for row in reversed(history) for name in row))  # the first may be of no epoch
+        # Reversed, because row 0, the validation of the initial weights, lacks some columns.
+        columns = list(dict.fromkeys(name for row in reversed(history) for name in row))
         with staged_file(self.path / "metrics.csv") as stage, open(stage, "w", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
@@ -119,7 +128,7 @@ class RunFolder:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware."""
+    """Return the versions of Otus, Python and torch, and the hardware."""
     return {
         "otus": otus.__version__,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""The loss of a semantic segmenter by the settings of a run: which one, and how categories are weighted.
+"""Set the loss and the class weights of a semantic segmenter by the settings of a run.
 
 Shape shorthand: K categories.
 """
@@ -39,29 +39,31 @@ _LOSSES: dict[str, Criterion] = {
 
 
 def set_criterion(
-    system: BaseSystem[Any, Any], settings: TrainSettings, train_set: Dataset, say: TrainProgress
+    system: BaseSystem[Any, Any], settings: TrainSettings, train_set: Dataset, progress: TrainProgress
 ) -> None:
-    """Set the loss of a segmenter to the sum of ``settings.loss``, with ``settings.class_weights``, where these are given.
+    """Set the loss of a segmenter to the sum of ``settings.loss``, with ``settings.class_weights``, if these are given.
 
     Raises
     ------
     UsageError
-        If they are given for another system, whose losses are its own.
+        If they are given for a system that is not a segmenter.
     """
     if settings.loss is None and settings.class_weights is None:
         return
     if not isinstance(system, Segmenter):
         given = [name for name in ("loss", "class_weights") if getattr(settings, name) is not None]
-        what = f"{type(system).__name__} ({system.task.name}) has losses of its own"
-        raise UsageError(f"{', '.join(given)}: for semantic segmentation only, and {what}; leave them out")
+        raise UsageError(
+            f"{', '.join(given)}: only for semantic segmentation; {type(system).__name__} ({system.task.name}) has losses "
+            "of its own; leave them out"
+        )
     losses = {name: _LOSSES[name] for name in settings.loss or ("cross-entropy",)}
     if settings.class_weights is not None:
-        with say.counting("counting pixels") as count:
+        with progress.counting("counting pixels") as count:
             pixels = pixel_counts(train_set, workers=settings.workers, report=count)
         weights = median_frequency_weights(*map(torch.from_numpy, pixels))
         losses["cross-entropy"] = partial(cross_entropy, weights=weights)
-        named = zip(system.categories, weights.tolist(), strict=True)
-        say.say("class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in named))
+        weight_of = zip(system.categories, weights.tolist(), strict=True)
+        progress.log("class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in weight_of))
     system.criterion = next(iter(losses.values())) if len(losses) == 1 else partial(_sum, losses=tuple(losses.values()))
 
 
@@ -77,16 +79,16 @@ def pixel_counts(
     Parameters
     ----------
     dataset
-        With semantic maps.
+        Data set with semantic maps.
     workers
-        Threads that read them.
+        Number of threads that read the maps.
     report
-        Called with the numbers of images read and of all.
+        Called with the numbers of finished and of all images (default: not called).
 
     Returns
     -------
     pixels, image_pixels
-        (K,) pixels of each category, and the labelled pixels of the images in which it occurs.
+        int64 (K,) pixels of each category, and int64 (K,) labelled pixels of all images in which the category occurs.
     """
     pixels, image_pixels = np.zeros((2, IGNORE + 1), dtype=np.int64)
 

@@ -52,12 +52,12 @@ class TrainSettings:
     boxes
         ``amodal`` trains on amodal boxes and masks (whole objects, including hidden parts) where the data have them.
     loss
-        Of a semantic segmenter: ``cross-entropy``, ``focal``, ``dice``, ``lovasz``, ``ohem`` (cross-entropy of the hardest
-        pixels), or several, whose sum it is; see :mod:`otus.parts.semantic_losses` (default: the model's own,
+        Losses of a semantic segmenter, which are summed: ``cross-entropy``, ``focal``, ``dice``, ``lovasz``, ``ohem``
+        (cross-entropy of the hardest pixels); see :mod:`otus.parts.semantic_losses` (default: the model's own,
         cross-entropy).
     class_weights
-        ``median-frequency`` weighs the cross-entropy of a semantic segmenter: rare categories count more (default: all
-        count alike).
+        ``median-frequency`` weights the categories in the cross-entropy of a semantic segmenter, rare ones higher
+        (default: all weights are 1).
     group_by_shape
         Batch portrait and landscape images separately, which reduces padding.
     patience
@@ -115,7 +115,7 @@ class TrainSettings:
             raise UsageError(f"loss: expected different losses, at least one, got {self.loss}")
         if self.class_weights is not None and self.loss is not None and "cross-entropy" not in self.loss:
             raise UsageError(
-                f"class_weights: weigh cross-entropy, and the loss is {' + '.join(self.loss)}; leave them out"
+                f"class_weights: apply to cross-entropy only, but loss is {' + '.join(self.loss)}; leave them out"
             )
 
     @property

@@ -31,9 +31,9 @@ def draw_batch(
     for sample in samples:
         target = _target(sample, categories, task)
         # Drawn by the type of the target: a classifier may train on objects.
-        shown_as = next((one for one in TASKS if isinstance(target, one.result_type)), task)
-        drawn, objects = _small(_pixels(sample["image"], preprocess), target, shown_as)
-        tiles.append(("", [drawn]))
+        target_task = next((other for other in TASKS if isinstance(target, other.result_type)), task)
+        drawing, objects = _draw_tile(_pixels(sample["image"], preprocess), target, target_task)
+        tiles.append(("", [drawing]))
         legends.append(objects)
     return mosaic(tiles, object_legend(legends, counts=False))
 
@@ -44,14 +44,14 @@ def draw_predictions(dataset: Dataset, results: Mapping[int, Any], task: Task, *
     tiles, legends = [], []
     for index in indices:
         sample = dataset[index]
-        shown, which = _shown(results[index])
-        pair = [_small(sample.image, one, task) for one in (task.ground_truth(sample), shown)]
-        tiles.append((f"{PurePath(sample.key).name}: labels | {which}", [drawn for drawn, _ in pair]))
+        prediction, description = _filter_by_score(results[index])
+        pair = [_draw_tile(sample.image, result, task) for result in (task.ground_truth(sample), prediction)]
+        tiles.append((f"{PurePath(sample.key).name}: labels | {description}", [drawing for drawing, _ in pair]))
         legends += [objects for _, objects in pair]
     return mosaic(tiles, object_legend(legends, counts=False))
 
 
-def _small(image: ImageArray, result: Any | None, task: Task) -> tuple[ImageArray, Instances]:
+def _draw_tile(image: ImageArray, result: Any | None, task: Task) -> tuple[ImageArray, Instances]:
     """Draw an image with its result at tile size, with the same line width for all image sizes; return it with the
     objects of the result, for the legend."""
     scale = _LONGER_SIDE / max(image.shape)
@@ -63,13 +63,13 @@ def _small(image: ImageArray, result: Any | None, task: Task) -> tuple[ImageArra
     return task.display.draw(pixels, result, labels=False), task.display.objects(result, (height, width))
 
 
-def _shown(result: Any) -> tuple[Any, str]:
+def _filter_by_score(result: Any) -> tuple[Any, str]:
     """Return the objects that ``otus predict`` would draw, or else the highest-scoring few, with a description."""
     if not isinstance(result, Instances) or result.scores is None:
         return result, "predictions"
-    certain = result[result.scores >= SCORE_THRESHOLD]
-    if len(certain) or not len(result):
-        return certain, f"predictions, score ≥ {SCORE_THRESHOLD}"
+    above = result[result.scores >= SCORE_THRESHOLD]
+    if len(above) or not len(result):
+        return above, f"predictions, score ≥ {SCORE_THRESHOLD}"
     best = result[np.argsort(-result.scores, kind="stable")[:_BEST]]
     assert best.scores is not None
     return best, f"best {len(best)}, score ≤ {best.scores[0]:.2f}"
@@ -91,8 +91,9 @@ def _target(sample: TensorSample, categories: Categories, task: Task) -> Any | N
         if "panoptic" not in sample:
             return None
         ids = sample["panoptic"].as_subclass(Tensor).numpy()
-        left = set(np.unique(ids).tolist())  # augmentation may have cut off the others
-        return PanopticMap(ids, tuple(one for one in sample["segments"] if one.id in left), categories)
+        visible = set(np.unique(ids).tolist())  # augmentation may have cut off the others
+        segments = tuple(segment for segment in sample["segments"] if segment.id in visible)
+        return PanopticMap(ids, segments, categories)
     if "label" in sample:  # of the image as a whole
         return Classification(np.eye(len(categories))[int(sample["label"])], categories)
     if "boxes" not in sample:

@@ -78,12 +78,12 @@ class RunState:
         return asdict(self)
 
     @property
-    def share(self) -> float:
+    def fraction_done(self) -> float:
         """Completed fraction of the schedule, 0 to 1; a new plan continues from the current value."""
         if self.total_steps == UNPLANNED:
             return 0.0
-        left = self.total_steps - self.planned_at
-        return 1.0 if left <= 0 else self.share_then + (1 - self.share_then) * (self.step - self.planned_at) / left
+        steps = self.total_steps - self.planned_at
+        return 1.0 if steps <= 0 else self.share_then + (1 - self.share_then) * (self.step - self.planned_at) / steps
 
     @property
     def step_s(self) -> float:
@@ -94,7 +94,7 @@ class RunState:
 
     def plan(self, total_steps: int, *, warm_up: float) -> None:
         """Set the planned number of steps; the fraction ``warm_up`` of the first plan is kept by later ones."""
-        self.share_then, self.planned_at, self.planned_at_s = self.share, self.step, self.seconds
+        self.share_then, self.planned_at, self.planned_at_s = self.fraction_done, self.step, self.seconds
         self.total_steps = total_steps
         if self.warm_up is None:
             self.warm_up = warm_up
@@ -127,26 +127,26 @@ class RunState:
         self.loss_sums, self.epoch_s, self.waited_s = {}, 0.0, 0.0
         return row
 
-    def record_initial_validation(self, found: Validation, *, seconds: float) -> dict[str, Any]:
+    def record_initial_validation(self, validation: Validation, *, seconds: float) -> dict[str, Any]:
         """Add the validation of the initial weights as row 0 of the history; it does not count for the best score."""
         row: dict[str, Any] = {"epoch": 0, "step": 0}
-        self._add_figures(row, found, seconds=seconds)
+        self._add_figures(row, validation, seconds=seconds)
         self.history.append(row)
         return row
 
-    def record_validation(self, row: dict[str, Any], found: Validation, *, seconds: float) -> bool:
-        """Add a validation to the row of its epoch; return whether it is the best so far (of equal ones, the last)."""
-        self._add_figures(row, found, seconds=seconds)
-        better = self.best_score is None or found.score > self.best_score
-        self.validations_since_best = 0 if better else self.validations_since_best + 1
-        if not better and found.score != self.best_score:
+    def record_validation(self, row: dict[str, Any], validation: Validation, *, seconds: float) -> bool:
+        """Add a validation to the row of its epoch; return whether its score is the best so far, or equal to the best."""
+        self._add_figures(row, validation, seconds=seconds)
+        improved = self.best_score is None or validation.score > self.best_score
+        self.validations_since_best = 0 if improved else self.validations_since_best + 1
+        if not improved and validation.score != self.best_score:
             return False
-        self.best_score, self.best_step = found.score, self.step
+        self.best_score, self.best_step = validation.score, self.step
         return True
 
-    def _add_figures(self, row: dict[str, Any], found: Validation, *, seconds: float) -> None:
-        row |= {"score": found.score}
-        row |= {name: value if math.isfinite(value) else None for name, value in found.figures.items()}
+    def _add_figures(self, row: dict[str, Any], validation: Validation, *, seconds: float) -> None:
+        row |= {"score": validation.score}
+        row |= {name: value if math.isfinite(value) else None for name, value in validation.figures.items()}
         self.seconds += seconds
         self.seconds_of_validation = seconds
         self.validated_at_s = self.seconds

@@ -111,18 +111,18 @@ class TrainLoader:
                 groups=groups,
             )
             parts = order.reshape(self.batches_per_epoch, self.world_size, -1)[:, self.rank]
-            for place in range(skipped, self.batches_per_epoch):
-                batch = epoch * self.batches_per_epoch + place
-                yield [BatchIndex(batch, epoch, int(image)) for image in parts[place]]
+            for index in range(skipped, self.batches_per_epoch):
+                batch = epoch * self.batches_per_epoch + index
+                yield [BatchIndex(batch, epoch, int(image)) for image in parts[index]]
             epoch, skipped = epoch + 1, 0
 
-    def load(self, place: BatchIndex) -> TensorSample:
+    def load(self, index: BatchIndex) -> TensorSample:
         """Load one image, augmented and preprocessed."""
-        generator = sample_generator(self.settings.seed, place.epoch, place.image)
-        sample, boxes = self.dataset[place.image], self.settings.boxes
+        generator = sample_generator(self.settings.seed, index.epoch, index.image)
+        sample, boxes = self.dataset[index.image], self.settings.boxes
         if boxes == "modal" and sample.instances is not None:  # no system trains on both kinds of masks
             sample = replace(sample, instances=replace(sample.instances, amodal_masks=None))
-        scale = float(scale_rng(self.settings.seed, place.batch).choice(self.settings.scales))
+        scale = float(scale_rng(self.settings.seed, index.batch).choice(self.settings.scales))
         preprocess = _scaled(self.preprocess, scale)
         if self.augment is None:
             return preprocess.prepare(sample, boxes=boxes)

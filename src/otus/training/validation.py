@@ -1,4 +1,4 @@
-"""Validation while training: what ``otus evaluate`` would say of the weights so far, shared among the processes."""
+"""Validation during training, with the same metrics as ``otus evaluate``, distributed over the processes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,28 +19,28 @@ from otus.training.snapshots import draw_predictions
 from otus.training.state import Validation
 
 MAX_CLICKS = 5
-"""Simulated clicks on each object of a promptable model: enough to tell which weights are the best."""
+"""Simulated clicks per object for promptable models; fewer than in an evaluation, enough to select the best weights."""
 
 
 @dataclass(frozen=True)
 class Validator:
-    """Judges a system on a data set kept aside, by the protocol of its task.
+    """Evaluate a system on the validation set, by the protocol of its task.
 
-    The score by which weights are chosen is the first of the task's that can be computed: of objects the AP of keypoints,
-    masks or boxes.
+    The score that selects the best weights is the first of the task's ``validation_metrics`` that is available: for
+    objects, the AP of keypoints, masks or boxes.
 
     Parameters
     ----------
     dataset
-        With the labels that the task needs.
+        Validation set with the labels that the task needs.
     preprocess
-        As for the training.
+        Resizing and normalisation, as in training.
     fabric
-        Its processes share the batches; each ends with the figures of all.
+        Fabric whose processes share the batches; each gets the metrics of all.
     batch_size, workers
-        Images together, and threads that load them.
+        Images per batch, and number of threads that load them.
     image
-        Where to draw what was predicted on a few images.
+        Image file to write, with ground truth and predictions of a few images (default: none).
     """
 
     dataset: Dataset
@@ -51,13 +51,15 @@ class Validator:
     image: Path | None = None
 
     def __call__(self, system: BaseSystem[Any, Any]) -> Validation:
-        """Return the figures of a system in float32, which is what ``otus evaluate`` will say of its checkpoint."""
+        """Return the metrics of a system in float32, equal to those of ``otus evaluate`` for its checkpoint."""
         task = system.task
         dataset = task.validation_set(self.dataset)
         protocol, options = protocol_of(task.protocol), Options(max_clicks=MAX_CLICKS)
-        if protocol.evaluate_system is not None:  # the same in every process
-            with inference_mode(system) as evaluating:
-                evaluated = protocol.evaluate_system(Pipeline(evaluating, self.preprocess), dataset, options, None)
+        if protocol.evaluate_system is not None:  # not distributed: every process evaluates all images
+            with inference_mode(system) as inference_system:
+                evaluated = protocol.evaluate_system(
+                    Pipeline(inference_system, self.preprocess), dataset, options, None
+                )
         else:
             results = self.predict(system)
             if self.image is not None and self.fabric.is_global_zero:
@@ -72,13 +74,13 @@ class Validator:
 
     def predict(self, system: BaseSystem[Any, Any]) -> dict[int, Any]:
         """Return the results of a system on all images, by index, in every process."""
-        with inference_mode(system) as evaluated:
-            mine = predict_dataset(
-                Pipeline(evaluated, self.preprocess),
+        with inference_mode(system) as inference_system:
+            part = predict_dataset(
+                Pipeline(inference_system, self.preprocess),
                 system.task.validation_set(self.dataset),
                 batch_size=self.batch_size,
                 workers=self.workers,
                 part=self.fabric.global_rank,
                 parts=self.fabric.world_size,
             )
-        return {index: result for part in gather(self.fabric, mine) for index, result in part.items()}
+        return {index: result for results in gather(self.fabric, part) for index, result in results.items()}

@@ -88,7 +88,7 @@ _VOC_INDEX = {name: index for index, name in enumerate(VOC_WITH_BACKGROUND)}
 _CARD = """\
 # {name}
 
-Labels every pixel as one of 20 categories of objects (those of Pascal VOC) or background, on images scaled to
+Labels every pixel as one of 20 categories of objects (those of Pascal VOC) or background, on images resized to
 {predict_size} pixels. Semantic FPN (Kirillov et al., CVPR 2019) over EfficientNet-Lite0 (Tan and Le, ICML 2019).
 
 - Weights: float16, {megabytes:.1f} MB. Licence: {licence}.
