@@ -221,7 +221,7 @@ def test_without_network_the_error_says_so(monkeypatch, tmp_path):
 
     monkeypatch.setenv("OTUS_CACHE", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    with pytest.raises(FetchError, match="Is there a network"):
+    with pytest.raises(FetchError, match="Check the network connection"):
         otus.load("mask_rcnn_resnet50_fpn")
 
 

@@ -220,7 +220,7 @@ def test_weights_start_what_fits_and_leave_heads_of_other_categories(tmp_path: P
 
     stranger = torch.nn.Linear(2, 2)
     stranger.categories = one
-    with pytest.raises(CheckpointError, match="nothing of it fits Linear"):
+    with pytest.raises(CheckpointError, match="none of its tensors fits Linear"):
         load_pretrained(stranger, found)
 
 

@@ -40,9 +40,8 @@ from otus.training.train_loader import TrainLoader
 from otus.training.validation import Validator
 from otus.zoo.weights import drop_head, weights_file
 
-STANDARD_AUGMENTATION = Compose(
-    [HorizontalFlip(), ColorJitter(hue=0.0)]
-)  # hue would take as long as all other changes together
+# Without hue, which would take as long as all other changes together.
+STANDARD_AUGMENTATION = Compose([HorizontalFlip(), ColorJitter(hue=0.0)])
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ _WRAPPERS = frozenset(
 )
 """Prefixes that wrappers add to parameter names: DataParallel, Lightning, torch.compile, Fabric, EMA."""
 _AVERAGED = re.compile(r"(^|[._])ema([._]|$)")
-_DEPTH = 3  # nesting levels of dicts that are searched for tensors
+_MAX_DEPTH = 3  # nesting levels of dicts that are searched for tensors
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], header: Check
     try:
         metadata = msgspec.json.encode(_Metadata(VERSION, header, aliases)).decode()
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: the header holds what JSON cannot: {error}") from None
+        raise CheckpointError(f"{path}: the header cannot be encoded as JSON: {error}") from None
     try:
         with fsynced_file(path) as stage:
             # Not save_file: it writes to a temporary file of unpredictable name, which stays if the process is killed.
             stage.write_bytes(save(tensors, metadata={"otus": metadata}))
     except (OSError, DataError) as error:
-        raise CheckpointError(f"{path}: could not be written, what stood there is kept: {error}") from error
+        raise CheckpointError(f"{path}: could not be written, an earlier file is kept: {error}") from error
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], CheckpointHeader]:
@@ -114,23 +114,25 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], CheckpointHead
     CheckpointError
         If the file is missing, damaged, written by a newer version of Otus, or not a checkpoint of Otus.
     """
-    path = _existing(path)
+    path = _check_exists(path)
     state, metadata = _read_safetensors(path)
     if "otus" not in metadata:
         raise CheckpointError(
-            f"{path}: holds tensors but not the header of an Otus checkpoint; give it as weights to a model by name"
+            f"{path}: has tensors but not the header of an Otus checkpoint; give it as weights of a named model"
         )
     try:
         version = msgspec.json.decode(metadata["otus"], type=dict[str, Any]).get("version")
         if not isinstance(version, int) or version > VERSION:
-            raise CheckpointError(f"{path}: format {version}, this Otus reads up to {VERSION}: install a newer one")
-        known = msgspec.json.decode(metadata["otus"], type=_Metadata)
+            raise CheckpointError(
+                f"{path}: has format {version}, this version of Otus reads up to {VERSION}: install a newer one"
+            )
+        decoded = msgspec.json.decode(metadata["otus"], type=_Metadata)
     except msgspec.MsgspecError as error:
         raise CheckpointError(f"{path}: the header is damaged: {error}") from None
-    missing = [name for name in known.aliases.values() if name not in state]
+    missing = [name for name in decoded.aliases.values() if name not in state]
     if missing:
-        raise CheckpointError(f"{path}: the header is damaged: it names a tensor {missing[0]!r} that is not there")
-    return state | {alias: state[name] for alias, name in known.aliases.items()}, known.header
+        raise CheckpointError(f"{path}: the header is damaged: it names a tensor {missing[0]!r} that is missing")
+    return state | {alias: state[name] for alias, name in decoded.aliases.items()}, decoded.header
 
 
 def checkpoint_part(state: Mapping[str, Tensor], name: str | None = None) -> dict[str, Tensor]:
@@ -178,24 +180,24 @@ def load_into(
         If tensors are missing, extra, of another shape or not finite; the message lists the first of each. The module
         is then unchanged.
     """
-    fits, misfits = _compare(module, state)
+    fits, mismatches = _compare(module, state)
     if not strict:
-        misfits.pop("missing")
-    if any(misfits.values()):
-        found = "; ".join(
-            f"{len(several)} {kind}, e.g. {', '.join(one.tensor + one.shape for one in several[:3])}"
-            for kind, several in misfits.items()
-            if several
+        mismatches.pop("missing")
+    if any(mismatches.values()):
+        details = "; ".join(
+            f"{len(tensors)} {kind}, e.g. {', '.join(tensor.tensor + tensor.shape for tensor in tensors[:3])}"
+            for kind, tensors in mismatches.items()
+            if tensors
         )
         raise CheckpointError(
             f"{source} does not fit {model or type(module).__name__} "
-            f"(nothing was loaded; {len(fits)} tensors would fit): {found}"
+            f"(nothing was loaded; {len(fits)} tensors would fit): {details}"
         )
-    broken = [name for name, tensor in fits.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
+    not_finite = [name for name, tensor in fits.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if not_finite:
         raise CheckpointError(
-            f"{source}: {len(broken)} tensors hold numbers that are not finite, e.g. {', '.join(broken[:3])}: a training "
-            "that went wrong, or a damaged file; nothing was loaded"
+            f"{source}: {len(not_finite)} tensors have values that are not finite, e.g. {', '.join(not_finite[:3])}: the "
+            "training diverged, or the file is damaged; nothing was loaded"
         )
     module.load_state_dict(fits, strict=False)
 
@@ -213,8 +215,8 @@ class TensorMismatch(NamedTuple):
 
 def match_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[TensorMismatch]]:
     """Return the tensors of a state that fit a module, for fine-tuning, and all mismatches of the two."""
-    fits, misfits = _compare(module, state)
-    return fits, [misfit for several in misfits.values() for misfit in several]
+    fits, mismatches = _compare(module, state)
+    return fits, [mismatch for tensors in mismatches.values() for mismatch in tensors]
 
 
 def read_foreign(path: str | Path) -> dict[str, Tensor]:
@@ -230,11 +232,11 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
     CheckpointError
         If the file is missing, damaged, not a file of weights, or a pickle that contains code, which is never executed.
     """
-    path = _existing(path)
+    path = _check_exists(path)
     with open(path, "rb") as file:
         start = file.read(16)
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise CheckpointError(f"{path}: is a web page, not weights; download the file that the page offers")
+        raise CheckpointError(f"{path}: is a web page, not weights; download the file that the page links to")
     if start[4:9] == b"\0\0\0\0{":  # the length of a JSON header, then the header
         content: Any = _read_safetensors(path)[0]
     elif start[:2] == b"PK" or start[:1] == b"\x80":
@@ -243,11 +245,11 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
             content = _largest_state(content)
     else:
         raise CheckpointError(
-            f"{path}: is not a file of weights: expected safetensors or what torch.save writes, it "
+            f"{path}: is not a file of weights: expected safetensors or the output of torch.save, but it "
             + (f"begins with {start!r}" if start else "is empty")
         )
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path}: expected tensors by name, got {type(content).__name__} without any")
+        raise CheckpointError(f"{path}: expected tensors by name, got {type(content).__name__} without tensors")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: expected tensors by name, got {type(value).__name__} under {name!r}")
@@ -269,11 +271,11 @@ def find_prefixes(state: Mapping[str, Tensor], names: Collection[str]) -> list[s
     >>> find_prefixes({"model.conv.bias": torch.zeros(1), "loss.weight": torch.zeros(1)}, ["conv.bias"])
     ['model.']
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for name in state:
-        places = [0, *(place + 1 for place, letter in enumerate(name) if letter == ".")]
-        found.update(name[:place] for place in places if name[place:] in names)
-    return sorted(found, key=lambda prefix: (-found[prefix], prefix != "", not _AVERAGED.search(prefix), prefix))
+        starts = [0, *(index + 1 for index, letter in enumerate(name) if letter == ".")]
+        counts.update(name[:start] for start in starts if name[start:] in names)
+    return sorted(counts, key=lambda prefix: (-counts[prefix], prefix != "", not _AVERAGED.search(prefix), prefix))
 
 
 def sub_state(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -284,30 +286,31 @@ def sub_state(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _largest_state(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """Return the dict with the most tensors, of a checkpoint and the dicts nested in it."""
 
-    def states(inner: Mapping[Any, Any], place: str, depth: int) -> Iterator[tuple[int, bool, Mapping[Any, Any]]]:
-        yield sum(isinstance(value, Tensor) for value in inner.values()), bool(_AVERAGED.search(place)), inner
+    def states(inner: Mapping[Any, Any], path: str, depth: int) -> Iterator[tuple[int, bool, Mapping[Any, Any]]]:
+        """Yield the number of tensors of each dict, whether it holds averaged weights, and the dict."""
+        yield sum(isinstance(value, Tensor) for value in inner.values()), bool(_AVERAGED.search(path)), inner
         for name, value in inner.items():
             if isinstance(name, str) and isinstance(value, Mapping) and depth:
-                yield from states(value, f"{place}.{name}", depth - 1)
+                yield from states(value, f"{path}.{name}", depth - 1)
 
-    return max(states(content, "", _DEPTH), key=lambda state: state[:2])[2]
+    return max(states(content, "", _MAX_DEPTH), key=lambda state: state[:2])[2]
 
 
 def _storable(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return contiguous tensors that share no memory, and for each alias the name under which its tensor is stored."""
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
-    first: dict[tuple[Any, ...], str] = {}
+    stored_names: dict[tuple[Any, ...], str] = {}
     storages: set[int] = set()
     for name, tensor in state.items():
         storage = tensor.untyped_storage().data_ptr()
-        same = (storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-        if tensor.numel() and same in first:
-            aliases[name] = first[same]
+        identity = (storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and identity in stored_names:
+            aliases[name] = stored_names[identity]
             continue
-        first[same] = name
-        plain = tensor.detach().cpu().contiguous()
-        tensors[name] = plain.clone() if storage in storages else plain  # safetensors refuses views of shared storage
+        stored_names[identity] = name
+        stored = tensor.detach().cpu().contiguous()
+        tensors[name] = stored.clone() if storage in storages else stored  # safetensors rejects views of shared storage
         storages.add(storage)
     return tensors, aliases
 
@@ -316,27 +319,28 @@ def _compare(
     module: nn.Module, state: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, list[TensorMismatch]]]:
     """Return the tensors that fit, and those missing in the state, extra in it, or of another shape."""
-    own = module.state_dict()
+    expected = module.state_dict()
     fits: dict[str, Tensor] = {}
-    misfits: dict[str, list[TensorMismatch]] = {"missing": [], "extra": [], "of another shape": []}
-    for name, tensor in own.items():
+    mismatches: dict[str, list[TensorMismatch]] = {"missing": [], "extra": [], "of another shape": []}
+    for name, tensor in expected.items():
         if name not in state:
             if not name.endswith("num_batches_tracked"):
-                misfits["missing"].append(TensorMismatch("missing", name, f" {tuple(tensor.shape)}"))
+                mismatches["missing"].append(TensorMismatch("missing", name, f" {tuple(tensor.shape)}"))
         elif state[name].shape != tensor.shape:
             shapes = f": expected {tuple(tensor.shape)}, got {tuple(state[name].shape)}"
-            misfits["of another shape"].append(TensorMismatch("of another shape", name, shapes))
+            mismatches["of another shape"].append(TensorMismatch("of another shape", name, shapes))
         else:
             fits[name] = state[name]
-    misfits["extra"] = [
+    mismatches["extra"] = [
         TensorMismatch("extra", name, f" {tuple(tensor.shape)}")
         for name, tensor in state.items()
-        if name not in own and not name.endswith("num_batches_tracked")
+        if name not in expected and not name.endswith("num_batches_tracked")
     ]
-    return fits, misfits
+    return fits, mismatches
 
 
-def _existing(path: str | Path) -> Path:
+def _check_exists(path: str | Path) -> Path:
+    """Return the path; raise CheckpointError if there is no file or only a pointer of Git LFS."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file of weights")
@@ -350,7 +354,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: is not a whole safetensors file: {error}") from None
+        raise CheckpointError(f"{path}: is not a valid safetensors file: {error}") from None
 
 
 def _read_pickle(path: Path) -> Any:
@@ -358,14 +362,14 @@ def _read_pickle(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if not any(name.endswith("data.pkl") for name in names):
-            inside = ", ".join(names[:3]) or "nothing"
+            content = ", ".join(names[:3]) or "nothing"
             raise CheckpointError(
-                f"{path}: is a zip archive of something else ({inside}): unpack it and give the weights"
+                f"{path}: is a zip archive of other files ({content}): unpack it and give the file of weights"
             )
         if any(name.endswith("constants.pkl") for name in names):
             raise CheckpointError(f"{path}: is a TorchScript program, expected weights: save the model's state_dict()")
     try:
-        # Many training scripts store their arguments, an argparse Namespace of plain values.
+        # Many training scripts store their command-line arguments too, as an argparse.Namespace of plain values.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -373,9 +377,9 @@ def _read_pickle(path: Path) -> Any:
         forbidden = re.search(r"GLOBAL (\S+)", str(error))
         if forbidden:
             raise CheckpointError(
-                f"{path}: refused, besides tensors it holds code or Python objects ({forbidden[1]}); none of it was run. "
-                "Ask for the weights as safetensors, or as a plain state dict"
+                f"{path}: refused, because besides tensors it has code or Python objects ({forbidden[1]}); none of it was "
+                "run. Ask its author for safetensors, or for a plain state dict"
             ) from None
         raise CheckpointError(
-            f"{path}: is damaged, or a pickle of more than tensors, which is never run ({type(error).__name__})"
+            f"{path}: is damaged, or a pickle of more than tensors, which is never executed ({type(error).__name__})"
         ) from None

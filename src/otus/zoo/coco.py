@@ -42,5 +42,5 @@ COCO = Categories(_NAMES, ids=COCO_IDS)
 COCO_PANOPTIC = Categories(
     (*_NAMES, *_STUFF.values()), ids=(*COCO_IDS, *_STUFF), is_thing=(True,) * len(_NAMES) + (False,) * len(_STUFF)
 )
-"""Its 80 things and 53 kinds of stuff, some of them merged (cocodataset.org, panoptic segmentation)."""
+"""The 80 things and 53 stuff categories of COCO panoptic, some of them merged (cocodataset.org)."""
 COCO_PERSON = Categories(("person",), ids=(1,), keypoints=(("person", PERSON_KEYPOINTS),))

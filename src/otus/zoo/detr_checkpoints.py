@@ -1,12 +1,12 @@
-"""Reader of DETR's checkpoints: the official ones, and those of transformers.
+"""Convert DETR's checkpoints: the official ones, and those of transformers.
 
-DETR for panoptic segmentation holds all of that under ``detr.``, and its mask head beside it.
+In a DETR for panoptic segmentation, the names of the detector have the prefix ``detr.``, those of the mask head do not.
 
-Four namings are read: the official repository's (github.com/facebookresearch/detr, Apache-2.0), whose attention keeps three
-projections in one matrix; transformers' of the hub's files; those that transformers 5 makes of them; and in these a backbone
-that is transformers' own ResNet instead of timm's.
+Four naming schemes are supported: the official repository's (github.com/facebookresearch/detr, Apache-2.0), whose attention
+stores the three projections in one matrix; that of transformers' files on the Hugging Face hub; that of transformers 5; and
+the latter with transformers' own ResNet as the backbone instead of timm's.
 
-Whether the last stage is dilated ("DC5") is not in the state: the model's name says it.
+Whether the last stage is dilated ("DC5") cannot be seen from the state; it is part of the model's name.
 """
 
 import re
@@ -21,15 +21,15 @@ from otus.structures.categories import COCO_IDS
 from otus.zoo.coco import COCO_PANOPTIC
 
 _COCO_CLASSES = 92
-"""COCO's ids with their gaps, 0, and "no object"."""
+"""Number of logits for COCO: ids 0 to 90, with gaps, and "no object"."""
 
 _PANOPTIC_CLASSES = 251
-"""The same with COCO's stuff, up to id 249."""
+"""Number of logits for COCO panoptic: ids 0 to 249, and "no object"."""
 
 SIGNATURE_KEYS = ("class_embed.weight", "class_labels_classifier.weight")
-"""Tensors by which a DETR is recognised, one of them."""
+"""A state with one of these tensors is a DETR."""
 _PREFIX = "detr."
-"""Of the detector in a DETR for panoptic segmentation."""
+"""Prefix of the detector's names in a DETR for panoptic segmentation."""
 _RENAMES = tuple(
     (re.compile(pattern), ours)
     for pattern, ours in (
@@ -83,16 +83,20 @@ _STAGE_LAYER = re.compile(
 )
 _STAGE = re.compile(r"^backbone\.encoder\.stages\.(\d+)\.")
 _MLP = re.compile(r"^head\.bbox_embed\.(\d+)\.")
-_JOINT = re.compile(r"^(.*)\.in_proj_(weight|bias)$")
+_IN_PROJ = re.compile(r"^(.*)\.in_proj_(weight|bias)$")
 
 
 @dataclass(frozen=True)
 class DetrCheckpoint:
-    """A translated checkpoint.
+    """A converted checkpoint.
 
-    ``state`` has the keys of a :class:`~otus.detection.set_prediction.set_detector.SetDetector`, or with a mask head those
-    of a :class:`~otus.instance.panoptic_detr.PanopticDETR`; ``arguments`` are what the builder needs for it, as JSON:
-    ``class_indices``, the class index of each label, and ``num_queries``.
+    Parameters
+    ----------
+    state
+        Tensors of a :class:`~otus.detection.set_prediction.set_detector.SetDetector`, or with a mask head of a
+        :class:`~otus.instance.panoptic_detr.PanopticDETR`.
+    arguments
+        Arguments of the builder, as JSON: ``class_indices`` (the class index of each category) and ``num_queries``.
     """
 
     state: dict[str, Tensor]
@@ -100,7 +104,7 @@ class DetrCheckpoint:
 
 
 def is_detr(state: Mapping[str, Any]) -> bool:
-    """Whether the keys are those of a DETR, for boxes or panoptic segmentation."""
+    """Return whether the keys are those of a DETR, for boxes or panoptic segmentation."""
     return any(
         any(prefix + mark in state for mark in SIGNATURE_KEYS)
         and any(prefix + key in state for key in ("query_embed.weight", "model.query_position_embeddings.weight"))
@@ -109,53 +113,52 @@ def is_detr(state: Mapping[str, Any]) -> bool:
 
 
 def read_detr(state: Mapping[str, Tensor]) -> DetrCheckpoint:
-    """Translate a state dict of DETR.
+    """Convert a state dict of DETR.
 
     Raises
     ------
     CheckpointError
-        If it is the state of something else.
+        If it is the state of another model.
     """
     if not is_detr(state):
         raise CheckpointError(
-            f"not a DETR for boxes: expected a tensor {' or '.join(map(repr, SIGNATURE_KEYS))} and queries, "
+            f"not a DETR: expected a tensor {' or '.join(map(repr, SIGNATURE_KEYS))} and query embeddings, "
             f"got {len(state)} others such as {', '.join(list(state)[:3])}"
         )
     has_masks = any(key.startswith(_PREFIX) for key in state)
-    place = "detector." if has_masks else ""
-    translated: dict[str, Tensor] = {}
+    prefix = "detector." if has_masks else ""
+    converted: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        is_of_masks = has_masks and not key.startswith(_PREFIX)
-        name = _translate_mask_head(key) if is_of_masks else place + _translate(key.removeprefix(_PREFIX))
-        joint = _JOINT.match(name)
-        if joint is None:
-            translated[name] = tensor
+        in_mask_head = has_masks and not key.startswith(_PREFIX)
+        name = _convert_mask_head_key(key) if in_mask_head else prefix + _convert_key(key.removeprefix(_PREFIX))
+        in_proj = _IN_PROJ.match(name)
+        if in_proj is None:
+            converted[name] = tensor
         else:
-            for part, piece in zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True):
-                translated[f"{joint[1]}.{part}.{joint[2]}"] = piece
-    classes, num_queries = (
-        translated[f"{place}head.class_embed.weight"].shape[0],
-        translated[f"{place}head.query_embed.weight"].shape[0],
-    )
+            for projection, chunk in zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True):
+                converted[f"{in_proj[1]}.{projection}.{in_proj[2]}"] = chunk
+    num_logits = converted[f"{prefix}head.class_embed.weight"].shape[0]
+    num_queries = converted[f"{prefix}head.query_embed.weight"].shape[0]
     known = {_COCO_CLASSES: COCO_IDS, _PANOPTIC_CLASSES: COCO_PANOPTIC.ids}
-    class_indices = known.get(classes, range(classes - 1))
-    return DetrCheckpoint(translated, {"class_indices": list(class_indices), "num_queries": num_queries})
+    class_indices = known.get(num_logits, range(num_logits - 1))
+    return DetrCheckpoint(converted, {"class_indices": list(class_indices), "num_queries": num_queries})
 
 
-def _translate(key: str) -> str:
-    for pattern, ours in _RENAMES:
-        key = pattern.sub(ours, key)
+def _convert_key(key: str) -> str:
+    """Return the name in Otus of a tensor of the detector."""
+    for pattern, replacement in _RENAMES:
+        key = pattern.sub(replacement, key)
     key = _STAGE_LAYER.sub(
-        lambda found: f"{found[1]}.{found[2]}.{'conv' if found[4] == 'convolution' else 'bn'}{int(found[3]) + 1}.",
+        lambda match: f"{match[1]}.{match[2]}.{'conv' if match[4] == 'convolution' else 'bn'}{int(match[3]) + 1}.",
         key,
     )
-    key = _STAGE.sub(lambda found: f"backbone.layer{int(found[1]) + 1}.", key)
-    return _MLP.sub(lambda found: f"head.bbox_embed.{2 * int(found[1])}.", key)
+    key = _STAGE.sub(lambda match: f"backbone.layer{int(match[1]) + 1}.", key)
+    return _MLP.sub(lambda match: f"head.bbox_embed.{2 * int(match[1])}.", key)
 
 
-def _translate_mask_head(key: str) -> str:
-    """The official names, which the mask head keeps."""
-    for pattern, ours in _MASK_RENAMES:
-        key = pattern.sub(ours, key)
+def _convert_mask_head_key(key: str) -> str:
+    """Return the official name of a tensor of the mask head, which Otus uses too."""
+    for pattern, replacement in _MASK_RENAMES:
+        key = pattern.sub(replacement, key)
     parts = {"fpn_adapter": ("adapter", 1), "refine.conv": ("lay", 3), "refine.norm": ("gn", 3)}
-    return _FUSION_STAGE.sub(lambda found: f"mask_head.{parts[found[2]][0]}{int(found[1]) + parts[found[2]][1]}.", key)
+    return _FUSION_STAGE.sub(lambda match: f"mask_head.{parts[match[2]][0]}{int(match[1]) + parts[match[2]][1]}.", key)

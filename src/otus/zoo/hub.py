@@ -55,28 +55,30 @@ def fetch(
             raise FetchError(f"{url}: there is no such file")
         _check(path, sha256, url=url)
         return path
-    path = _place(parts, Path(cache_dir) if cache_dir else cache_folder())
+    path = _cache_path(parts, Path(cache_dir) if cache_dir else cache_folder())
     if path.is_file():
         _check(path, sha256, url=url, remove=True)
         return path
-    by_hand = f"put the file at {path} by hand" + (
-        f", or use what is packaged: {', '.join(packaged)}" if packaged else ""
+    remedy = f"download the file yourself and save it as {path}" + (
+        f", or use a model with packaged weights: {', '.join(packaged)}" if packaged else ""
     )
     try:
         with fsynced_file(path) as stage:
             _download(url, path, stage)
             _check(stage, sha256, url=url, remove=True)
     except urllib.error.HTTPError as error:
-        raise FetchError(f"{url}: the server answers {error.code} {error.reason}; {by_hand}") from None
+        raise FetchError(f"{url}: the server answered {error.code} {error.reason}; {remedy}") from None
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
-        raise FetchError(f"{url}: could not be fetched ({reason}). Is there a network? Else {by_hand}") from None
+        raise FetchError(
+            f"{url}: could not be downloaded ({reason}). Check the network connection, or {remedy}"
+        ) from None
     except (OSError, DataError) as error:
         raise FetchError(f"{url}: could not be written to {path}: {error}") from error
     return path
 
 
-def _place(parts: urllib.parse.SplitResult, folder: Path) -> Path:
+def _cache_path(parts: urllib.parse.SplitResult, folder: Path) -> Path:
     """Return the cache path of a URL, made of the server and path names; never outside the folder, even with ``..``."""
     names = [parts.netloc, *parts.path.split("/")]
     if parts.query:
@@ -87,29 +89,29 @@ def _place(parts: urllib.parse.SplitResult, folder: Path) -> Path:
 
 def _download(url: str, path: Path, stage: Path) -> None:
     console = Console(stderr=True)
-    console.print(f"Fetching {url} into {path}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Downloading {url} to {path}", markup=False, highlight=False, soft_wrap=True)
     request = urllib.request.Request(url, headers={"User-Agent": "otus"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer, open(stage, "wb") as file:
-        total = int(answer.headers["Content-Length"]) if answer.headers["Content-Length"] else None
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response, open(stage, "wb") as file:
+        total = int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
         columns = (TextColumn(path.name), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
             task = progress.add_task(path.name, total=total)
-            while chunk := answer.read(CHUNK_BYTES):
+            while chunk := response.read(CHUNK_BYTES):
                 file.write(chunk)
                 progress.advance(task, len(chunk))
         if total is not None and file.tell() != total:
-            raise ConnectionError(f"the transfer broke off after {file.tell()} of {total} bytes")
+            raise ConnectionError(f"the transfer ended after {file.tell()} of {total} bytes")
 
 
 def _check(path: Path, sha256: str | None, *, url: str, remove: bool = False) -> None:
     if sha256 is None:
         return
     with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(sha256.lower()):
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if not actual.startswith(sha256.lower()):
         if remove:
             path.unlink(missing_ok=True)
         raise FetchError(
-            f"{url}: its content has the sha256 {found}, expected {sha256}{'…' if len(sha256) < 64 else ''}"
-            + ("; it was removed, try again, or the server has another file by now" if remove else "")
+            f"{url}: expected content with the sha256 {sha256}{'…' if len(sha256) < 64 else ''}, got {actual}"
+            + ("; the file was removed: try again, unless the server now has another file" if remove else "")
         )

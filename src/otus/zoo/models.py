@@ -1,4 +1,4 @@
-"""The models by name: how each is built, whose weights there are, what was measured, and where it is described."""
+"""The models of the zoo by name: builder, task, paper, preprocessing, and published weights with their metrics."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -41,15 +41,15 @@ class Weights:
     Parameters
     ----------
     url, sha256
-        Where it lies, and its hash or at least the first eight digits of it.
+        URL of the file, and its SHA-256 in hexadecimal digits or at least the first eight of them.
     categories
-        What their labels mean.
+        The category of each class index.
     figures
-        What its authors measured, by name of the protocol and figure.
+        Metrics published by the authors, by data set and metric.
     licence
-        Of the weights; the data they were trained on may have others.
+        Licence of the weights; the training data may have others.
     megabytes
-        Of the file.
+        Size of the file.
     """
 
     url: str
@@ -61,34 +61,35 @@ class Weights:
 
 
 LEARNING_RATE = 4e-4
-"""Of AdamW, which serves nearly all (docs/lineage.md)."""
+"""Default learning rate, for AdamW; it suits nearly all models (docs/lineage.md)."""
 
 
 TIMED_ON = "two cores of an AMD EPYC in bfloat16"
+"""Hardware and precision of :attr:`ModelEntry.milliseconds`."""
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model that can be built, trained, and perhaps loaded.
+    """A model of the zoo.
 
     Parameters
     ----------
     builder
-        ``builder(categories, **arguments)`` makes it.
+        ``builder(categories, **arguments)`` returns the model with random weights.
     task
-        What it answers.
+        Task of the model.
     paper
-        Where it is described.
+        URL of the paper.
     preprocess
-        How it wants images prepared.
+        Resizing and normalisation of images.
     weights
-        What can be fetched for it, the best first.
+        Published weights by name, the best first.
     learning_rate
-        Of AdamW, at which it learns where nobody says another.
+        Default learning rate of training with AdamW.
     milliseconds
-        What an image takes with the packaged weights, the median on :data:`TIMED_ON` (docs/decisions/0007).
+        Median time per image with the packaged weights on :data:`TIMED_ON` (docs/decisions/0007); None if not measured.
     boxes_only
-        The name of the same detector without its mask or keypoint head.
+        Name of the same detector without its mask or keypoint head; None if it has no such head.
     """
 
     builder: Callable[..., BaseSystem[Any, Any]]
@@ -140,7 +141,7 @@ _SSDLITE320 = Preprocess(fixed_hw=(320, 320), mean=(0.5, 0.5, 0.5), std=(0.5, 0.
 
 
 def _torchvision(file: str, megabytes: int, figures: Mapping[str, float], categories: Categories = COCO) -> Weights:
-    """One of torchvision's files, whose names end in the first digits of their hash."""
+    """Return weights of a torchvision detector, whose file names end in the first digits of their hash."""
     return Weights(
         url=f"https://download.pytorch.org/models/{file}.pth",
         sha256=file.rsplit("-", 1)[1],
@@ -151,14 +152,14 @@ def _torchvision(file: str, megabytes: int, figures: Mapping[str, float], catego
 
 
 def _segmenter(file: str, megabytes: int, miou: float) -> dict[str, Weights]:
-    """One of torchvision's segmenters: VOC's categories, trained on the images of COCO that show them."""
+    """Return weights of a torchvision segmenter, trained on COCO images with labels of VOC's categories."""
     url = f"https://download.pytorch.org/models/{file}.pth"
     figures = {"COCO val2017, VOC labels, mIoU": miou}
     return {"coco_voc": Weights(url, file.rsplit("-", 1)[1], VOC_WITH_BACKGROUND, figures, megabytes=megabytes)}
 
 
 def _detr(file: str, megabytes: int, figure: float, *, panoptic: bool = False) -> dict[str, Weights]:
-    """One of the official files of DETR, whose names end in the first digits of their hash; ``figure`` is AP or PQ."""
+    """Return official weights of DETR, whose file names end in the first digits of their hash; ``figure`` is AP or PQ."""
     name, categories, metric = ("coco_panoptic", COCO_PANOPTIC, "PQ") if panoptic else ("coco", COCO, "bbox AP")
     url, figures = f"https://dl.fbaipublicfiles.com/detr/{file}.pth", {f"COCO val2017 {metric}": figure}
     sha256 = file.rsplit("-", 1)[1]
@@ -166,7 +167,7 @@ def _detr(file: str, megabytes: int, figure: float, *, panoptic: bool = False) -
 
 
 def _sam(url: str, sha256: str, megabytes: int) -> dict[str, Weights]:
-    """One of the official files of SAM or MobileSAM, for which no figures of their own were published."""
+    """Return official weights of SAM or MobileSAM; no comparable metrics were published for them."""
     return {"sa1b": Weights(url, sha256, OBJECT, {}, licence="Apache-2.0", megabytes=megabytes)}
 
 
@@ -473,23 +474,41 @@ MODELS: dict[str, ModelEntry] = {
 
 
 def model_entry(name: str) -> ModelEntry:
-    """The entry of a name; UsageError with the nearest name if there is none of this one."""
+    """Return the entry of a model.
+
+    Raises
+    ------
+    UsageError
+        If there is no model of this name; the message suggests the nearest one.
+    """
     if name in MODELS:
         return MODELS[name]
-    raise UsageError(f"model {name!r}: there is none of this name{did_you_mean(name, MODELS)} (otus models lists all)")
+    raise UsageError(
+        f"model {name!r}: there is no model of this name{did_you_mean(name, MODELS)} (otus models lists all)"
+    )
 
 
 def argument_values(name: str) -> dict[str, tuple[Any, ...]]:
-    """Return the values that the arguments of a model's builder may have, of those of which they can be listed."""
+    """Return the possible values of those arguments of a model's builder that are of type bool or Literal."""
     hints = get_type_hints(model_entry(name).builder)
-    lists = {argument: (False, True) if hint is bool else get_args(hint) for argument, hint in hints.items()}
     return {
-        argument: lists[argument] for argument, hint in hints.items() if hint is bool or get_origin(hint) is Literal
+        argument: (False, True) if hint is bool else get_args(hint)
+        for argument, hint in hints.items()
+        if hint is bool or get_origin(hint) is Literal
     }
 
 
 def build_model(name: str, categories: Categories, arguments: Mapping[str, Any] | None = None) -> BaseSystem[Any, Any]:
-    """A model by name with random weights.
+    """Return a model with random weights.
+
+    Parameters
+    ----------
+    name
+        Name in the zoo.
+    categories
+        The category of each class index.
+    arguments
+        Arguments of the builder; ``freezing`` may be a dict of some of its fields (default: the builder's own).
 
     Raises
     ------
@@ -502,7 +521,7 @@ def build_model(name: str, categories: Categories, arguments: Mapping[str, Any] 
     if unknown:
         raise UsageError(f"{name} does not take {', '.join(unknown)}; it takes {', '.join(known) or 'no arguments'}")
     given = dict(arguments or {})
-    if isinstance(given.get("freezing"), Mapping):  # as JSON, perhaps of some fields only
+    if isinstance(given.get("freezing"), Mapping):  # read from JSON
         default: Freezing = inspect.signature(builder).parameters["freezing"].default
         given["freezing"] = replace(default, **given["freezing"])
     return builder(categories, **given)

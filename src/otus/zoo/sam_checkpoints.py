@@ -1,7 +1,7 @@
-"""Reader of SAM's checkpoints: those of segment-anything and MobileSAM, and those of transformers.
+"""Convert SAM's checkpoints: those of segment-anything and MobileSAM, and those of transformers.
 
-Ours are the official names (github.com/facebookresearch/segment-anything, Apache-2.0) but for the layers of MLPs, which are
-counted with the activations between them.
+Otus uses the official names (github.com/facebookresearch/segment-anything, Apache-2.0), except for the layers of MLPs,
+whose indices count the activations between them too.
 """
 
 import re
@@ -14,7 +14,7 @@ from torch import Tensor
 from otus.errors import CheckpointError
 
 SIGNATURE_KEYS = ("mask_decoder.iou_token.weight",)
-"""Tensors by which a SAM is recognised."""
+"""A state with these tensors is a SAM."""
 _RENAMES = tuple(
     (re.compile(pattern), ours)
     for pattern, ours in (
@@ -41,7 +41,7 @@ _RENAMES = tuple(
         (r"^mask_decoder\.upscale_conv2\.", "mask_decoder.output_upscaling.3."),
         (r"\.layer_norm_final_attn\.", ".norm_final_attn."),
         (r"\.layer_norm(\d)\.", r".norm\1."),
-        # Both.
+        # Official and transformers.
         (r"\.lin1\.", ".0."),
         (r"\.lin2\.", ".2."),
     )
@@ -53,16 +53,20 @@ _MLP_OF_TRANSFORMERS = re.compile(
 _UNUSED = re.compile(
     r"^prompt_encoder\.shared_embedding\.|^image_encoder\.(norm_head|head)\.|\.attention_bias_idxs$|\.attn\.ab$"
 )
-"""A second name of the positions, and what TinyViT classified with."""
+"""An alias of the positional encoding, TinyViT's classification head, and its buffers."""
 _BUILDERS = {768: "sam_vit_b", 1024: "sam_vit_l", 1280: "sam_vit_h"}
 
 
 @dataclass(frozen=True)
 class SamCheckpoint:
-    """A translated checkpoint.
+    """A converted checkpoint.
 
-    ``state`` has the keys of a :class:`~otus.promptable.sam.Sam`; ``builder`` is the name in the zoo of the model that it
-    fits, None where it is of another size.
+    Parameters
+    ----------
+    state
+        Tensors of a :class:`~otus.promptable.sam.Sam`.
+    builder
+        Name in the zoo of the model with this image encoder; None if there is none.
     """
 
     state: dict[str, Tensor]
@@ -70,48 +74,49 @@ class SamCheckpoint:
 
 
 def is_sam(state: Mapping[str, Any]) -> bool:
-    """Whether the keys are those of a SAM."""
+    """Return whether the keys are those of a SAM."""
     return all(mark in state for mark in SIGNATURE_KEYS)
 
 
 def read_sam(state: Mapping[str, Tensor]) -> SamCheckpoint:
-    """Translate a state dict of SAM or MobileSAM.
+    """Convert a state dict of SAM or MobileSAM.
 
     Raises
     ------
     CheckpointError
-        If it is the state of something else.
+        If it is the state of another model.
     """
     if not is_sam(state):
         raise CheckpointError(
             f"not a SAM: expected a tensor {SIGNATURE_KEYS[0]!r}, got {len(state)} others such as "
             f"{', '.join(list(state)[:3])}"
         )
-    depths = _depths_of_transformers(state)
-    translated = {_translate(key, depths): tensor for key, tensor in state.items() if not _UNUSED.search(key)}
-    patches = translated.get("image_encoder.patch_embed.proj.weight")
-    builder = "mobile_sam" if patches is None else _BUILDERS.get(len(patches))
-    return SamCheckpoint(translated, builder)
+    depths = _mlp_depths(state)
+    converted = {_convert_key(key, depths): tensor for key, tensor in state.items() if not _UNUSED.search(key)}
+    patch_embed = converted.get("image_encoder.patch_embed.proj.weight")
+    builder = "mobile_sam" if patch_embed is None else _BUILDERS.get(len(patch_embed))
+    return SamCheckpoint(converted, builder)
 
 
-def _depths_of_transformers(state: Mapping[str, Tensor]) -> dict[str, int]:
-    """The number of layers of each MLP whose first and last have names of their own; empty for the official names."""
+def _mlp_depths(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the number of layers of each MLP under transformers' names; empty for the official names."""
     depths: dict[str, int] = {}
     if not any("proj_in" in key for key in state):
         return depths
     for key in state:
-        found = _MLP_OF_TRANSFORMERS.match(key)
-        if found:
-            depths[found[1]] = max(depths.get(found[1], 2), 2 if found[3] is None else int(found[3]) + 3)
+        match = _MLP_OF_TRANSFORMERS.match(key)
+        if match:
+            depths[match[1]] = max(depths.get(match[1], 2), 2 if match[3] is None else int(match[3]) + 3)
     return depths
 
 
-def _translate(key: str, depths: Mapping[str, int]) -> str:
-    found = _MLP_OF_TRANSFORMERS.match(key)
-    if found and found[1] in depths:
-        layer = {"proj_in": 0, "proj_out": depths[found[1]] - 1}.get(found[2])
-        layer = int(found[3]) + 1 if layer is None else layer
-        return f"{found[1]}.{2 * layer}.{key[found.end() :]}"
-    for pattern, ours in _RENAMES:
-        key = pattern.sub(ours, key)
+def _convert_key(key: str, depths: Mapping[str, int]) -> str:
+    """Return the name of a tensor in Otus."""
+    mlp = _MLP_OF_TRANSFORMERS.match(key)
+    if mlp and mlp[1] in depths:
+        layer = {"proj_in": 0, "proj_out": depths[mlp[1]] - 1}.get(mlp[2])
+        layer = int(mlp[3]) + 1 if layer is None else layer
+        return f"{mlp[1]}.{2 * layer}.{key[mlp.end() :]}"
+    for pattern, replacement in _RENAMES:
+        key = pattern.sub(replacement, key)
     return _MLP.sub(lambda match: f"{match[1]}.{2 * int(match[2])}.", key)

@@ -1,8 +1,8 @@
-"""Reader of torchvision's dense detectors' checkpoints: RetinaNet, FCOS, SSD, SSDLite.
+"""Convert torchvision's checkpoints of dense detectors: RetinaNet, FCOS, SSD, SSDLite.
 
-Layers keep torchvision's names inside Otus's systems, so a table of prefixes translates; FCOS numbers the layers of its
-towers one by one where RetinaNet has them in threes. Both generations of RetinaNet's keys are read (0.13 wrapped the
-convolutions of pyramid and head). Categories and eps as in :mod:`otus.zoo.torchvision_checkpoints`.
+Otus uses torchvision's names of layers within its modules, so a table of prefixes suffices; only the towers of FCOS and of
+RetinaNet before torchvision 0.13 have flat indices, which are split into block and layer (0.13 also wrapped the
+convolutions of the pyramid). For categories and eps see :mod:`otus.zoo.torchvision_checkpoints`.
 """
 
 import re
@@ -31,61 +31,64 @@ _PREFIXES = (
 )
 _OLD_PYRAMID_KEY = re.compile(r"^(features\.pyramid\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$")
 _FLAT_TOWER_KEY = re.compile(r"^(head\.(?:classification|regression)\.conv)\.(\d+)\.(weight|bias)$")
-# Where the two answers stand: of towers, of plain convolutions for each map, of SSDLite's pairs of them.
-_ANSWERS = (
+# Biases of the two output layers: after towers, per feature map (SSD), per feature map in pairs of layers (SSDLite).
+_OUTPUT_BIASES = (
     ("head.classification_head.cls_logits.bias", "head.regression_head.bbox_reg.bias"),
     ("head.classification_head.module_list.0.bias", "head.regression_head.module_list.0.bias"),
     ("head.classification_head.module_list.0.1.bias", "head.regression_head.module_list.0.1.bias"),
 )
-SIGNATURE_KEYS = tuple(name for answers in _ANSWERS for name in answers)
-"""Tensors by which a dense detector is recognised, two of them."""
+SIGNATURE_KEYS = tuple(name for biases in _OUTPUT_BIASES for name in biases)
+"""A state with a pair of these tensors is a dense detector."""
 
 
 def is_torchvision_dense_detector(state: Mapping[str, Any]) -> bool:
-    """Whether the keys are those of a dense detector of torchvision."""
-    return any(classes in state and boxes in state for classes, boxes in _ANSWERS)
+    """Return whether the keys are those of a dense detector of torchvision."""
+    return any(classes in state and boxes in state for classes, boxes in _OUTPUT_BIASES)
 
 
 def read_torchvision_dense_detector(state: Mapping[str, Tensor], *, sha256: str | None = None) -> TorchvisionCheckpoint:
-    """Translate a state dict to the keys of a :class:`~otus.detection.single_stage.dense_detector.DenseDetector`.
+    """Convert a state dict to the keys of a :class:`~otus.detection.single_stage.dense_detector.DenseDetector`.
 
     Parameters
     ----------
     state
         Tensors by name.
     sha256
-        Hash of the file that it was read from; without it none of the files that run with eps 0.0.
+        Hash of the file, to recognise those that need eps 0.0 (default: None, eps 1e-5).
 
     Raises
     ------
     CheckpointError
-        If it is the state of something else.
+        If it is the state of another model.
     """
-    answers = [(state[classes], state[boxes]) for classes, boxes in _ANSWERS if classes in state and boxes in state]
-    if not answers:
+    biases = [
+        (state[classes], state[boxes]) for classes, boxes in _OUTPUT_BIASES if classes in state and boxes in state
+    ]
+    if not biases:
         raise CheckpointError(
-            f"not a torchvision dense detector: expected the tensors {' and '.join(map(repr, _ANSWERS[0]))}, or SSD's, "
-            f"got {len(state)} others such as {', '.join(list(state)[:3])}"
+            f"not a torchvision dense detector: expected the tensors {' and '.join(map(repr, _OUTPUT_BIASES[0]))}, or "
+            f"those of SSD, got {len(state)} others such as {', '.join(list(state)[:3])}"
         )
-    classes, boxes = answers[0]
-    num_classes = classes.shape[0] // (boxes.shape[0] // 4)
+    class_bias, box_bias = biases[0]
+    num_classes = class_bias.shape[0] // (box_bias.shape[0] // 4)
     arguments: dict[str, Any] = {"class_indices": list(COCO_IDS) if num_classes == 91 else list(range(1, num_classes))}
     is_fcos = "head.regression_head.bbox_ctrness.weight" in state
-    # Version 2 of RetinaNet, which alone has norms without biases before them in its towers, has live norms in the backbone.
+    # Version 2 of RetinaNet, recognised by the norms of its towers, is the only one whose backbone norms are not frozen.
     if "backbone.body.conv1.weight" in state and (is_fcos or "head.classification_head.conv.0.1.weight" not in state):
-        made_without = sha256 is not None and sha256.startswith(DENSE_ZERO_EPS_SHA256)
-        arguments["freezing"] = {"norm_eps": 0.0 if made_without else 1e-5}
-    # Convolution, norm, ReLU; or in the first RetinaNets convolution, ReLU.
-    each = 3 if is_fcos else 2
-    return TorchvisionCheckpoint({_translate(key, each): tensor for key, tensor in state.items()}, arguments)
+        has_zero_eps = sha256 is not None and sha256.startswith(DENSE_ZERO_EPS_SHA256)
+        arguments["freezing"] = {"norm_eps": 0.0 if has_zero_eps else 1e-5}
+    layers_per_block = 3 if is_fcos else 2  # convolution, norm, ReLU; in RetinaNet before 0.13 convolution, ReLU
+    return TorchvisionCheckpoint({_convert_key(key, layers_per_block): t for key, t in state.items()}, arguments)
 
 
-def _translate(key: str, each: int) -> str:
-    for theirs, ours in _PREFIXES:
-        if key.startswith(theirs):
-            key = ours + key.removeprefix(theirs)
+def _convert_key(key: str, layers_per_block: int) -> str:
+    """Return the name of a tensor in Otus."""
+    for prefix, replacement in _PREFIXES:
+        if key.startswith(prefix):
+            key = replacement + key.removeprefix(prefix)
             break
     key = _OLD_PYRAMID_KEY.sub(r"\1.0.\2", key)
     return _FLAT_TOWER_KEY.sub(
-        lambda found: f"{found[1]}.{int(found[2]) // each}.{int(found[2]) % each}.{found[3]}", key
+        lambda match: f"{match[1]}.{int(match[2]) // layers_per_block}.{int(match[2]) % layers_per_block}.{match[3]}",
+        key,
     )

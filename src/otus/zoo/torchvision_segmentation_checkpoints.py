@@ -1,7 +1,7 @@
-"""Reader of torchvision's segmentation checkpoints: FCN, DeepLabV3, LR-ASPP.
+"""Convert torchvision's segmentation checkpoints: FCN, DeepLabV3, LR-ASPP.
 
-Layers keep torchvision's names inside Otus's systems, so a table of prefixes translates. The official files of FCN and
-DeepLabV3 label 21 categories, VOC's 20 behind background, and hold an auxiliary classifier.
+Otus uses torchvision's names of layers within its modules, so a table of prefixes suffices. The official files of FCN and
+DeepLabV3 have 21 classes, background and VOC's 20, and an auxiliary classifier.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,22 @@ from torch import Tensor
 from otus.errors import CheckpointError
 
 SIGNATURE_KEYS = ("classifier.4.weight", "classifier.low_classifier.weight")
-"""Tensors by which a segmenter of torchvision is recognised, one of them."""
+"""A state with one of these tensors is a segmenter of torchvision."""
 
 
 @dataclass(frozen=True)
 class SegmenterCheckpoint:
-    """A translated checkpoint: ``state`` for a :class:`~otus.semantic.segmenter.Segmenter`, ``arguments`` of its builder."""
+    """A converted checkpoint.
+
+    Parameters
+    ----------
+    state
+        Tensors of a :class:`~otus.semantic.segmenter.Segmenter`.
+    arguments
+        Arguments of the builder, as JSON.
+    num_categories
+        Number of classes, with background.
+    """
 
     state: dict[str, Tensor]
     arguments: dict[str, Any]
@@ -26,17 +36,17 @@ class SegmenterCheckpoint:
 
 
 def is_torchvision_segmenter(state: Mapping[str, Any]) -> bool:
-    """Whether the keys are those of a segmenter of torchvision."""
+    """Return whether the keys are those of a segmenter of torchvision."""
     return any(mark in state for mark in SIGNATURE_KEYS) and any(key.startswith("backbone.") for key in state)
 
 
 def read_torchvision_segmenter(state: Mapping[str, Tensor]) -> SegmenterCheckpoint:
-    """Translate a state dict to the keys of a :class:`~otus.semantic.segmenter.Segmenter`.
+    """Convert a state dict to the keys of a :class:`~otus.semantic.segmenter.Segmenter`.
 
     Raises
     ------
     CheckpointError
-        If it is the state of something else.
+        If it is the state of another model.
     """
     if not is_torchvision_segmenter(state):
         raise CheckpointError(
@@ -49,14 +59,14 @@ def read_torchvision_segmenter(state: Mapping[str, Tensor]) -> SegmenterCheckpoi
         ("classifier.", classifier),
         ("aux_classifier.", "auxiliary_head."),
     )
-    translated = {
-        ours + key.removeprefix(theirs): tensor
+    converted = {
+        replacement + key.removeprefix(prefix): tensor
         for key, tensor in state.items()
-        for theirs, ours in prefixes
-        if key.startswith(theirs)
+        for prefix, replacement in prefixes
+        if key.startswith(prefix)
     }
     arguments: dict[str, Any] = (
-        {} if "auxiliary_head.4.weight" in translated or SIGNATURE_KEYS[1] in state else {"auxiliary": False}
+        {} if "auxiliary_head.4.weight" in converted or SIGNATURE_KEYS[1] in state else {"auxiliary": False}
     )
-    num_categories = next(state[mark] for mark in SIGNATURE_KEYS if mark in state).shape[0]
-    return SegmenterCheckpoint(translated, arguments, num_categories)
+    num_categories = next(state[key] for key in SIGNATURE_KEYS if key in state).shape[0]
+    return SegmenterCheckpoint(converted, arguments, num_categories)

@@ -26,4 +26,4 @@ _NAMES = [
 ]
 
 VOC_WITH_BACKGROUND = Categories(("background", *_NAMES), ids=tuple(range(21)))
-"""What torchvision's segmenters label."""
+"""The classes of torchvision's segmentation models."""

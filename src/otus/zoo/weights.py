@@ -32,8 +32,8 @@ from otus.zoo.torchvision_segmentation_checkpoints import SIGNATURE_KEYS as SEGM
 from otus.zoo.torchvision_segmentation_checkpoints import is_torchvision_segmenter, read_torchvision_segmenter
 from otus.zoo.voc import VOC_WITH_BACKGROUND
 
-_FOREIGN = (is_detr, is_sam, is_torchvision_detector, is_torchvision_dense_detector, is_torchvision_segmenter)
-_FURTHER_HEADS = ("mask_head.", "keypoint_head.")
+_FOREIGN_FORMATS = (is_detr, is_sam, is_torchvision_detector, is_torchvision_dense_detector, is_torchvision_segmenter)
+_DROPPABLE_HEADS = ("mask_head.", "keypoint_head.")
 _LAST_BIASES = ("mask_head.mask_fcn_logits.bias", "keypoint_head.kps_score_lowres.bias")
 
 
@@ -76,7 +76,7 @@ def packaged_file(model: str) -> Path | None:
 
 
 def packaged_names() -> list[str]:
-    """Return the names of the models with packaged weights; instance models, which answer unless another is named, first."""
+    """Return the names of the models with packaged weights, instance models first; the first is ``otus.load``'s default."""
     return sorted(filter(packaged_file, MODELS), key=lambda name: MODELS[name].task is not INSTANCE)
 
 
@@ -93,11 +93,13 @@ def weights_file(source: str | Path) -> Path | None:
     path = Path(source)
     if not path.is_dir():
         return path if path.is_file() else None
-    kept = [path / "weights" / f"{name}.safetensors" for name in ("best", "last")]
-    found = next((file for file in kept if file.is_file()), None)
-    if found is None:
-        raise CheckpointError(f"{path}: expected the folder of a training run, there is no {kept[0].relative_to(path)}")
-    return found
+    candidates = [path / "weights" / f"{name}.safetensors" for name in ("best", "last")]
+    file = next((file for file in candidates if file.is_file()), None)
+    if file is None:
+        raise CheckpointError(
+            f"{path}: expected the folder of a training run, but there is no {candidates[0].relative_to(path)}"
+        )
+    return file
 
 
 def read_weights(weights: str | Path | None, *, model: str | None = None) -> LoadedWeights:
@@ -129,19 +131,19 @@ def read_weights(weights: str | Path | None, *, model: str | None = None) -> Loa
         if not names:
             raise UsageError(
                 f"{model} has no trained weights: train it (otus train --model {model} --data …), or give a file as "
-                f"weights; trained and in the package: {', '.join(packaged_names()) or 'none yet'}"
+                f"weights; models with packaged weights: {', '.join(packaged_names()) or 'none yet'}"
             )
         weights = names[0]
     if str(weights) not in names or entry is None:
-        of_model = f", and weights of {model} are: {', '.join(names) or 'none'}" if model else ""
+        available = f", and the weights of {model} are: {', '.join(names) or 'none'}" if model else ""
         raise UsageError(
-            f"weights {str(weights)!r}: there is no such file{of_model}{did_you_mean(str(weights), names)}"
+            f"weights {str(weights)!r}: there is no such file{available}{did_you_mean(str(weights), names)}"
         )
     if weights == "packaged" and packaged is not None:
         return read_weights_file(packaged, model=model)
     published = entry.weights[str(weights)]
-    found = read_weights_file(fetch(published.url, sha256=published.sha256, packaged=packaged_names()), model=model)
-    return replace(found, categories=published.categories)
+    loaded = read_weights_file(fetch(published.url, sha256=published.sha256, packaged=packaged_names()), model=model)
+    return replace(loaded, categories=published.categories)
 
 
 def read_weights_file(path: Path, *, model: str | None = None) -> LoadedWeights:
@@ -154,11 +156,11 @@ def read_weights_file(path: Path, *, model: str | None = None) -> LoadedWeights:
     CheckpointError
         If the file is damaged, not a file of weights, or states that it belongs to another model.
     """
-    if _is_ours(path):
+    if _is_otus_checkpoint(path):
         state, header = load_checkpoint(path)
         if model is not None and header.builder not in (model, None):
             raise CheckpointError(f"{path}: these are weights of {header.builder}, expected weights of {model}")
-        found = LoadedWeights(
+        loaded = LoadedWeights(
             source=path,
             state=checkpoint_part(state),
             builder=header.builder,
@@ -168,64 +170,64 @@ def read_weights_file(path: Path, *, model: str | None = None) -> LoadedWeights:
             score_thresholds=header.extra.get("score_thresholds", {}).get("thresholds", {}),
             training=header.training,
         )
-        return drop_head(found, MODELS[str(found.builder)].boxes_only) if _untrained_head(found) else found
-    foreign = _unwrapped(read_foreign(path))
-    read: DetrCheckpoint | TorchvisionCheckpoint
+        return drop_head(loaded, MODELS[str(loaded.builder)].boxes_only) if _has_untrained_head(loaded) else loaded
+    foreign = _remove_prefix(read_foreign(path))
+    checkpoint: DetrCheckpoint | TorchvisionCheckpoint
     if is_sam(foreign):
         sam = read_sam(foreign)
         return LoadedWeights(path, sam.state, model or sam.builder, categories=OBJECT)
     if is_detr(foreign):
-        read = read_detr(foreign)
+        checkpoint = read_detr(foreign)
     elif is_torchvision_detector(foreign):
-        read = read_torchvision_detector(foreign, sha256=_sha256(path))
+        checkpoint = read_torchvision_detector(foreign, sha256=_sha256(path))
     elif is_torchvision_dense_detector(foreign):
-        read = read_torchvision_dense_detector(foreign, sha256=_sha256(path))
+        checkpoint = read_torchvision_dense_detector(foreign, sha256=_sha256(path))
     elif is_torchvision_segmenter(foreign):
         segmenter = read_torchvision_segmenter(foreign)
-        labels = VOC_WITH_BACKGROUND if segmenter.num_categories == len(VOC_WITH_BACKGROUND) else None
-        return LoadedWeights(path, segmenter.state, model, segmenter.arguments, labels)
+        categories = VOC_WITH_BACKGROUND if segmenter.num_categories == len(VOC_WITH_BACKGROUND) else None
+        return LoadedWeights(path, segmenter.state, model, segmenter.arguments, categories)
     else:
         return LoadedWeights(path, foreign, builder=model)
     published = [] if model is None else [weights.categories for weights in model_entry(model).weights.values()]
-    class_indices = read.arguments["class_indices"]
+    class_indices = checkpoint.arguments["class_indices"]
     known = next(
         (categories for categories in (*published, COCO, COCO_PANOPTIC) if list(categories.ids) == class_indices), None
     )
-    return LoadedWeights(path, read.state, model, read.arguments, known)
+    return LoadedWeights(path, checkpoint.state, model, checkpoint.arguments, known)
 
 
-def drop_head(found: LoadedWeights, model: str | None) -> LoadedWeights:
+def drop_head(weights: LoadedWeights, model: str | None) -> LoadedWeights:
     """Drop the mask or keypoint head if ``model`` is the ``boxes_only`` variant of the weights' model."""
-    if model is None or found.builder not in MODELS or MODELS[found.builder].boxes_only != model:
-        return found
-    state = {name: tensor for name, tensor in found.state.items() if not name.startswith(_FURTHER_HEADS)}
-    return replace(found, builder=model, state=state)
+    if model is None or weights.builder not in MODELS or MODELS[weights.builder].boxes_only != model:
+        return weights
+    state = {name: tensor for name, tensor in weights.state.items() if not name.startswith(_DROPPABLE_HEADS)}
+    return replace(weights, builder=model, state=state)
 
 
-def _untrained_head(found: LoadedWeights) -> bool:
+def _has_untrained_head(weights: LoadedWeights) -> bool:
     """Return whether weights of a training run have a mask or keypoint head that never had a training target.
 
     The bias of the head's last layer is initialised to 0, has no weight decay, and changes with the first mask or
     keypoint.
     """
-    last = [found.state[name] for name in _LAST_BIASES if name in found.state]
-    trained = found.builder in MODELS and bool(found.training.get("steps"))
-    return trained and bool(last) and not any(bias.any() for bias in last)
+    biases = [weights.state[name] for name in _LAST_BIASES if name in weights.state]
+    is_trained = weights.builder in MODELS and bool(weights.training.get("steps"))
+    return is_trained and bool(biases) and not any(bias.any() for bias in biases)
 
 
-def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return the state without the prefix of a known foreign checkpoint; unchanged if there is none."""
+def _remove_prefix(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the state of a supported foreign checkpoint without the prefix of its names; others unchanged."""
     for prefix in (
         "",
         *find_prefixes(state, {*DETR_KEYS, *SAM_KEYS, *TORCHVISION_KEYS, *DENSE_KEYS, *SEGMENTER_KEYS}),
     ):
         inner = sub_state(state, prefix)
-        if any(is_known(inner) for is_known in _FOREIGN):
+        if any(is_format(inner) for is_format in _FOREIGN_FORMATS):
             return inner
     return state
 
 
-def _is_ours(path: Path) -> bool:
+def _is_otus_checkpoint(path: Path) -> bool:
     """Return whether a file is a checkpoint of Otus, by its safetensors header."""
     with path.open("rb") as file:
         start = file.read(9)
