@@ -144,7 +144,7 @@ def test_results_of_other_data_are_no_mere_zeros(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "no image has the id 71, nor any other of this file; the data has 1, 2; add a file_name" in done.stderr
     document = evaluated(data, predictions, "--skip-bad")
-    assert document["notes"] == ["6 of 6 predictions were skipped (6 unknown_image): are they of this data set?"]
+    assert document["notes"] == ["6 of 6 predictions were skipped (6 unknown_image): are they for this data set?"]
 
 
 def test_text_files_of_another_counting(tmp_path: Path) -> None:

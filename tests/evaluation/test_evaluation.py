@@ -140,7 +140,7 @@ def test_evaluate_refuses_what_does_not_belong_together():
         otus.evaluate(dataset, predictions=perfect(dataset), split="val")
 
 
-@pytest.mark.parametrize(("count", "says"), [(17, "COCO's of a person"), (5, "1 / 5 for each")])
+@pytest.mark.parametrize(("count", "says"), [(17, "those of COCO's person"), (5, "1 / 5 each")])
 def test_keypoints_without_names_are_judged_and_it_is_said(count: int, says: str):
     points = np.tile([10.0, 10, 2], (2, count, 1))
     unnamed = replace(a_dataset(keypoints=points), categories=Categories(("owl", "mouse")))

@@ -96,7 +96,7 @@ def test_evaluate_judges_a_run_on_the_images_that_it_kept_aside(data: Path, tmp_
 
 def test_what_a_run_cannot_be_judged_on(data: Path, tmp_path: Path) -> None:
     trained = train("tiny", data, settings=replace(QUICK, epochs=1), out=tmp_path / "runs", quiet=True)
-    with pytest.raises(UsageError, match="held out no validation images"):
+    with pytest.raises(UsageError, match="has no validation images"):
         otus.evaluate(run=trained.folder)
     with pytest.raises(UsageError, match="expected the folder of a training run"):
         otus.evaluate(run=tmp_path)

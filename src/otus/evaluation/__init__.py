@@ -1,9 +1,9 @@
-"""How good predictions are, by which protocol, and on which images.
+"""Evaluation of predictions and models on labelled data sets, by named protocols.
 
-A figure means nothing without its protocol: AP50 interpolated at eleven recalls is not AP50 by the area under the curve. So
+A metric means nothing without its protocol: AP50 interpolated at eleven recalls is not AP50 by the area under the curve. So
 each protocol is one record: the labels it needs, the predictions it reads, and how it evaluates them; the metrics are in
-:mod:`otus.metrics`. A model is evaluated by the protocol of its task unless another is named, on results from the same
-pipeline as every prediction (:mod:`otus.inference.pipeline`).
+:mod:`otus.metrics`. A model is evaluated by the protocol of its task unless another is named, with the same pipeline as in
+prediction (:mod:`otus.inference.pipeline`).
 
 Predictions from files are evaluated without torch, which takes seconds to import.
 

@@ -1,4 +1,4 @@
-"""Evaluate interactive methods by simulated clicks on every object of a data set."""
+"""Evaluate interactive segmentation methods by simulated clicks on every object of a data set."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +21,10 @@ _BACKGROUND = "background"
 def click_targets(
     dataset: Dataset, index: int
 ) -> Iterator[tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"] | None]]:
-    """Yield the masks of an image to click at, each with a mask of ignored pixels (None: none).
+    """Yield the target masks of an image, each with a mask of ignored pixels, or None if no pixels are ignored.
 
-    With object masks: each object that is not a crowd. With semantic maps: each category except background.
+    In data sets with object masks these are the objects except crowds; else the categories of the semantic map except
+    background.
     """
     if dataset.objects is not None and dataset.objects.has_mask.any():
         instances = dataset.instances(index)
@@ -49,10 +50,20 @@ def evaluate_method(
     report: Report = stop_at_first,
     progress: Callable[[int, int], None] | None = None,
 ) -> ProtocolResult:
-    """Return how many clicks a method needs, over all objects of a data set, and the seconds per click.
+    """Evaluate a method by simulated clicks on all objects of a data set: number of clicks, IoU, seconds per click.
 
-    There are at most ``max_clicks`` on an object (default: 20, as NoC is defined). ``report`` is called with the error of
-    each image that cannot be read, which is skipped.
+    Parameters
+    ----------
+    dataset
+        Data set with object masks or semantic maps.
+    method
+        The method.
+    max_clicks
+        Maximum number of clicks per object (default: 20, as in the definition of NoC).
+    report
+        Called with the error of each image that cannot be read, which is then skipped (default: raise the first).
+    progress
+        Called with the numbers of finished and of all images (default: not called).
     """
     max_clicks = MAX_CLICKS if max_clicks is None else max_clicks
     metric = InteractiveQuality(max_clicks=max_clicks)
@@ -61,8 +72,8 @@ def evaluate_method(
         try:
             image = dataset.image(index)
             targets = list(click_targets(dataset, index))
-        except DataError as problem:
-            report(problem)
+        except DataError as error:
+            report(error)
             continue
         embedding = method.embed(image)
 

@@ -1,4 +1,4 @@
-"""Compare predictions with the labels of a data set, for explanations of figures. Torch is not imported here."""
+"""Match predictions with the labels of a data set, for error analysis. Torch is not imported here."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from otus.structures import Objects
 
 
 def prediction_notes(*matchers: DetectionMatcher) -> list[str]:
-    """Return warnings about predictions: a score threshold was applied, or they match no labels, or other categories."""
+    """Return warnings about predictions: a score threshold was applied, or they match no labels or those of others."""
     all_notes = [[*score_threshold_notes(matcher.predictions), *mismatch_notes(matcher)] for matcher in matchers]
     return list(dict.fromkeys(note for notes in all_notes for note in notes))
 
@@ -21,7 +21,7 @@ def prediction_notes(*matchers: DetectionMatcher) -> list[str]:
 def compare_with_labels(
     dataset: Dataset, predictions: str | Path | Objects, *, report: Report = stop_at_first
 ) -> DetectionMatcher:
-    """Return ground truth and predictions of the same images, without invalid records.
+    """Return a matcher of predictions with the ground truth of a data set, without invalid records.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ def compare_with_labels(
         raise UsageError(f"{dataset.source}: this data set has no objects to compare with")
     predicted = predictions if isinstance(predictions, Objects) else read_results(predictions, dataset, report=report)
     counts = {"label_count": len(dataset.categories), "image_count": len(dataset)}
-    truth = validate_objects(dataset.objects, "ground_truth", **counts, report=report)
+    ground_truth = validate_objects(dataset.objects, "ground_truth", **counts, report=report)
     predicted = validate_objects(predicted, "predictions", **counts, report=report)
     return DetectionMatcher(
-        complete_regions(truth), predicted, dataset.categories, dataset.image_numbers(), dataset.images.sizes_hw
+        complete_regions(ground_truth), predicted, dataset.categories, dataset.image_numbers(), dataset.images.sizes_hw
     )

@@ -1,4 +1,4 @@
-"""Evaluate predictions for a data set. Torch is not imported here."""
+"""Evaluate predictions, or a model, on a data set. Torch is imported only to run a model."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -30,19 +30,20 @@ if TYPE_CHECKING:
     from otus.inference.predictor import Predictor
 
 
-_NEARLY_ALL = 0.9
+_SUSPICIOUS_FRACTION = 0.9
+"""Fraction of invalid predictions from which they may be those of another data set."""
 _RESULT_TYPES = {
     "Instances": "objects",
-    "SemanticMap": "the category of every pixel",
-    "PanopticMap": "the segment of every pixel",
-    "Classification": "the category of an image",
-    "MaskCandidates": "what a prompt marks",
+    "SemanticMap": "semantic maps",
+    "PanopticMap": "panoptic maps",
+    "Classification": "classifications of images",
+    "MaskCandidates": "masks by prompts",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationReport:
-    """Figures of predictions for a data set by an evaluation protocol.
+    """Metrics of predictions on a data set by an evaluation protocol.
 
     Parameters
     ----------
@@ -61,9 +62,9 @@ class EvaluationReport:
     prediction_threshold
         Score threshold that was applied when the predictions were written (None: no threshold).
     missing_predictions
-        Number of images without predicted map, category or click, which count as missed.
+        Number of images without a predicted map, class or click, which count as wrong.
     notes
-        Warnings about the validity of the figures.
+        Warnings about the validity of the metrics.
     training_images
         Number of evaluated images that the model was trained on, if its file records them.
     evaluated
@@ -84,12 +85,14 @@ class EvaluationReport:
 
     def __repr__(self) -> str:
         figures = (
-            f"{kind} {name} {value:.3f}" for kind, result in self.results.items() for name, value in [_first(result)]
+            f"{kind} {name} {value:.3f}"
+            for kind, result in self.results.items()
+            for name, value in [next(iter(result.figures.items()))]
         )
         return f"EvaluationReport({self.protocol}, {self.data!r}, {self.images} images, {', '.join(figures)})"
 
     def document(self) -> dict[str, Any]:
-        """Return the document of ``otus evaluate --json``; undefined figures are NaN."""
+        """Return the document of ``otus evaluate --json``; undefined metrics are NaN."""
         return {
             "protocol": self.protocol,
             "data": self.data,
@@ -105,10 +108,6 @@ class EvaluationReport:
             **({"notes": list(self.notes)} if self.notes else {}),
             **({"training_images": self.training_images} if self.training_images else {}),
         }
-
-
-def _first(result: Result) -> tuple[str, float]:
-    return next(iter(result.figures.items()))
 
 
 def evaluate(
@@ -153,7 +152,7 @@ def evaluate(
         A predictor, or a name or file for :func:`otus.load`, with ``weights``, ``semantic_model``, ``device``,
         ``precision`` and ``runtime``.
     averaging
-        Flips and scales whose probabilities are averaged, of a semantic segmenter (default: the image alone).
+        For a semantic segmenter: flips and scales whose probabilities are averaged (default: only the image itself).
     method
         An interactive method, evaluated with simulated clicks: one of :data:`~otus.interactive.methods.METHODS`, the name
         or file of a promptable model, or an implementation of :class:`~otus.structures.prompt.PromptableMethod`.
@@ -179,7 +178,9 @@ def evaluate(
     """
     if run is not None:
         if isinstance(data, Dataset) or val is not None or format is not None or split is not None:
-            raise UsageError("run: has the images to evaluate on; leave out val, format, split and open data sets")
+            raise UsageError(
+                "run: a run is evaluated on its validation images; leave out val, format, split and open data sets"
+            )
         data = validation_images(run, data=data)
         model = run if predictions is None and model is None else model
     if data is None:
@@ -193,25 +194,26 @@ def evaluate(
         "precision": precision,
         "runtime": runtime,
     }
-    typed = {name: value for name, value in options.items() if value is not None}
-    if typed and not isinstance(model, str | Path):
-        raise UsageError(f"{', '.join(typed)}: only for a model given by name or file")
+    load_options = {name: value for name, value in options.items() if value is not None}
+    if load_options and not isinstance(model, str | Path):
+        raise UsageError(f"{', '.join(load_options)}: only for a model given by name or file")
     if averaging is not None and model is None:
-        raise UsageError("averaging: flips and scales are of a model that predicts; leave them out")
+        raise UsageError("averaging: flips and scales are only for a model; leave them out")
     if isinstance(data, Dataset) and (format or split):
-        raise UsageError("format and split choose among the data sets of a path; this one is already open")
+        raise UsageError("format and split select a data set at a path, but data is an open data set; leave them out")
     dataset = data if isinstance(data, Dataset) else open_dataset(data, format=format, split=split, report=report)
     if val is not None:
         dataset = train_val_split(dataset, val)[1]
-    options_of_protocol = Options(kinds, max_dets, report)
-    usual = "interactive" if method is not None else next(iter(offered_protocols(dataset)), next(iter(PROTOCOLS)))
-    chosen = protocol_of(protocol or usual)
+    protocol_options = Options(kinds, max_dets, report)
+    default = "interactive" if method is not None else next(iter(offered_protocols(dataset)), next(iter(PROTOCOLS)))
+    chosen = protocol_of(protocol or default)
     if protocol is not None or model is None:
-        chosen.check(dataset, options_of_protocol)
+        chosen.check(dataset, protocol_options)
     if method is not None:
         return _evaluate_method(dataset, method, chosen, report, progress)
     if model is not None:
-        return _evaluate_model(dataset, _predictor(model, typed), protocol, options_of_protocol, averaging, progress)
+        predictor = _predictor(model, load_options)
+        return _evaluate_model(dataset, predictor, protocol, protocol_options, averaging, progress)
     notes: tuple[str, ...] = ()
     if isinstance(predictions, Objects):
         if chosen.result_type != "Instances":
@@ -223,11 +225,11 @@ def evaluate(
         assert predictions is not None
         if not Path(predictions).exists():
             raise DataError("there is no such file or folder", file=predictions, remedy="check the path")
-        faults = Counter[str]()
-        predicted = chosen.read(predictions, dataset, _count_faults(report, faults))
+        invalid = Counter[str]()
+        predicted = chosen.read(predictions, dataset, _counting(report, invalid))
         if isinstance(predicted, Objects):
-            notes = _nearly_all_faulty(faults, len(predicted))
-    return _report(dataset, chosen, predicted, options_of_protocol, notes=notes)
+            notes = _warn_if_mostly_invalid(invalid, len(predicted))
+    return _evaluate_results(dataset, chosen, predicted, protocol_options, notes=notes)
 
 
 def _evaluate_model(
@@ -249,50 +251,54 @@ def _evaluate_model(
     protocol.check(dataset, options)
     if protocol.result_type != task.result_type.__name__:
         raise UsageError(
-            f"model: predicts {task.predicts}, not {_RESULT_TYPES[protocol.result_type]}; evaluate it on images with "
-            f"{protocol_of(task.protocol).labels.what}, by the protocol {task.protocol}"
+            f"model: predicts {task.predicts}, but the protocol {name} evaluates {_RESULT_TYPES[protocol.result_type]}; "
+            f"evaluate the model by the protocol {task.protocol}, on images with {protocol_of(task.protocol).labels.what}"
         )
 
     def count(done: int) -> None:
         if progress is not None:
             progress(done, len(dataset))
 
-    unknown = tuple(name for name in task.categories(dataset) if name not in predictor.categories)
+    unknown = tuple(category for category in task.categories(dataset) if category not in predictor.categories)
     pipeline = replace(predictor.pipeline, averaging=averaging)
     if protocol.evaluate_system is not None:
         result = protocol.evaluate_system(pipeline, dataset, options, progress)
-        return _with_training_images(_report_of(dataset, protocol, result), dataset, predictor)
+        return _note_training_images(_make_report(dataset, protocol, result), dataset, predictor)
     results = predict_dataset(pipeline, dataset, progress=count)
-    report = _report(dataset, protocol, protocol.from_results(results, dataset), options)
-    return _with_training_images(replace(report, unknown_categories=unknown), dataset, predictor)
+    report = _evaluate_results(dataset, protocol, protocol.from_results(results, dataset), options)
+    return _note_training_images(replace(report, unknown_categories=unknown), dataset, predictor)
 
 
-def _with_training_images(report: EvaluationReport, dataset: Dataset, predictor: "Predictor") -> EvaluationReport:
+def _note_training_images(report: EvaluationReport, dataset: Dataset, predictor: "Predictor") -> EvaluationReport:
+    """Add a note to the report if the model was trained on some of the evaluated images."""
     models = [predictor] if predictor.semantic is None else [predictor, predictor.semantic]
     count = max(count_training_images(model.training, dataset) for model in models)
     if not count:
         return report
     note = (
-        f"the model was trained on {count} of the {len(dataset)} images, so the figures are too high; "
-        "--run RUN evaluates on the validation images of a training, --val SHARE on the same share"
+        f"the model was trained on {count} of the {len(dataset)} images, so the metrics are too high; "
+        "to evaluate on the validation images of its training, give --run RUN, or --val with the same fraction"
     )
     return replace(report, training_images=count, notes=(*report.notes, note))
 
 
-def _count_faults(report: Report, faults: Counter[str]) -> Report:
-    def count(problem: DataError) -> None:
-        faults[problem.kind] += 1
-        report(problem)
+def _counting(report: Report, counts: Counter[str]) -> Report:
+    """Return a function that counts errors by kind, and calls ``report``."""
+
+    def count(error: DataError) -> None:
+        counts[error.kind] += 1
+        report(error)
 
     return count
 
 
-def _nearly_all_faulty(faults: Counter[str], read: int) -> tuple[str, ...]:
-    skipped = faults.total()
-    if skipped < _NEARLY_ALL * (skipped + read) or not skipped:
+def _warn_if_mostly_invalid(invalid: Counter[str], valid: int) -> tuple[str, ...]:
+    """Return a warning if nearly all predictions were skipped, given their number by kind of error."""
+    skipped = invalid.total()
+    if skipped < _SUSPICIOUS_FRACTION * (skipped + valid) or not skipped:
         return ()
-    kinds = ", ".join(f"{count} {kind}" for kind, count in faults.most_common())
-    return (f"{skipped} of {skipped + read} predictions were skipped ({kinds}): are they of this data set?",)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in invalid.most_common())
+    return (f"{skipped} of {skipped + valid} predictions were skipped ({kinds}): are they for this data set?",)
 
 
 def _evaluate_method(
@@ -314,23 +320,26 @@ def _evaluate_method(
             from otus.inference.promptable import load_method
 
             method = load_method(method)
-    return _report_of(dataset, protocol, evaluate_method(dataset, method, report=report, progress=progress))
+    return _make_report(dataset, protocol, evaluate_method(dataset, method, report=report, progress=progress))
 
 
-def _report(
+def _evaluate_results(
     dataset: Dataset, protocol: EvaluationProtocol, predicted: Any, options: Options, *, notes: tuple[str, ...] = ()
 ) -> EvaluationReport:
-    report = _report_of(dataset, protocol, protocol.evaluate(dataset, predicted, options), notes=notes)
+    """Evaluate predictions by a protocol and return the report."""
+    report = _make_report(dataset, protocol, protocol.evaluate(dataset, predicted, options), notes=notes)
     return replace(report, evaluated=(dataset, predicted)) if isinstance(predicted, Objects) else report
 
 
-def _report_of(
+def _make_report(
     dataset: Dataset, protocol: EvaluationProtocol, result: ProtocolResult, *, notes: tuple[str, ...] = ()
 ) -> EvaluationReport:
     notes = (*notes, *result.notes)
     if result.images and result.missing_predictions == result.images:
-        example = dataset.images.files[0]
-        note = f"none of the {result.images} images has a prediction: are predictions named like the images, e.g. {example}?"
+        note = (
+            f"none of the {result.images} images has a prediction: do the names of the predictions match those of the "
+            f"images, e.g. {dataset.images.files[0]}?"
+        )
         notes = (note, *notes)
     return EvaluationReport(
         protocol.name,
@@ -390,4 +399,4 @@ def evaluate_predictions(
         raise UsageError(
             f"protocol {protocol}: does not evaluate objects; those that do: {', '.join(OBJECT_PROTOCOLS)}"
         )
-    return replace(_report(dataset, chosen, predictions, options), evaluated=None)
+    return replace(_evaluate_results(dataset, chosen, predictions, options), evaluated=None)

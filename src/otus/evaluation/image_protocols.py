@@ -1,6 +1,6 @@
 """Evaluate predictions per image: semantic and panoptic maps, classifications, clicks.
 
-Images without a prediction count as missing: an empty map, no category, IoU 0.
+An image without a prediction counts as wrong: as an empty map, a wrong class, or IoU 0.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,8 +41,8 @@ def evaluate_semantic(
     dataset = with_semantic_maps(dataset)
     assert dataset.semantic is not None
 
-    def empty_map(truth: SemanticMap) -> SemanticMap:
-        return SemanticMap(np.full(truth.size_hw, IGNORE), truth.categories)
+    def empty_map(ground_truth: SemanticMap) -> SemanticMap:
+        return SemanticMap(np.full(ground_truth.size_hw, IGNORE), ground_truth.categories)
 
     metric = SemanticQuality(dataset.semantic.categories)
     counts = _evaluate_maps(dataset, metric.update, dataset.semantic_map, prediction_of, empty_map, report)
@@ -60,8 +60,8 @@ def evaluate_panoptic(
     """Evaluate panoptic maps; as :func:`evaluate_semantic`."""
     assert dataset.panoptic is not None
 
-    def empty_map(truth: PanopticMap) -> PanopticMap:
-        return PanopticMap(np.zeros(truth.size_hw, dtype=np.int64), (), truth.categories)
+    def empty_map(ground_truth: PanopticMap) -> PanopticMap:
+        return PanopticMap(np.zeros(ground_truth.size_hw, dtype=np.int64), (), ground_truth.categories)
 
     metric = PanopticQuality(dataset.panoptic.categories)
     counts = _evaluate_maps(dataset, metric.update, dataset.panoptic_map, prediction_of, empty_map, report)
@@ -73,7 +73,7 @@ def evaluate_panoptic(
 def _evaluate_maps(
     dataset: Dataset,
     update: Callable[[Map, Map], object],
-    truth_of: Callable[[int], Map | None],
+    ground_truth_of: Callable[[int], Map | None],
     prediction_of: Callable[[int], Map | None],
     empty_map: Callable[[Map], Map],
     report: Report,
@@ -82,13 +82,13 @@ def _evaluate_maps(
     images = missing_predictions = 0
     for index in range(len(dataset)):
         try:
-            truth = truth_of(index)
-            if truth is None:
+            ground_truth = ground_truth_of(index)
+            if ground_truth is None:
                 continue
             prediction = prediction_of(index)
-            update(truth, empty_map(truth) if prediction is None else prediction)
-        except DataError as problem:
-            report(problem)
+            update(ground_truth, empty_map(ground_truth) if prediction is None else prediction)
+        except DataError as error:
+            report(error)
         except ShapeError as error:
             remedy = "correct or remove this prediction"
             report(DataError(str(error), file=dataset.images.files[index], remedy=remedy, kind="bad_map"))
@@ -125,7 +125,7 @@ def evaluate_classifications(
 def category_scores(
     results: Mapping[int, Classification], categories: Categories
 ) -> Iterator[tuple[int, Float[np.ndarray, "k"]]]:
-    """Yield image index and scores for the categories of a data set; -inf for those the model does not have."""
+    """Yield image indices and scores for the categories of a data set; -inf for categories that the model lacks."""
     for index, classification in sorted(results.items()):
         scores_by_name = dict(
             zip(classification.categories, np.asarray(classification.scores, dtype=np.float64).tolist(), strict=True)
@@ -195,8 +195,8 @@ def _click_files(path: str | Path, dataset: Dataset, report: Report) -> Any:
     return read_click_curves(path, dataset, report=report)
 
 
-def _not_yet(results: Mapping[int, Any], dataset: Dataset) -> Any:
-    raise NotImplementedError  # refused earlier: no system has such results yet
+def _no_results(results: Mapping[int, Any], dataset: Dataset) -> Any:
+    raise NotImplementedError  # models are evaluated by EvaluationProtocol.evaluate_system instead
 
 
 class ImageProtocol(NamedTuple):
@@ -224,6 +224,6 @@ IMAGE_PROTOCOLS: Mapping[str, ImageProtocol] = {
         lambda dataset, predicted, report: evaluate_classifications(dataset, predicted),
     ),
     "interactive": ImageProtocol(
-        _click_files, _not_yet, lambda dataset, predicted, report: evaluate_clicks(dataset, predicted)
+        _click_files, _no_results, lambda dataset, predicted, report: evaluate_clicks(dataset, predicted)
     ),
 }

@@ -42,42 +42,43 @@ def evaluate_objects(dataset: Dataset, predictions: Objects, protocol: str, opti
     kinds, report = options.kinds, options.report
     threshold, threshold_notes = lowest_score_threshold(predictions), score_threshold_notes(predictions)
     counts = {"label_count": len(dataset.categories), "image_count": len(dataset)}
-    truth = validate_objects(dataset.objects, "ground_truth", **counts, report=report)
+    ground_truth = validate_objects(dataset.objects, "ground_truth", **counts, report=report)
     predictions = validate_objects(predictions, "predictions", **counts, report=report)
-    truth = complete_regions(truth)
+    ground_truth = complete_regions(ground_truth)
     rules, field = _RULES[protocol]
     if field is not None:
-        truth = require_field(truth, field, "ground_truth", report=report)
+        ground_truth = require_field(ground_truth, field, "ground_truth", report=report)
         predictions = require_field(predictions, field, "predictions", report=report)
     skipped_kinds: dict[str, str] = {}
     notes: list[str] = []
     categories = dataset.categories
-    with_keypoints = next((side for side in (truth, predictions) if side.keypoints is not None), truth)
+    both = (ground_truth, predictions)
+    with_keypoints = next((objects for objects in both if objects.keypoints is not None), ground_truth)
     if protocol == "coco" and categories.sigmas is None and with_keypoints.keypoints is not None:
         categories = _with_keypoints(categories, with_keypoints)
         points = with_keypoints.keypoints.shape[1]
-        sigmas = "COCO's of a person" if points == len(COCO_PERSON_SIGMAS) else f"1 / {points} for each"
+        sigmas = "those of COCO's person" if points == len(COCO_PERSON_SIGMAS) else f"1 / {points} each"
         notes.append(
             f"the categories have no keypoint names: the sigmas of {points} keypoints are assumed to be {sigmas}"
         )
     if protocol == "coco" and kinds is None:
-        obstacles = {kind: _obstacle(kind, truth, predictions) for kind in KINDS}
-        kinds = [kind for kind, obstacle in obstacles.items() if obstacle is None]
-        skipped_kinds = {kind: obstacle for kind, obstacle in obstacles.items() if obstacle}
+        reasons = {kind: _reason_to_skip(kind, ground_truth, predictions) for kind in KINDS}
+        kinds = [kind for kind, reason in reasons.items() if reason is None]
+        skipped_kinds = {kind: reason for kind, reason in reasons.items() if reason}
     elif protocol == "amodal":
-        skipped_kinds = _amodal_obstacles(truth, predictions)
+        skipped_kinds = _amodal_reasons_to_skip(ground_truth, predictions)
     ids = dataset.image_numbers()
     results: dict[str, Result] = {}
     if protocol == "proposals":
-        results["proposals"] = _judge_proposals(truth, predictions, categories, ids, options.max_dets)
+        results["proposals"] = _evaluate_proposals(ground_truth, predictions, categories, ids, options.max_dets)
     for name, rule in rules(kinds or (), tuple(options.max_dets or ())).items():
         if name in skipped_kinds:
             continue
         metric: AveragePrecision[Result] = AveragePrecision(rule, categories)
-        metric.update(truth, predictions, image_ids=ids, sizes_hw=dataset.images.sizes_hw)
+        metric.update(ground_truth, predictions, image_ids=ids, sizes_hw=dataset.images.sizes_hw)
         results[name] = metric.compute()
     if any(not next(iter(result.figures.values())) >= _SUSPICIOUS_AP for result in results.values()):
-        matcher = DetectionMatcher(truth, predictions, categories, ids, dataset.images.sizes_hw)
+        matcher = DetectionMatcher(ground_truth, predictions, categories, ids, dataset.images.sizes_hw)
         notes += mismatch_notes(matcher, by_category=protocol != "proposals")
     return ProtocolResult(
         results,
@@ -96,8 +97,8 @@ def _with_keypoints(categories: Categories, objects: Objects) -> Categories:
     return replace(categories, keypoints=tuple((categories[label], unnamed) for label in labels))
 
 
-def _judge_proposals(
-    truth: Objects,
+def _evaluate_proposals(
+    ground_truth: Objects,
     proposals: Objects,
     categories: Categories,
     image_ids: np.ndarray,
@@ -106,7 +107,7 @@ def _judge_proposals(
     from otus.metrics.proposals import ProposalProtocol, ProposalRecall
 
     rules = ProposalProtocol() if counts is None else ProposalProtocol(tuple(sorted(set(counts))))
-    return ProposalRecall(categories, rules).update(truth, proposals, image_ids=image_ids).compute()
+    return ProposalRecall(categories, rules).update(ground_truth, proposals, image_ids=image_ids).compute()
 
 
 def _boundary(kinds: Sequence[Kind], max_dets: tuple[int, ...]) -> Mapping[str, DetectionProtocol[Result]]:
@@ -151,32 +152,32 @@ def _count_masks(objects: Objects) -> int:
     return 0 if objects.segmentations is None else int((objects.segmentations.kinds != SegmentationKind.NONE).sum())
 
 
-def _obstacle(kind: Kind, truth: Objects, predictions: Objects) -> str | None:
+def _reason_to_skip(kind: Kind, ground_truth: Objects, predictions: Objects) -> str | None:
     """Return why a kind cannot be compared; None if it can, "" if neither labels nor predictions have it."""
     if kind == "bbox":
         return None
-    sides = {"labels": truth, "predictions": predictions}
+    both = {"labels": ground_truth, "predictions": predictions}
     if kind == "keypoints":
-        has_kind = {side: objects.keypoints is not None for side, objects in sides.items()}
+        has_kind = {name: objects.keypoints is not None for name, objects in both.items()}
     else:
-        has_kind = {side: _count_masks(objects) > 0 for side, objects in sides.items()}
+        has_kind = {name: _count_masks(objects) > 0 for name, objects in both.items()}
     if not any(has_kind.values()):
         return ""
-    for side, objects in sides.items():
-        if len(objects) and not has_kind[side]:
-            return f"the {side} have no {'keypoints' if kind == 'keypoints' else 'masks'}"
+    for name, objects in both.items():
+        if len(objects) and not has_kind[name]:
+            return f"the {name} have no {'keypoints' if kind == 'keypoints' else 'masks'}"
         if kind == "segm" and _count_masks(objects) < len(objects):
-            return f"{len(objects) - _count_masks(objects)} of {len(objects)} {side} have no mask"
+            return f"{len(objects) - _count_masks(objects)} of {len(objects)} {name} have no mask"
     return None
 
 
-def _amodal_obstacles(truth: Objects, predictions: Objects) -> dict[str, str]:
+def _amodal_reasons_to_skip(ground_truth: Objects, predictions: Objects) -> dict[str, str]:
     """Return why amodal boxes or masks cannot be compared, by kind."""
-    obstacles = {}
-    if truth.amodal_boxes_xyxy is None:
-        obstacles["amodal_bbox"] = "the labels have no amodal boxes"
-    if truth.amodal_segmentations is None:
-        obstacles["amodal_segm"] = "the labels have no amodal masks"
+    reasons = {}
+    if ground_truth.amodal_boxes_xyxy is None:
+        reasons["amodal_bbox"] = "the labels have no amodal boxes"
+    if ground_truth.amodal_segmentations is None:
+        reasons["amodal_segm"] = "the labels have no amodal masks"
     elif len(predictions) and not _count_masks(predictions):
-        obstacles["amodal_segm"] = "the predictions have no masks"
-    return obstacles
+        reasons["amodal_segm"] = "the predictions have no masks"
+    return reasons

@@ -24,7 +24,7 @@ def predict_dataset(
     """Return the results of a system by image index, in pixels of the original image, with compact masks.
 
     Detections of categories that the data set does not have are removed, because they would count towards the limit on
-    detections. The images of a batch do not depend on the number of parts, because padding affects rounding.
+    detections. The composition of the batches does not depend on the number of parts, because padding affects rounding.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ def predict_dataset(
         return pipeline.prepare(dataset.input(index, target_size=pipeline.target_size))
 
     results = {}
-    mine = batches[part::parts]
-    for indices, samples in zip(mine, prefetch(mine, load, workers=workers), strict=True):
+    own_batches = batches[part::parts]
+    for indices, samples in zip(own_batches, prefetch(own_batches, load, workers=workers), strict=True):
         sizes_hw = [dataset.images.size_hw(index) for index in indices]
         for index, result in zip(indices, pipeline.predict(samples, sizes_hw, postprocess=postprocess), strict=True):
             results[index] = pipeline.task.compact(result)

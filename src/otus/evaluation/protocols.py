@@ -1,4 +1,4 @@
-"""The evaluation protocols: the name of each, the labels it needs, the files it reads, the figures it computes.
+"""The evaluation protocols: the name of each, the labels it needs, the files it reads, the metrics it computes.
 
 One record per protocol in :data:`PROTOCOLS`, from which ``evaluate``, the help of ``otus evaluate --protocol`` and the
 table of docs/protocols.md are made. Its functions import what they need when they are called, so that help is fast.
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 Progress = Callable[[int, int], None]
-"""Called with the number of images that are done, and of all."""
+"""Called with the numbers of finished and of all images."""
 
 
 class Result(Protocol):
-    """Figures by name, in all and by category."""
+    """Metrics by name, over all categories and per category."""
 
     @property
     def figures(self) -> Mapping[str, float]: ...
@@ -38,15 +38,15 @@ class ProtocolResult:
     Parameters
     ----------
     results
-        By kind of comparison: ``bbox``, ``segm`` …, or the name of the protocol.
+        Result by kind of comparison (``bbox``, ``segm`` …), or by the name of the protocol.
     images
         Number of evaluated images.
     missing_predictions
-        Number of images without predicted map, category or click, which count as missed.
+        Number of images without a predicted map, class or click, which count as wrong.
     skipped_kinds
         Kinds that could not be compared, and the reasons.
     notes
-        Warnings about the validity of the figures.
+        Warnings about the validity of the metrics.
     prediction_threshold
         Score threshold that was applied when the predictions were written (None: no threshold).
     """
@@ -61,8 +61,19 @@ class ProtocolResult:
 
 @dataclass(frozen=True)
 class Options:
-    """Options of an evaluation: the kinds that ``coco`` compares, limits on detections and simulated clicks, ``report`` for
-    invalid records."""
+    """Options of an evaluation.
+
+    Parameters
+    ----------
+    kinds
+        Kinds that ``coco`` compares (default: all that ground truth and predictions have).
+    max_dets
+        Limits on the number of detections (default: the protocol's own).
+    report
+        Called with the error of each invalid record, which is then skipped (default: raise the first).
+    max_clicks
+        Maximum number of simulated clicks per object (default: 20).
+    """
 
     kinds: "Sequence[Kind] | None" = None
     max_dets: Sequence[int] | None = None
@@ -81,7 +92,7 @@ class EvaluationProtocol:
     labels
         Labels it needs.
     predictions, figures
-        Files it reads and figures it computes, in words for the documentation.
+        Files it reads and metrics it computes, as text for the documentation.
     result_type
         Name of the type of a model's results that it evaluates.
     read
@@ -95,8 +106,8 @@ class EvaluationProtocol:
     limits_detections
         Whether it takes ``max_dets``.
     evaluate_system
-        ``evaluate_system(pipeline, dataset, options, progress)``: the results of a model that answers prompts, in the place
-        of ``from_results`` and ``evaluate``; ``pipeline`` is a :class:`~otus.inference.pipeline.Pipeline`.
+        ``evaluate_system(pipeline, dataset, options, progress)``: the results of a promptable model, instead of
+        ``from_results`` and ``evaluate``; ``pipeline`` is a :class:`~otus.inference.pipeline.Pipeline`.
     """
 
     name: str
@@ -216,7 +227,9 @@ def _image_protocol(
     )
 
 
-def _click(pipeline: Any, dataset: "Dataset", options: Options, progress: Progress | None) -> ProtocolResult:
+def _evaluate_by_clicks(
+    pipeline: Any, dataset: "Dataset", options: Options, progress: Progress | None
+) -> ProtocolResult:
     """Evaluate a promptable model by simulated clicks."""
     from otus.evaluation.clicking import evaluate_method
 
@@ -224,7 +237,7 @@ def _click(pipeline: Any, dataset: "Dataset", options: Options, progress: Progre
     return evaluate_method(dataset, method, max_clicks=options.max_clicks, report=options.report, progress=progress)
 
 
-def _can_be_clicked(dataset: "Dataset") -> bool:
+def _has_masks(dataset: "Dataset") -> bool:
     from otus.structures import SegmentationKind
 
     outlines = None if dataset.objects is None else dataset.objects.segmentations
@@ -280,18 +293,18 @@ PROTOCOLS: Mapping[str, EvaluationProtocol] = {
             fields=["amodal_boxes_xyxy", "amodal_segmentations"],
         ),
         _object_protocol(
-            "proposals", "COCO results; `--max-dets` says by how many", "recall, AR, average best overlap"
+            "proposals", "COCO results; `--max-dets`: numbers of proposals", "recall, AR, average best overlap"
         ),
         _image_protocol(
             "panoptic",
             "COCO's JSON and its PNGs, or the folder of `otus predict --out`",
-            "PQ, SQ, RQ; of things and stuff; by category",
+            "PQ, SQ, RQ; for things and stuff; by category",
             labels=RequiredLabels("panoptic maps", lambda dataset: dataset.panoptic is not None),
             result_type="PanopticMap",
         ),
         _image_protocol(
             "semantic",
-            "a folder of index PNGs, named as the images, with the labels' values",
+            "a folder of index PNGs, named like the images, with the values of the labels",
             "mIoU, fwIoU, mAcc, aAcc, boundary F; IoU, accuracy and F by category",
             labels=RequiredLabels("semantic or panoptic maps, or outlines of objects", _has_semantic_maps),
             result_type="SemanticMap",
@@ -306,10 +319,10 @@ PROTOCOLS: Mapping[str, EvaluationProtocol] = {
         _image_protocol(
             "interactive",
             'JSON: `[{"file": "a.jpg", "ious": [0.71, 0.86, …]}, …]`, or simulated clicks by `--method` or `--model`',
-            "clicks to IoU 0.85 and 0.90 (20 at most), share that never reaches it, IoU by clicks",
-            labels=RequiredLabels("masks to click at", _can_be_clicked),
+            "clicks to IoU 0.85 and 0.90 (at most 20), fraction of objects that do not reach it, IoU by number of clicks",
+            labels=RequiredLabels("masks to click at", _has_masks),
             result_type="MaskCandidates",
-            evaluate_system=_click,
+            evaluate_system=_evaluate_by_clicks,
         ),
     )
 }

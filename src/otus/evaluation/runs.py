@@ -21,7 +21,7 @@ def validation_images(run: str | Path, *, data: str | Path | None = None) -> Dat
     run
         Folder of the run.
     data
-        Path of the data, if they have moved.
+        Path of the data, if they have moved (default: the path that the run recorded).
 
     Raises
     ------
@@ -33,13 +33,13 @@ def validation_images(run: str | Path, *, data: str | Path | None = None) -> Dat
     config, listed = (_read(Path(run) / name) for name in ("config.json", IMAGES))
     names = list(listed.get("validation") or ())
     if not names:
-        raise UsageError(f"run: {run} held out no validation images; name others: --model {run} --data PATH")
+        raise UsageError(f"run: {run} has no validation images; evaluate on other images: --model {run} --data PATH")
     has_val_set = isinstance(config["val"], str)
     sources = [data] if data is not None else [config["val"]] if has_val_set else config["data"]
     split = config["val_split"] if has_val_set or config["val"] is None else config["split"]
     for source in sources:
         if not Path(source).exists():
-            raise UsageError(f"run: the data of {run} are no longer at {source}; give their path by --data PATH")
+            raise UsageError(f"run: the data of {run} are no longer at {source}; give their new path by --data PATH")
     dataset = merge([open_dataset(source, format=config["format"], split=split) for source in sources])
     index_of = {file: index for index, file in enumerate(dataset.images.files)}
     missing = [name for name in names if name not in index_of]
@@ -47,7 +47,7 @@ def validation_images(run: str | Path, *, data: str | Path | None = None) -> Dat
         raise DataError(
             f"{len(missing)} of the {len(names)} validation images of {run} do not exist, e.g. {missing[0]}",
             file=dataset.source,
-            remedy="restore them under their names, or evaluate on other images by --model and --data",
+            remedy="restore them under these names, or evaluate on other images by --model and --data",
         )
     return dataset.select([index_of[name] for name in names])
 
