@@ -65,7 +65,7 @@ def test_nothing_is_wrong(folder):
     for options in (["--split", "train"], ["--ignore", "missing_image"]):
         done = run(folder, *options)
         assert done.exit_code == 0, done.output
-        assert "nothing is wrong" in done.stdout
+        assert "no problems found" in done.stdout
         assert done.stderr == ""
     assert json.loads(run(folder, "--split", "train", "--json").stdout)["findings"] == []
 

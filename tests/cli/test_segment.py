@@ -121,7 +121,7 @@ def test_a_folder_with_prompts_and_again(folder: Path) -> None:
     (folder / "a.png").write_bytes(b"no longer an image")  # it is not read again
     again = segment(folder, "--prompts", "prompts.json", "--out", "masks", "--format", "coco")
     assert again.exit_code == 0, again.output
-    assert "1 of them from before" in again.stdout
+    assert "1 of them already there" in again.stdout
     areas = [
         [one["area"] for one in json.loads(text)["annotations"]]
         for text in (before, Path("masks/annotations.json").read_bytes())
@@ -136,17 +136,17 @@ def test_what_is_marked_otherwise_is_done_again(folder: Path) -> None:
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    assert "from before" not in run({"points": [[20, 22, 1]]})
+    assert "already there" not in run({"points": [[20, 22, 1]]})
     assert iou(read_label_image("masks/a.png.png") == 1, scene(20)[1]) > 0.95
-    assert "1 of them from before" in run({"points": [[20, 22, 1]]}, "--format", "labelme")
+    assert "1 of them already there" in run({"points": [[20, 22, 1]]}, "--format", "labelme")
     assert json.loads(Path("masks/a.png.labelme.json").read_text())["shapes"]
-    assert "from before" not in run({"points": [[60, 44, 1], [20, 22, 0]]})
+    assert "already there" not in run({"points": [[60, 44, 1], [20, 22, 0]]})
     assert not read_label_image("masks/a.png.png")[22, 20]
-    assert "from before" not in run({"box_xyxy": [6, 6, 36, 38]})
-    assert "1 of them from before" in run({"box_xyxy": [6, 6, 36, 38]}, "--method", "grabcut")
+    assert "already there" not in run({"box_xyxy": [6, 6, 36, 38]})
+    assert "1 of them already there" in run({"box_xyxy": [6, 6, 36, 38]}, "--method", "grabcut")
     for broken in ("{", "[]", '{"candidates": []}'):
         Path("masks/a.png.json").write_text(broken)
-        assert "from before" not in run({"box_xyxy": [6, 6, 36, 38]})
+        assert "already there" not in run({"box_xyxy": [6, 6, 36, 38]})
 
 
 def test_one_bad_prompt_stops_no_other(folder: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "nothing is marked"),
+        ([], "there is no prompt"),
         (["--point", "24,22"], "--point: expected X,Y,0 or X,Y,1, got '24,22'"),
         (["--point", "24,x,1"], "--point: expected"),
         (["--points-for", "24,22"], "--points-for: expected NUMBER:X,Y"),
@@ -204,7 +204,7 @@ def test_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--point", "24,22,1", "--prompts", "p.json"], "are for a folder"),
         (["--point", "24,22,1", "--out", "x.json"], "expected a file that ends in .png"),
         (["--point", "24,22,1", "--out", "x", "--overlay", "x.png"], "expected two files"),
-        (["--point", "24,22,1", "--out", "owl.png"], "would replace the image itself"),
+        (["--point", "24,22,1", "--out", "owl.png"], "would overwrite the image itself"),
     ],
 )
 def test_commands_that_are_wrong(photo: Path, options: list[str], message: str) -> None:
@@ -243,7 +243,7 @@ def test_folders_that_are_wrong(folder: Path) -> None:
     assert "p.json: a.png.points: expected a list of [x, y, label]" in result.stderr
     Path("p.json").write_text("{")
     assert "is not JSON" in segment(folder, "--prompts", "p.json").stderr
-    assert "nothing is marked on the first frame" in segment(folder, "--frames").stderr
+    assert "the first frame has no prompt" in segment(folder, "--frames").stderr
 
 
 def test_torch_is_not_imported(photo: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_image_without_a_map_is_missed(shared_data, tmp_path):
         (tmp_path / file.name).symlink_to(file)
     table = run(data, tmp_path, "semantic", "--split", "val")
     assert table.exit_code == 0, table.stderr
-    assert "1 image without a prediction, counted as missed" in table.stderr
+    assert "1 image without a prediction, counted as wrong" in table.stderr
     assert all(word in table.stdout for word in ("protocol semantic", "Bicyclist", "IoU", "fwIoU 0.99"))
 
 

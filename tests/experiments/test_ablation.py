@@ -171,7 +171,7 @@ def test_what_cannot_be_varied(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="seeds: expected at least one, got 0"):
         ablate(["tiny"], data, vary={"upsampling": []}, seeds=0, **options)
     done = CliRunner().invoke(app, ["compare", "--data", str(data), "--models", "tiny", "--epochs", "1"])
-    assert (done.exit_code, "--epochs: with --vary or --seeds" in done.stderr) == (2, True)
+    assert (done.exit_code, "--epochs: only with --vary or --seeds" in done.stderr) == (2, True)
     done = CliRunner().invoke(
         app, ["compare", "--data", str(data), "--models", "tiny", "--vary", "upsampling", "--minutes", "0"]
     )

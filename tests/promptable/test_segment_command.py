@@ -60,7 +60,7 @@ def test_a_folder_and_its_answers_from_before(weights: Path, tmp_path: Path) -> 
     prompts.write_text(json.dumps({name: {"points": [[20, 20, 1]]} for name in ("a.png", "b.png")}))
     arguments = (tmp_path / "photos", "--prompts", prompts, "--method", weights, "--out", tmp_path / "masks")
     assert "2 images in" in run(*arguments)
-    assert "2 of them from before" in run(*arguments)
+    assert "2 of them already there" in run(*arguments)
     document = json.loads((tmp_path / "masks" / "a.png.json").read_text())
     assert len(document["candidates"]) == 1
     run(*arguments, "--all")

@@ -49,7 +49,7 @@ def test_the_command(image: np.ndarray, tmp_path: Path) -> None:
     assert document["candidates"][0]["area"] > 300
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
-    assert "nothing is marked" in done.stderr
+    assert "there is no prompt" in done.stderr
 
 
 def test_a_reduced_image(image: np.ndarray) -> None:

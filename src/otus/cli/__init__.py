@@ -14,10 +14,10 @@ The rules that every verb keeps:
 
 Where to start reading: ``_common.py`` (exit codes, JSON, tables, output files), ``_options.py`` (the options that several
 verbs share), then ``predict.py``, the pattern for the others. ``train``, ``evaluate`` and ``compare`` are the working
-cycle; ``explain`` writes pages on how a system or a figure came about; ``propose`` and ``benchmark`` show the lineage of
-region proposals; ``doctor``, ``convert`` and ``models`` answer without a model, ``export`` writes one as a file that
-runs elsewhere. The table below lists them all, with the
-two examples that end the help of each.
+cycle; ``segment`` and ``masks`` use promptable models; ``explain`` writes pages that show how a prediction or a metric is
+computed; ``propose`` and ``benchmark`` show the lineage of region proposals; ``doctor``, ``convert`` and ``models`` need no
+model, and ``export`` writes a model as ONNX or OpenVINO. The table below lists them all, with the two examples at the end of
+each help.
 """
 
 import io
@@ -124,11 +124,11 @@ def otus(
         ),
     ] = False,
 ) -> None:
-    """Object detection and segmentation: train, evaluate and compare models, predict, and see how results come about."""
+    """Object detection and segmentation: train, evaluate and compare models, predict, and see how results are computed."""
 
 
 def main() -> None:
     """Entry point of the command ``otus``."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold bytes that are not text
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may contain bytes that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
     app()

@@ -1,4 +1,4 @@
-"""What the verbs share: exit codes, JSON and tables on stdout, notes and progress on stderr, names of output files."""
+"""Helpers of the verbs: exit codes, JSON and tables on stdout, notes and progress on stderr, names of output files."""
 
 import errno
 import functools
@@ -46,14 +46,12 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt:
             fail("stopped", code=130)
         except OSError as error:
-            if error.errno in (
-                None,
-                errno.EPIPE,
-            ):  # not of the file system; the reader, such as head, has closed the pipe
+            # Not an error of the file system, or the reader (such as head) has closed the pipe.
+            if error.errno in (None, errno.EPIPE):
                 raise
             if error.filename is not None:
                 fail(f"{error.filename}: {error.strerror}")
-            with open(os.devnull, "w") as devnull:  # else Python flushes once more at exit, and complains
+            with open(os.devnull, "w") as devnull:  # else Python flushes stdout again at exit, and prints an error
                 os.dup2(devnull.fileno(), sys.stdout.fileno())
             fail(f"the output cannot be written, {error.strerror}")
 
@@ -62,18 +60,18 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
 
 def emit_json(document: Any) -> None:
     """Write the JSON document of a command to stdout; NaN and infinity become null."""
-    json.dump(_plain(document), sys.stdout, ensure_ascii=False, allow_nan=False)
+    json.dump(_to_json(document), sys.stdout, ensure_ascii=False, allow_nan=False)
     sys.stdout.write("\n")
     sys.stdout.flush()
 
 
 def emit_json_stream(head: dict[str, Any], key: str, items: Iterable[Any]) -> None:
     """Write a JSON document whose last member, ``key``, is a long list: each item is written as soon as it is there."""
-    start = json.dumps(_plain(head), ensure_ascii=False, allow_nan=False)[:-1]
+    start = json.dumps(_to_json(head), ensure_ascii=False, allow_nan=False)[:-1]
     sys.stdout.write(f'{start}, "{key}": [')
     try:
         for number, item in enumerate(items):
-            text = json.dumps(_plain(item), ensure_ascii=False, allow_nan=False)
+            text = json.dumps(_to_json(item), ensure_ascii=False, allow_nan=False)
             sys.stdout.write(("," if number else "") + "\n" + text)
     finally:  # after an error, which the exit code reports, the document is still valid and holds all items before it
         sys.stdout.write("\n]}\n")
@@ -155,8 +153,8 @@ def output_file(out: Path | None, default: str) -> Path:
     return out.with_name(out.name + suffix)  # other dots belong to the name: ap-0.5
 
 
-def output_folder(out: Path, holds: str, *, option: str = "--out") -> Path:
-    """Check that ``out`` can be a folder, and return it; ``holds`` names its content in the error message.
+def output_folder(out: Path, content: str, *, option: str = "--out") -> Path:
+    """Check that ``out`` can be a folder, and return it; ``content`` is for the error message, e.g. ``the masks``.
 
     Raises
     ------
@@ -166,7 +164,7 @@ def output_folder(out: Path, holds: str, *, option: str = "--out") -> Path:
     from otus.errors import UsageError
 
     if out.is_file() or (out.suffix.lower() in _FILE_SUFFIXES and not out.is_dir()):
-        raise UsageError(f"{option}: expected a folder, for {holds}, got {out}")
+        raise UsageError(f"{option}: expected a folder, for {content}, got {out}")
     return out
 
 
@@ -191,13 +189,14 @@ def track(items: Iterable[T], description: str, *, total: int | None = None) -> 
             update(number, total)
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
+    """Return a value that JSON can encode: lists for arrays and tuples, null for NaN and infinity, valid Unicode."""
     if isinstance(value, dict):
-        return {_plain(str(key)): _plain(member) for key, member in value.items()}
+        return {_to_json(str(key)): _to_json(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # numpy, which this module must not import
-        return _plain(value.tolist())
+        return [_to_json(item) for item in value]
+    if hasattr(value, "tolist"):  # an array; numpy must not be imported here
+        return _to_json(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, str):  # bytes of a file name that are not UTF-8 are written as escapes

@@ -30,7 +30,7 @@ def compare_models(
     models, data, options
         See :func:`otus.experiments.compare.compare`.
     vary, seeds
-        See :func:`otus.experiments.ablation.ablate`; None for ``vary`` compares the models as they are.
+        See :func:`otus.experiments.ablation.ablate`; with ``vary=None`` there is no ablation.
     minutes
         Minutes of training per model (default: no training).
     training
@@ -77,8 +77,8 @@ def _print(console: "Console", rows: Sequence[Mapping[str, str]]) -> None:
     from rich.table import Table
 
     table = Table()
-    for place, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if place == 0 or name == "start" else "right")
+    for index, name in enumerate(rows[0]):
+        table.add_column(name, justify="left" if index == 0 or name == "start" else "right")
     for row in rows:
         table.add_row(*row.values())
     console.print(table)

@@ -1,7 +1,7 @@
 """The options that several verbs share, each declared once: its name, its help, and the default that the help shows.
 
-A verb writes ``weights: Weights = None``; the default itself is that of the function that the verb calls. An option that
-only one verb has, or that means something else there, is declared in the verb.
+A verb declares ``weights: Weights = None``; the default value is that of the function that the verb calls. An option that
+only one verb has, or that has another meaning there, is declared in the verb.
 """
 
 from pathlib import Path
@@ -52,7 +52,7 @@ Runtime = Annotated[
     str | None,
     typer.Option(
         "--runtime",
-        help="What computes backbones: torch, onnxruntime, openvino, or auto, the fastest here.",
+        help="Runtime of the backbone: torch, onnxruntime, openvino, or auto, the fastest one.",
         show_default="torch",
     ),
 ]
@@ -63,13 +63,14 @@ ScoreThreshold = Annotated[
     ),
 ]
 Flip = Annotated[
-    bool, typer.Option("--flip", help="Semantic segmentation: average the probabilities with the mirrored image's.")
+    bool,
+    typer.Option("--flip", help="Semantic segmentation: average probabilities over the image and its mirror image."),
 ]
 Scales = Annotated[
     str | None,
     typer.Option(
         "--scales",
-        help="Semantic segmentation: average the probabilities at these factors of the image size, e.g. 0.75,1,1.25.",
+        help="Semantic segmentation: average probabilities over these factors of the image size, e.g. 0.75,1,1.25.",
         show_default="1",
     ),
 ]

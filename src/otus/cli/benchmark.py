@@ -35,13 +35,13 @@ def lineage(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Time R-CNN, SPP-net, Fast R-CNN and Faster R-CNN on the same images, with and without finding the proposals."""
+    """Time R-CNN, SPP-net, Fast R-CNN and Faster R-CNN on the same images, with and without computing proposals."""
     from otus.data.sources import read_source
     from otus.experiments.lineage import measure_lineage
 
     if out is not None:
         output_folder(out, "the timings")
-    named = [(image.name, image.image) for image in read_source(images or _photographs())]
+    named_images = [(image.name, image.image) for image in read_source(images or _default_images())]
     with progress_bar("timing") as update:
         last_step = ""
 
@@ -53,7 +53,10 @@ def lineage(
                 typer.echo(f"otus: {step}", err=True)
 
         table = measure_lineage(
-            named, small=small, report=report, **given_options(proposals=proposals, precision=precision, folder=out)
+            named_images,
+            small=small,
+            report=report,
+            **given_options(proposals=proposals, precision=precision, folder=out),
         )
     document = table.document()
     if as_json:
@@ -66,16 +69,18 @@ def lineage(
 @verb
 def semantic(
     image: Annotated[
-        Path | None, typer.Argument(metavar="[IMAGE]", help="An image.", show_default="a made-up scene")
+        Path | None, typer.Argument(metavar="[IMAGE]", help="An image.", show_default="a synthetic scene")
     ] = None,
     image_size: Annotated[
         int | None, typer.Option("--image-size", help="Longer side of the image, in pixels.", show_default="320")
     ] = None,
-    repeats: Annotated[int | None, typer.Option(help="Timed passes of each.", show_default="3")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="Timed forward passes per architecture.", show_default="3")
+    ] = None,
     precision: Precision = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what a label for every pixel costs: by a sliding window, at full resolution, by encoder and decoder."""
+    """Measure the costs of semantic segmentation: by sliding window, at full resolution, by encoder and decoder."""
     from otus.data.images import read_image
     from otus.data.scenes.generator import Scenes
     from otus.errors import UsageError
@@ -89,7 +94,7 @@ def semantic(
     with progress_bar("measuring") as update:
         costs = measure_segmentation_costs(
             pixels,
-            name="a made-up scene" if image is None else str(image),
+            name="a synthetic scene" if image is None else str(image),
             report=lambda way, done, total: update(done, total),
             **options,
         )
@@ -100,14 +105,15 @@ def semantic(
         _print_costs(document)
 
 
-def _photographs() -> list[str]:
+def _default_images() -> list[str]:
+    """Return the paths of three photographs of scikit-image."""
     from importlib.util import find_spec
 
     from otus.errors import UsageError
 
     spec = find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise UsageError("benchmark lineage: name three or more images, or pip install scikit-image to use its images")
+        raise UsageError("benchmark lineage: give three or more images, or pip install scikit-image to use its images")
     folder = Path(spec.origin).parent / "data"
     return [str(folder / name) for name in ("astronaut.png", "chelsea.png", "coffee.png")]
 

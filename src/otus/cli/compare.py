@@ -46,7 +46,9 @@ def compare(
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option("--seeds", help="Trainings of each model, by seeds from --seed on.", show_default="3 with --vary"),
+        typer.Option(
+            "--seeds", help="Trainings per model, with the seeds --seed, --seed + 1 …", show_default="3 with --vary"
+        ),
     ] = None,
     minutes: Annotated[
         float | None,
@@ -104,7 +106,7 @@ def compare(
     model_options = given_options(
         val=path_or_fraction(val), val_split=val_split, limit=limit, precision=precision, out=out, image_size=image_size
     )
-    varied = given_options(vary=vary, seeds=seeds, epochs=epochs)
+    ablation_options = given_options(vary=vary, seeds=seeds, epochs=epochs)
     training = given_options(batch_size=batch_size, device=device)
     prediction_options = given_options(
         protocol=protocol, masks=masks or None, resamples=resamples, confidence=confidence
@@ -114,7 +116,7 @@ def compare(
     conflicting = (
         prediction_options
         if predictions is None
-        else model_options | training | varied | given_options(minutes=minutes)
+        else model_options | training | ablation_options | given_options(minutes=minutes)
     )
     if conflicting:
         names = ", ".join("--" + name.replace("_", "-") for name in conflicting)
@@ -124,12 +126,12 @@ def compare(
             output_folder(out, "the tables, weights and images of a comparison")
         from otus.cli._compare_models import compare_models
 
-        if varied.keys() == {"epochs"}:
-            fail("--epochs: with --vary or --seeds; give --minutes to train each model once", code=2)
+        if ablation_options.keys() == {"epochs"}:
+            fail("--epochs: only with --vary or --seeds; to train each model once, give --minutes", code=2)
         compare_models(
             models.split(","),
             data,
-            vary=_arguments(vary or []) if varied else None,
+            vary=_parse_vary(vary or []) if ablation_options else None,
             seeds=seeds,
             minutes=minutes,
             training=training | given_options(seed=seed, epochs=epochs),
@@ -172,10 +174,10 @@ def compare(
         _print_table(document)
 
 
-def _arguments(texts: list[str]) -> dict[str, list[str]]:
-    """Return the names and values of ``NAME`` and ``NAME=VALUE,VALUE``; no values for all that there are."""
+def _parse_vary(texts: list[str]) -> dict[str, list[str]]:
+    """Parse ``NAME`` (an empty list, for all values of the argument) and ``NAME=VALUE,VALUE``."""
     pairs = [text.partition("=") for text in texts]
-    return {name.strip(): [one.strip() for one in values.split(",") if one.strip()] for name, _, values in pairs}
+    return {name.strip(): [value.strip() for value in values.split(",") if value.strip()] for name, _, values in pairs}
 
 
 def _record(row: "Difference") -> dict[str, float]:
@@ -212,7 +214,7 @@ def _print_table(document: dict[str, Any]) -> None:
         table.add_section()
     console.print(table)
     first = next(iter(document["figures"].values()))
-    verdict = "nothing can be said" if math.isnan(first["low"]) else _verdict(first["low"], first["high"])
+    verdict = "the difference is undefined" if math.isnan(first["low"]) else _verdict(first["low"], first["high"])
     console.print(f"By AP, {verdict} (paired bootstrap over images, {document['resamples']} resamples).")
 
 

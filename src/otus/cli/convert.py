@@ -25,7 +25,7 @@ def convert(
     target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; must be new.")],
     to: Annotated[str, typer.Option(help="Target format: coco, voc, yolo, sa1b, labelme or coco_panoptic.")],
     format: Annotated[
-        str | None, typer.Option(help="Format of SRC, where it holds several.", show_default="recognised")
+        str | None, typer.Option(help="Format of SRC, where several are found.", show_default="detected")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split to convert, e.g. val.", show_default="all")] = None,
     images: Annotated[
@@ -34,17 +34,17 @@ def convert(
     allow_outside: Annotated[bool, typer.Option("--allow-outside", help="Follow paths that lead outside SRC.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Convert labels to another format, all splits of them unless one is chosen.
+    """Convert labels to another format, all splits unless one is chosen.
 
-    What the target cannot hold is reported object by object.
+    What the target format does not support is reported object by object.
     """
     from otus.data.conversion import convert as convert_dataset
     from otus.errors import UsageError
 
     if images not in (None, "copy", "link", "none"):
         raise UsageError(f"--images: expected copy, link or none, got {images!r}")
-    chosen: dict[str, Any] = {} if images is None else {"images": images}
-    result = convert_dataset(source, target, to=to, format=format, split=split, allow_outside=allow_outside, **chosen)
+    options: dict[str, Any] = {} if images is None else {"images": images}
+    result = convert_dataset(source, target, to=to, format=format, split=split, allow_outside=allow_outside, **options)
     for problem in result.problems:
         print(f"otus: left out: {problem}", file=sys.stderr)
     if as_json:
@@ -87,7 +87,7 @@ def _text(result: "ConversionResult", target: Path, to: str) -> str:
         lines.append(f"splits: {', '.join(splits)}")
     kinds = Counter(loss.kind for loss in result.losses).most_common()
     if kinds:
-        lines.append(f"not held by {to} ({losses_path(target)} has all):")
+        lines.append(f"not supported by {to} (all are in {losses_path(target)}):")
         lines += [f"  {kind:<20}{count:>8}" for kind, count in kinds]
     for kind, count in kinds:
         lines.append(f"{kind}:")
@@ -100,5 +100,5 @@ def _text(result: "ConversionResult", target: Path, to: str) -> str:
 
 
 def _loss_text(loss: "ConversionLoss") -> str:
-    whose = f", object {loss.object_id}" if loss.object_id is not None else ""
-    return f"{loss.image}{whose}: {loss.message}" if loss.image else loss.message
+    object_text = f", object {loss.object_id}" if loss.object_id is not None else ""
+    return f"{loss.image}{object_text}: {loss.message}" if loss.image else loss.message

@@ -1,4 +1,4 @@
-"""``otus doctor``: find what is wrong with a data set."""
+"""``otus doctor``: check a data set for errors."""
 
 from itertools import islice
 from pathlib import Path
@@ -11,8 +11,8 @@ from otus.cli._common import emit_json, progress_bar, stdout_console, verb
 if TYPE_CHECKING:
     from otus.data.checks.doctor import DataReport
 
-_EXAMPLES = 3
-_CATEGORIES = 25
+_SHOWN_EXAMPLES = 3
+_SHOWN_CATEGORIES = 25
 
 
 @verb
@@ -28,14 +28,15 @@ def doctor(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Look for everything that is wrong with a data set; exit 1 if anything is.
+    """Check a data set for errors; exit 1 if there are any.
 
-    Missing, unreadable or mis-sized images, boxes outside the image or without area, masks that disagree with
-    boxes, unknown or unused categories, ids or objects given twice, the same photograph twice or in two splits.
+    Finds missing or unreadable images and those of another size than stated, boxes outside the image or without area, masks
+    that disagree with boxes, unknown or unused categories, duplicate ids or objects, and the same photograph twice or in two
+    splits.
     """
     from otus.data.checks.doctor import check_path
 
-    with progress_bar("looking at images") as count:
+    with progress_bar("checking images") as count:
         report = check_path(path, format=format, split=split, progress=count)
     report = report.without(ignore or ())
     if json:
@@ -79,11 +80,12 @@ def _print_counts(report: "DataReport") -> None:
             layout.split or (layout.source.name if len(report.layouts) > 1 else "objects"), justify="right"
         )
     rows = sorted(report.per_category.items(), key=lambda row: -sum(row[1]))
-    for name, numbers in rows[:_CATEGORIES]:
-        table.add_row(name, *map(str, numbers))
-    if len(rows) > _CATEGORIES:
-        rest = [sum(numbers) for numbers in zip(*(numbers for _, numbers in rows[_CATEGORIES:]), strict=True)]
-        table.add_row(f"{len(rows) - _CATEGORIES} more (--json has all)", *map(str, rest))
+    for name, counts in rows[:_SHOWN_CATEGORIES]:
+        table.add_row(name, *map(str, counts))
+    if len(rows) > _SHOWN_CATEGORIES:
+        hidden_rows = (counts for _, counts in rows[_SHOWN_CATEGORIES:])
+        sums = [sum(counts) for counts in zip(*hidden_rows, strict=True)]
+        table.add_row(f"{len(rows) - _SHOWN_CATEGORIES} more (--json has all)", *map(str, sums))
     stdout_console().print(table)
 
 
@@ -93,17 +95,17 @@ def _print_report(path: Path, report: "DataReport") -> None:
     typer.echo(f"{report.image_count} images, {report.object_count} objects")
     _print_counts(report)
     if report.unlisted:
-        names = ", ".join(path.name for path in report.unlisted[:_EXAMPLES])
-        more = len(report.unlisted) - _EXAMPLES
+        names = ", ".join(path.name for path in report.unlisted[:_SHOWN_EXAMPLES])
+        more = len(report.unlisted) - _SHOWN_EXAMPLES
         typer.echo(
-            f"note: {len(report.unlisted)} more images lie beside them and are listed nowhere, so nothing learns from "
-            f"them: {names}{f' and {more} more (--json has all)' if more > 0 else ''}"
+            f"note: {len(report.unlisted)} more images are in the folder but not in the labels, so they are not used: "
+            f"{names}{f' and {more} more (--json has all)' if more > 0 else ''}"
         )
     if not report.findings:
-        typer.echo("nothing is wrong")
+        typer.echo("no problems found")
     for kind, count in report.counts.items():
         typer.echo(f"\n{kind:<28}{count:>8}")
-        for finding in islice((finding for finding in report.findings if finding.kind == kind), _EXAMPLES):
+        for finding in islice((finding for finding in report.findings if finding.kind == kind), _SHOWN_EXAMPLES):
             typer.echo(f"    {': '.join(part for part in (finding.file, finding.where, finding.message) if part)}")
-        if count > _EXAMPLES:
-            typer.echo(f"    and {count - _EXAMPLES} more (--json has all)")
+        if count > _SHOWN_EXAMPLES:
+            typer.echo(f"    and {count - _SHOWN_EXAMPLES} more (--json has all)")

@@ -121,7 +121,7 @@ def evaluate(
     if sum(source is not None for source in (predictions, model, method)) != 1:
         fail("give one of --predictions FILE, --model NAME and --method NAME", code=2)
     if out is not None and not choose_thresholds:
-        fail("--out is the file for the thresholds: give --choose-thresholds too", code=2)
+        fail("--out is the file for the thresholds: give it with --choose-thresholds", code=2)
     out = None if out is None else output_file(out, "thresholds.json")
     if plots is not None:
         output_folder(plots, "the plots", option="--plots")
@@ -152,8 +152,8 @@ def evaluate(
     if report.unknown_categories:
         typer.echo(f"otus: {model} does not predict {', '.join(report.unknown_categories)}", err=True)
     if report.missing_predictions:
-        missed = _count(report.missing_predictions, "image")
-        typer.echo(f"otus: {missed} without a prediction, counted as missed", err=True)
+        missing = _count(report.missing_predictions, "image")
+        typer.echo(f"otus: {missing} without a prediction, counted as wrong", err=True)
     print_notes(report.notes)
     skipped_kinds = Counter(error.kind for error in skipped)
     if skipped:
@@ -162,7 +162,10 @@ def evaluate(
             f"otus: skipped {_count(len(skipped), 'invalid record')} ({kinds}), the first: {skipped[0]}", err=True
         )
     if report.evaluated is None and (plots is not None or choose_thresholds):
-        fail(f"protocol {report.protocol}: --plots and --choose-thresholds need boxes or masks of objects", code=2)
+        fail(
+            f"protocol {report.protocol}: --plots and --choose-thresholds need a protocol for boxes or masks of objects",
+            code=2,
+        )
     extra: dict[str, Any] = {}
     try:
         if plots is not None or choose_thresholds:

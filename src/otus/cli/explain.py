@@ -1,4 +1,4 @@
-"""``otus explain …``: pages that show how a system reaches its result, or how a figure is computed."""
+"""``otus explain …``: pages that show how a model arrives at its prediction, or how a metric is computed."""
 
 from functools import partial
 from pathlib import Path
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from otus.data.dataset import Dataset
     from otus.reports.explain.detection import Explanation
 
-app = typer.Typer(help="Show how a system reaches its result, or how a figure is computed.", no_args_is_help=True)
+app = typer.Typer(help="Show how a model arrives at its prediction, or how a metric is computed.", no_args_is_help=True)
 
 
 @app.callback()
 def explain() -> None:
-    """Show how a system reaches its result, or how a figure is computed."""
+    """Show how a model arrives at its prediction, or how a metric is computed."""
 
 
 @app.command(
@@ -55,7 +55,7 @@ def taxonomy(
     split: Split = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw one image's labels as each task sees them: classification, semantic, detection, instance, panoptic."""
+    """Draw the labels of an image for each task: classification, semantic, detection, instance, panoptic."""
     from otus.data.image_lookup import find_image_index
     from otus.data.image_writing import write_image
     from otus.data.open import open_dataset
@@ -151,13 +151,13 @@ def semantic(
     device: Device = None,
     precision: Precision = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Ground truth of the image: show where the model errs.")
+        Path | None, typer.Option("--data", help="Ground truth of the image: show where the prediction is wrong.")
     ] = None,
     format_: Format = None,
     split: Split = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a segmenter's stages on one image: maps down and up, class scores, confidence, labels, errors."""
+    """Show a segmenter's stages on one image: encoder and decoder maps, class scores, confidence, labels, errors."""
     from otus.data.images import read_image
     from otus.inference.loading import load
     from otus.reports.explain.semantic import explain_semantic, semantic_ground_truth_of
@@ -177,12 +177,12 @@ def semantic(
 @verb
 def upsampling(
     image_path: Annotated[
-        Path | None, typer.Argument(metavar="[IMAGE]", help="An image.", show_default="a made-up scene")
+        Path | None, typer.Argument(metavar="[IMAGE]", help="An image.", show_default="a synthetic scene")
     ] = None,
     out: Annotated[Path | None, html_page("upsampling-IMAGE.html")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show six ways up on a feature map: bed of nails to transposed convolution, as numbers and as images."""
+    """Show six kinds of upsampling of a feature map, bed of nails to transposed convolution, as numbers and images."""
     from otus.data.images import read_image
     from otus.data.scenes.generator import Scenes
     from otus.inference.loading import load
@@ -190,7 +190,7 @@ def upsampling(
 
     path = output_file(out, f"upsampling-{'scene' if image_path is None else image_path.stem}.html")
     image = Scenes(1)[0].image if image_path is None else read_image(image_path)
-    name = "a made-up scene" if image_path is None else str(image_path)
+    name = "a synthetic scene" if image_path is None else str(image_path)
     _write(explain_upsampling(load(), image, name=name), path, as_json=as_json)
 
 
@@ -226,14 +226,14 @@ def panoptic(
 
 
 def _open_labels(data: Path | None, format_: str | None, split: str | None) -> "Dataset | None":
-    """Open the data set that labels the image, if one is given; UsageError if only its options are."""
+    """Open the data set with the ground truth of the image, if given; raise UsageError if only its options are given."""
     from otus.data.open import open_dataset
     from otus.errors import UsageError
 
     if data is not None:
         return open_dataset(data, format=format_, split=split)
     if format_ is not None or split is not None:
-        raise UsageError("--format and --split are for the labels: give --data too")
+        raise UsageError("--format and --split are options of the labels: give --data too")
     return None
 
 
@@ -273,7 +273,7 @@ def graph_cut(
     path = output_file(out, f"graph-cut-{image_path.stem}.html")
     prompt = prompt_of(point, points_for, None, scribbles, None)
     if prompt is None:
-        raise UsageError("nothing is marked: give --point, --points-for or --scribbles")
+        raise UsageError("there is no prompt: give --point, --points-for or --scribbles")
     explanation = explain_graph_cut(read_image(image_path), prompt, name=str(image_path))
     _write(explanation, path, as_json=as_json)
 
@@ -302,7 +302,7 @@ def ap(
     split: Split = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build average precision detection by detection: true or false, the point on the curve, the area so far."""
+    """Compute average precision step by step: each detection true or false, the point on the curve, the area so far."""
     from dataclasses import replace
 
     from otus.data.open import open_dataset
@@ -328,10 +328,10 @@ def ap(
     if as_json:
         emit_json({**explanation.document(), "page": str(path), **notes})
         return
-    facts = explanation.document()
+    document = explanation.document()
     typer.echo(
-        f"{category}, protocol {protocol}, IoU {facts['iou']:g}: AP {facts['AP']:.4f}; {facts['true']} of "
-        f"{facts['objects']} objects found, {facts['false']} false detections, {facts['ignored']} ignored"
+        f"{category}, protocol {protocol}, IoU {document['iou']:g}: AP {document['AP']:.4f}; {document['true']} of "
+        f"{document['objects']} objects detected, {document['false']} false detections, {document['ignored']} ignored"
     )
     typer.echo(f"written to {path}")
 
@@ -420,7 +420,7 @@ def errors(
     split: Split = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what goes wrong and what it costs: error types, confusion, calibration, worst images, doubtful labels."""
+    """Show the errors of predictions and their cost in AP: types, confusion, calibration, worst images, doubtful labels."""
     from otus.data.open import open_dataset
     from otus.evaluation.comparing import compare_with_labels, prediction_notes
     from otus.reports.analysis import Analysis
@@ -433,13 +433,14 @@ def errors(
     notes = print_notes(prediction_notes(matcher))
     explanation = ErrorExplanation(dataset, Analysis(matcher, masks=masks, **options))
     explanation.page().write(path)
-    facts = explanation.document()
+    document = explanation.document()
     if as_json:
-        emit_json({**facts, "page": str(path), **notes})
+        emit_json({**document, "page": str(path), **notes})
         return
     typer.echo(
-        f"protocol coco, {facts['kind']}: mAP {facts['AP']:.4f}; {facts['AP_at_iou']:.4f} at IoU {facts['iou']:g}"
+        f"protocol coco, {document['kind']}: mAP {document['AP']:.4f}; {document['AP_at_iou']:.4f} at IoU "
+        f"{document['iou']:g}"
     )
-    for name, error in facts["errors"].items():
+    for name, error in document["errors"].items():
         typer.echo(f"{name:<15} {error['count']:>7}   dAP {error['cost']:.4f}")
-    typer.echo(f"{facts['label_errors']['count']} labels to check; written to {path}")
+    typer.echo(f"{document['label_errors']['count']} labels to check; written to {path}")

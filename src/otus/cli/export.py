@@ -1,4 +1,4 @@
-"""``otus export``: write a model as a file of ONNX or OpenVINO."""
+"""``otus export``: export a model to ONNX or OpenVINO."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,10 +25,10 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model as a file that runs without Otus, for images of any number and size, and check its predictions.
+    """Export a model to a file that runs without Otus, with any batch size and image size, and check its predictions.
 
-    Detectors of regions that propose by themselves, dense detectors, DETR and semantic segmenters can be exported. otus
-    predict and otus evaluate take the file as --model.
+    Region-based detectors with a region proposal network, dense detectors, DETR and semantic segmenters can be exported.
+    otus predict and otus evaluate take the file as --model.
     """
     from otus.errors import UsageError
     from otus.inference.export import SUFFIXES, export_model
@@ -42,21 +42,21 @@ def export(
     predictor = load(model, **given_options(weights=weights), device="cpu")
     if out is None or out.is_dir():
         out = (out or Path()) / f"{predictor.name}{suffix}"
-    written = export_model(predictor, out, images=_read(image or []), **given_options(format=format))
+    exported = export_model(predictor, out, images=_read_images(image or []), **given_options(format=format))
     if as_json:
         emit_json(
             {
                 "model": predictor.name,
-                "file": written.file,
-                "apart": written.max_differences,
-                "objects": written.num_detections,
+                "file": exported.file,
+                "apart": exported.max_differences,
+                "objects": exported.num_detections,
             }
         )
     else:
-        typer.echo(str(written))
+        typer.echo(str(exported))
 
 
-def _read(files: list[Path]) -> list:
+def _read_images(files: list[Path]) -> list:
     from otus.data.images import read_image
 
     return [read_image(file) for file in files]

@@ -1,4 +1,4 @@
-"""``otus masks``: masks of everything in images, without anyone to ask."""
+"""``otus masks``: generate the masks of everything in images automatically, without prompts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,7 @@ from otus.cli._options import AsJson, Device, Precision, Weights
 
 
 def _number(name: str, text: str, default: str) -> object:
+    """Return the option of one of the generator's arguments."""
     return typer.Option(f"--{name}", help=text, show_default=default)
 
 
@@ -22,54 +23,64 @@ def masks(
     weights: Weights = None,
     format_: Annotated[
         str | None,
-        typer.Option("--format", help="sa1b: a JSON file for each image; coco: one for all.", show_default="sa1b"),
+        typer.Option(
+            "--format", help="Format: sa1b, a JSON file per image, or coco, one file for all.", show_default="sa1b"
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
-            help="Folder for the masks; images whose masks are there already are not done again.",
+            help="Folder for the masks; images whose masks are already there are skipped.",
             show_default="otus-automatic-masks beside the images",
         ),
     ] = None,
     points_per_side: Annotated[
-        int | None, _number("points-per-side", "Points along each side of the grid.", "32")
+        int | None, _number("points-per-side", "Number of points along each side of the grid.", "32")
     ] = None,
-    points_per_batch: Annotated[
-        int | None, _number("points-per-batch", "Points whose answers are in memory at once.", "64")
-    ] = None,
+    points_per_batch: Annotated[int | None, _number("points-per-batch", "Number of points per batch.", "64")] = None,
     pred_iou_thresh: Annotated[
-        float | None, _number("pred-iou-thresh", "Masks stay whose predicted IoU is above it.", "0.88")
+        float | None, _number("pred-iou-thresh", "Masks with a predicted IoU up to this are removed.", "0.88")
     ] = None,
     stability_score_thresh: Annotated[
-        float | None, _number("stability-score-thresh", "Masks stay whose stability is at least so much.", "0.95")
+        float | None, _number("stability-score-thresh", "Masks with a stability score below this are removed.", "0.95")
     ] = None,
     box_nms_thresh: Annotated[
-        float | None, _number("box-nms-thresh", "NMS: IoU of boxes above which the lower-scored mask goes.", "0.7")
+        float | None,
+        _number(
+            "box-nms-thresh", "NMS: masks whose box has a larger IoU with a higher-scoring one are removed.", "0.7"
+        ),
     ] = None,
     crop_n_layers: Annotated[
-        int | None, _number("crop-n-layers", "How often the image is searched again in smaller crops.", "0")
+        int | None,
+        _number("crop-n-layers", "Number of layers of crops on which masks are generated too; layer n has 4^n.", "0"),
     ] = None,
     crop_n_points_downscale_factor: Annotated[
-        int | None, _number("crop-n-points-downscale-factor", "By which each layer has fewer points a side.", "1")
+        int | None,
+        _number(
+            "crop-n-points-downscale-factor",
+            "In layer n of crops, the number of points per side is divided by this to the power of n.",
+            "1",
+        ),
     ] = None,
     min_mask_region_area: Annotated[
-        int | None, _number("min-mask-region-area", "Parts and holes of fewer pixels are removed.", "0")
+        int | None,
+        _number("min-mask-region-area", "Regions and holes of masks with fewer pixels are removed.", "0"),
     ] = None,
     device: Device = None,
     precision: Precision = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find masks of everything in images, by a grid of points; a run that was stopped goes on where it was."""
+    """Generate masks of everything in images from a grid of points; an interrupted run can be continued."""
     from otus.data.image_files import list_images
     from otus.errors import DataError, UsageError
     from otus.inference.mask_folders import FORMATS, WrittenMasks, write_masks
     from otus.inference.promptable import load_sam
     from otus.promptable.automatic import SamAutomaticMaskGenerator
 
-    form = format_ or FORMATS[0]
-    if form not in FORMATS:
-        raise UsageError(f"--format: expected {' or '.join(FORMATS)}, got {form!r}")
+    format_ = format_ or FORMATS[0]
+    if format_ not in FORMATS:
+        raise UsageError(f"--format: expected {' or '.join(FORMATS)}, got {format_!r}")
     folder = source if source.is_dir() else source.parent
     out = output_folder(out or folder / "otus-automatic-masks", "the masks")
     files = list_images(source) if source.is_dir() else [source]
@@ -93,21 +104,22 @@ def masks(
         errors.append(error)
         typer.echo(f"otus: skipped: {error}", err=True)
 
-    done: list[WrittenMasks] = []
+    results: list[WrittenMasks] = []
     images = {path.name: path for path in files}
-    found = write_masks(images, generator, out, format=form, settings=settings, report=skip)
-    for one in track(found, "masks", total=len(images)):
-        done.append(one)
+    writing = write_masks(images, generator, out, format=format_, settings=settings, report=skip)
+    for result in track(writing, "masks", total=len(images)):
+        results.append(result)
         if not as_json:
-            typer.echo(f"{one.name}: {one.count} masks" + (" (from before)" if one.existed else ""))
+            typer.echo(f"{result.name}: {result.count} masks" + (" (already there)" if result.existed else ""))
     if as_json:
         records = [
-            {"file": one.name, "masks": one.count, "kept": one.existed, "written": str(one.file)} for one in done
+            {"file": result.name, "masks": result.count, "kept": result.existed, "written": str(result.file)}
+            for result in results
         ]
-        emit_json({"model": method.name, "format": form, "out": str(out), "images": records})
+        emit_json({"model": method.name, "format": format_, "out": str(out), "images": records})
     else:
-        total, before = sum(one.count for one in done), sum(one.existed for one in done)
-        kept = f", {before} of them from before" if before else ""
-        typer.echo(f"{total:,} masks of {len(done)} images in {out}{kept}")
+        total, num_existing = sum(result.count for result in results), sum(result.existed for result in results)
+        already_there = f", {num_existing} of them already there" if num_existing else ""
+        typer.echo(f"{total:,} masks of {len(results)} images in {out}{already_there}")
     if errors:
         raise typer.Exit(1)

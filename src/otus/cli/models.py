@@ -1,4 +1,4 @@
-"""``otus models``: the models by name, their weights, figures and licences."""
+"""``otus models``: list the models by name, with their weights, metrics and licences."""
 
 from textwrap import wrap
 from typing import Any
@@ -8,13 +8,12 @@ import typer
 from otus.cli._common import emit_json, verb
 from otus.cli._options import AsJson
 
-_ALSO = "Train the others, or fetch their weights once.\nIn it too: {}"
-_WIDTH = 74  # of a line under a name, so that it stays whole in a terminal of 80
+_WIDTH = 74  # of the lines below a name, so that they fit into a terminal of 80 columns
 
 
 @verb
 def models(as_json: AsJson = False) -> None:
-    """List the models: task, paper, weights (packaged, to be fetched or none), figures and licence."""
+    """List the models: task, paper, weights (packaged, to be downloaded or none), metrics and licence."""
     from otus.zoo.catalogue import catalogue
     from otus.zoo.weights import packaged_names
 
@@ -29,13 +28,16 @@ def models(as_json: AsJson = False) -> None:
         for line in [*_cost(row), *_licence(row), *_figures(row)]:
             typer.echo(f"    {line}")
     first, *others = packaged_names()
-    typer.echo(f"\nStart with {first}: it is in the package,\nand the default model. {_ALSO.format(', '.join(others))}")
+    typer.echo(f"\nStart with {first}, the default model.")
+    if others:
+        typer.echo(f"Packaged too: {', '.join(others)}.")
+    typer.echo("Other models have to be trained, or their weights are downloaded once.")
 
 
 def _weights(row: dict[str, Any]) -> str:
     if not row["trained"]:
         return "none: train it"
-    return "packaged" if row["packaged"] else "to be fetched"
+    return "packaged" if row["packaged"] else "to be downloaded"
 
 
 def _cost(row: dict[str, Any]) -> list[str]:

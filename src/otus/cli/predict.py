@@ -24,7 +24,8 @@ from otus.cli._options import (
 if TYPE_CHECKING:
     from otus.inference.prediction import Prediction
 
-_FATES = {"damaged_video": "damaged", "unwritable": "no overlay"}  # by kind of error; a file with another is skipped
+_CONSEQUENCES = {"damaged_video": "damaged", "unwritable": "no overlay"}
+"""What an error means for its file, by kind of error (default: the file is skipped)."""
 
 
 @verb
@@ -103,7 +104,7 @@ def predict(
     if thresholds is not None and score_threshold is not None:
         raise UsageError("--thresholds and --score-threshold: give one of them")
     if page and as_json and out is None:
-        raise UsageError("--page needs --out if --json is given: the folder to write to")
+        raise UsageError("--page needs --out with --json: the folder to write to")
     if out is None and not as_json:
         out = Path("otus-predictions")
     if out is not None:
@@ -141,7 +142,7 @@ def predict(
         )
         folder.refuse_sources(_files(source))
 
-    def given() -> "Iterator[Prediction]":
+    def write_and_yield() -> "Iterator[Prediction]":
         for prediction in track(predictions, "predicting"):
             if folder is not None:
                 prediction = folder.add(prediction)
@@ -157,10 +158,12 @@ def predict(
                 postprocess = predictor.postprocess(minimum_score, nms_iou, names)
                 facts = postprocess_settings(postprocess, predictor.categories, tiling, averaging)
                 emit_json_stream(
-                    {"model": predictor.name, **facts}, "images", (prediction.to_dict() for prediction in given())
+                    {"model": predictor.name, **facts},
+                    "images",
+                    (prediction.to_dict() for prediction in write_and_yield()),
                 )
             else:
-                for prediction in given():
+                for prediction in write_and_yield():
                     typer.echo(_line(prediction))
         if not as_json and folder is not None and folder.written:
             count = len(folder.written)
@@ -170,7 +173,7 @@ def predict(
                 typer.echo(f"smaller than their image: {'; '.join(folder.smaller)}")
     finally:
         for error in errors:
-            typer.echo(f"otus: {_FATES.get(error.kind, 'skipped')}: {error}", err=True)
+            typer.echo(f"otus: {_CONSEQUENCES.get(error.kind, 'skipped')}: {error}", err=True)
     if interrupts.requested:
         fail("stopped; all predictions before that are written", code=130)
     if errors:

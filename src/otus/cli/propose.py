@@ -1,4 +1,4 @@
-"""``otus propose``: boxes where objects may be, before anybody says what they are."""
+"""``otus propose``: region proposals, boxes that may contain objects."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -80,38 +80,38 @@ def propose(
         raise UsageError(f"--count: expected a number from 1 on, got {count}")
     if out is not None:
         out = output_file(out, f"proposals-{image_path.stem}.png")
-    of_search = given_options(mode=mode, seed=seed, workers=workers)
-    of_detector = given_options(weights=weights, device=device) | ({} if model is None else {"model": model})
+    search_options = given_options(mode=mode, seed=seed, workers=workers)
+    detector_options = given_options(weights=weights, device=device) | ({} if model is None else {"model": model})
     if method == RPN:
-        if of_search:
-            raise UsageError(f"--{', --'.join(of_search)}: only of --method selective-search")
-        proposer = _detector(**of_detector)
+        if search_options:
+            raise UsageError(f"--{', --'.join(search_options)}: only with --method selective-search")
+        proposer = _load_rpn(**detector_options)
     else:
-        if of_detector:
-            raise UsageError(f"--{', --'.join(of_detector)}: only of --method {RPN}")
-        proposer = make_proposer(method, **of_search)
+        if detector_options:
+            raise UsageError(f"--{', --'.join(detector_options)}: only with --method {RPN}")
+        proposer = make_proposer(method, **search_options)
     image = read_image(image_path)
     start = time.perf_counter()
-    found = proposer(image)
+    proposals = proposer(image)
     seconds = time.perf_counter() - start
-    found = found.best(count)
+    proposals = proposals.best(count)
     if out is not None:
-        _draw(image, found, out)
+        _draw(image, proposals, out)
+    pairs = list(zip(proposals.boxes_xyxy.tolist(), proposals.scores.tolist(), strict=True))
     if as_json:
-        pairs = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), strict=True)
-        proposals = [{"box_xyxy": box, "score": score} for box, score in pairs]
-        emit_json({"method": method, "count": len(found), "seconds": seconds, "proposals": proposals})
+        records = [{"box_xyxy": box, "score": score} for box, score in pairs]
+        emit_json({"method": method, "count": len(proposals), "seconds": seconds, "proposals": records})
         return
-    typer.echo(f"{image_path}: {len(found)} proposals by {method} in {seconds:.2f} s")
-    for box, score in zip(found.boxes_xyxy[:10].tolist(), found.scores[:10].tolist(), strict=True):
-        typer.echo(f"  {', '.join(f'{side:.0f}' for side in box)}  {score:.3f}")
-    if len(found) > 10:
-        typer.echo(f"  and {len(found) - 10} more (--json lists them)")
+    typer.echo(f"{image_path}: {len(proposals)} proposals by {method} in {seconds:.2f} s")
+    for box, score in pairs[:10]:
+        typer.echo(f"  {', '.join(f'{coordinate:.0f}' for coordinate in box)}  {score:.3f}")
+    if len(proposals) > 10:
+        typer.echo(f"  and {len(proposals) - 10} more (--json lists them)")
     if out is not None:
         typer.echo(f"written to {out}")
 
 
-def _detector(**options: Any) -> "Callable[[np.ndarray], Proposals]":
+def _load_rpn(**options: Any) -> "Callable[[np.ndarray], Proposals]":
     """Return the region proposal network of a detector as a proposer; imports torch."""
     from otus.inference.loading import load
     from otus.inference.region_proposals import RPNProposals
@@ -119,8 +119,8 @@ def _detector(**options: Any) -> "Callable[[np.ndarray], Proposals]":
     return RPNProposals(load(options.pop("model", None), **options, precision="auto"))
 
 
-def _draw(image: "np.ndarray", found: "Proposals", out: Path) -> None:
+def _draw(image: "np.ndarray", proposals: "Proposals", out: Path) -> None:
     from otus.data.image_writing import write_image
     from otus.reports.proposals import draw_proposals
 
-    write_image(out, draw_proposals(image, found))
+    write_image(out, draw_proposals(image, proposals))

@@ -1,4 +1,4 @@
-"""``otus segment``: masks of what is marked on an image, with a promptable model or without any."""
+"""``otus segment``: segment objects by points, boxes or scribbles, with a classical method or a promptable model."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -39,14 +39,14 @@ Scribbles = Annotated[
     Path | None,
     typer.Option(
         "--scribbles",
-        help="Label image (palette or grey PNG) of strokes: 0 unmarked, 255 background, else the object's number.",
+        help="Label image (palette or grey PNG): 0 unmarked, 255 background, else the object's number.",
         show_default="no scribbles",
     ),
 ]
 StartMask = Annotated[
     Path | None,
     typer.Option(
-        "--mask", help="Label image of a mask to start from: 0 background, else the object.", show_default="no mask"
+        "--mask", help="Label image of an initial mask: 0 background, else the object.", show_default="no mask"
     ),
 ]
 
@@ -73,7 +73,7 @@ def segment(
         bool,
         typer.Option(
             "--frames",
-            help="A video, or a folder of its frames: an image without a prompt is segmented from the mask before.",
+            help="A video or a folder of its frames: a frame without a prompt is segmented by the previous mask.",
         ),
     ] = False,
     method: Annotated[
@@ -86,7 +86,7 @@ def segment(
     ] = None,
     weights: Weights = None,
     all_: Annotated[
-        bool, typer.Option("--all", help="All candidates of a promptable model, not only the best of each object.")
+        bool, typer.Option("--all", help="Return all candidates of a promptable model, not only the best per object.")
     ] = False,
     device: Device = None,
     precision: Precision = None,
@@ -94,74 +94,77 @@ def segment(
         Path | None,
         typer.Option(
             "--out",
-            help="File for the masks, of a folder the folder for them.",
-            show_default="IMAGE-mask.png, of a folder otus-masks, or none with --json",
+            help="File for the masks; a folder if several images are segmented.",
+            show_default="IMAGE-mask.png, or none with --json; otus-masks for several images",
         ),
     ] = None,
     format_: Annotated[
         str | None,
-        typer.Option("--format", help="Form of the masks: png, rle, coco or labelme.", show_default="png"),
+        typer.Option("--format", help="Format of the masks: png, rle, coco or labelme.", show_default="png"),
     ] = None,
     overlay: Annotated[
         Path | None,
         typer.Option(
-            "--overlay", help="Image to draw the masks on, of a folder the folder for them.", show_default="none"
+            "--overlay",
+            help="Image file for an overlay; a folder if several images are segmented.",
+            show_default="none",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment what points, strokes or a box mark; no model is needed, though one may be named."""
+    """Segment objects marked by points, scribbles or a box, by graph cut or GrabCut, or by a promptable model."""
     from otus.data.sources import is_video
     from otus.errors import UsageError, did_you_mean
     from otus.interactive.answers import FORMS, read_prompts
 
-    marks = prompt_of(point, points_for, box, scribbles, mask)
+    prompt = prompt_of(point, points_for, box, scribbles, mask)
     if format_ is not None and format_ not in FORMS:
         raise UsageError(f"--format: expected one of {', '.join(FORMS)}, got {format_!r}{did_you_mean(format_, FORMS)}")
-    form = format_ or "png"
+    format_ = format_ or "png"
     methods = _methods(method, weights=weights, device=device, precision=precision or "auto", multimask=all_ or None)
     if source.is_dir() or is_video(source):
         if prompts is None and not frames:
-            raise UsageError("several images need --prompts, the marks of each, or --frames and the marks of the first")
-        if marks is not None and not frames:
-            raise UsageError("marks are of one image; those of several stand in --prompts")
-        by_name = {} if prompts is None else read_prompts(prompts)
+            raise UsageError(
+                "several images need --prompts with a prompt for each, or --frames and a prompt for the first"
+            )
+        if prompt is not None and not frames:
+            raise UsageError("--point, --box etc. are for one image; give the prompts of several images by --prompts")
         _segment_many(
             source,
-            by_name,
-            marks,
+            {} if prompts is None else read_prompts(prompts),
+            prompt,
             frames=frames,
             method=method,
             methods=methods,
             all_=all_,
             out=out,
-            form=form,
+            format_=format_,
             overlay=overlay,
             as_json=as_json,
         )
         return
     if prompts is not None or frames:
         raise UsageError("--prompts and --frames are for a folder or a video")
-    if marks is None:
-        raise UsageError("nothing is marked: give --point, --points-for, --scribbles, --box or --mask")
+    if prompt is None:
+        raise UsageError("there is no prompt: give --point, --points-for, --scribbles, --box or --mask")
     if out is None and not as_json:
-        out = Path(f"{source.stem}-mask{FORMS[form]}")
+        out = Path(f"{source.stem}-mask{FORMS[format_]}")
     if out is not None:
-        out = output_file(out, f"{source.stem}-mask{FORMS[form]}")
+        out = output_file(out, f"{source.stem}-mask{FORMS[format_]}")
     if overlay is not None:
         overlay = output_file(overlay, f"{source.stem}-overlay.png")
         if out == overlay:
             raise UsageError(f"--out and --overlay: expected two files, got {out} twice")
     for path in (out, overlay):
         if path is not None and path.exists() and source.exists() and path.samefile(source):
-            raise UsageError(f"{path}: would replace the image itself")
+            raise UsageError(f"{path}: this would overwrite the image itself")
     from otus.data.images import read_image
     from otus.interactive.answers import write_masks
 
     image = read_image(source)
-    document, candidates = _answer(image, source.name, marks, methods, all_=all_)
+    document, candidates = _segment(image, source.name, prompt, methods, all_=all_)
     if out is not None:
-        write_masks(out, [document], form=form)
+        write_masks(out, [document], form=format_)
     if overlay is not None:
         _draw(image, candidates, overlay)
     if as_json:
@@ -175,19 +178,33 @@ def segment(
 
 def _segment_many(
     source: Path,
-    by_name: "dict[str, Prompt]",
-    first: "Prompt | None",
+    prompts: "dict[str, Prompt]",
+    first_prompt: "Prompt | None",
     *,
     frames: bool,
     method: str | None,
     methods: "Methods",
     all_: bool,
     out: Path | None,
-    form: str,
+    format_: str,
     overlay: Path | None,
     as_json: bool,
 ) -> None:
-    """Segment the images of a folder or a video; what lies in the folder for the masks already is not done again."""
+    """Segment the images of a folder or a video; images whose masks are already in the folder are skipped.
+
+    Parameters
+    ----------
+    source
+        Folder or video.
+    prompts
+        Prompts by image name.
+    first_prompt
+        Prompt for the first frame.
+    methods
+        Returns the method for a prompt.
+    frames, method, all_, out, format_, overlay, as_json
+        Options of :func:`segment`.
+    """
     from otus.data.sources import is_video
     from otus.errors import DataError, UsageError
     from otus.interactive.answers import FORMS, write_masks
@@ -197,39 +214,39 @@ def _segment_many(
         output_folder(overlay, "the overlays", option="--overlay")
         if overlay.resolve() in (out.resolve(), source.resolve()):
             raise UsageError(f"--overlay: expected a folder for overlays alone, got {overlay}")
-    before: MaskCandidates | None = None
+    previous: MaskCandidates | None = None
     documents: list[dict[str, Any]] = []
     errors: list[DataError] = []
-    skipped = 0
+    already_there = 0
 
     def skip(error: DataError) -> None:
         errors.append(error)
         typer.echo(f"otus: skipped: {error}", err=True)
 
-    images = _frames_of(source, by_name, skip) if is_video(source) else _images_of(source, by_name, out)
+    images = _frames_of(source, prompts, skip) if is_video(source) else _images_of(source, prompts, out)
     for name, read in track(images, "segmenting"):
-        if not frames and name not in by_name:
+        if not frames and name not in prompts:
             continue
-        prompt = by_name.get(name) or (first if frames and not documents else None)
-        kept = out / f"{name}.json"
-        own_files = {"png": out / f"{name}.png", "labelme": out / f"{name}.labelme.json"}
+        prompt = prompts.get(name) or (first_prompt if frames and not documents else None)
+        document_file = out / f"{name}.json"
+        mask_files = {"png": out / f"{name}.png", "labelme": out / f"{name}.labelme.json"}
         try:
-            document = _kept_document(kept)
-            if document is not None and _is_answer_to(document, prompt, method, all_=all_):
-                skipped += 1
-                before = _candidates(document)
+            document = _read_document(document_file)
+            if document is not None and _is_up_to_date(document, prompt, method, all_=all_):
+                already_there += 1
+                previous = _candidates(document)
             else:
                 image = read()
-                prompt = prompt or _next_frame(before, name)
-                document, before = _answer(image, name, prompt, methods, all_=all_)
+                prompt = prompt or _prompt_from_previous(previous, name)
+                document, previous = _segment(image, name, prompt, methods, all_=all_)
                 document |= {"prompt": prompt.to_json(), "asked": method, "all": all_}
-                for written in own_files.values():
-                    written.unlink(missing_ok=True)
+                for outdated in mask_files.values():
+                    outdated.unlink(missing_ok=True)
                 if overlay is not None:
-                    _draw(image, before, overlay / f"{name}.png")
-                write_masks(kept, [document], form="rle")
-            if form in own_files and not own_files[form].exists():
-                write_masks(own_files[form], [document], form=form)
+                    _draw(image, previous, overlay / f"{name}.png")
+                write_masks(document_file, [document], form="rle")
+            if format_ in mask_files and not mask_files[format_].exists():
+                write_masks(mask_files[format_], [document], form=format_)
         except (DataError, UsageError, ValueError) as error:
             skip(
                 error if isinstance(error, DataError) else DataError(str(error), file=source / name, kind="bad_prompt")
@@ -238,53 +255,55 @@ def _segment_many(
         documents.append(document)
         if not as_json:
             typer.echo(_line(name, document))
-    if form == "coco" and documents:
-        write_masks(out / f"annotations{FORMS[form]}", documents, form=form)
+    if format_ == "coco" and documents:
+        write_masks(out / f"annotations{FORMS[format_]}", documents, form=format_)
     if as_json:
         emit_json({"images": documents})
     else:
-        typer.echo(f"{len(documents)} images in {out}" + (f", {skipped} of them from before" if skipped else ""))
+        note = f", {already_there} of them already there" if already_there else ""
+        typer.echo(f"{len(documents)} images in {out}{note}")
     if errors:
         raise typer.Exit(1)
 
 
 def _images_of(
-    folder: Path, by_name: "dict[str, Prompt]", out: Path
+    folder: Path, prompts: "dict[str, Prompt]", out: Path
 ) -> "Iterator[tuple[str, Callable[[], np.ndarray]]]":
-    """Yield the name of each image in a folder but those of ``out``, and what reads it."""
+    """Yield the name of each image in a folder, except those in ``out``, and a function that reads it."""
     from otus.data.image_files import list_images
     from otus.data.images import read_image
     from otus.errors import UsageError
 
     files = {path.relative_to(folder).as_posix(): path for path in list_images(folder) if out not in path.parents}
-    if strange := sorted(set(by_name) - set(files)):
-        raise UsageError(f"--prompts: {strange[0]!r} is not an image in {folder}")
+    if unknown := sorted(set(prompts) - set(files)):
+        raise UsageError(f"--prompts: {unknown[0]!r} is not an image in {folder}")
     for name, path in files.items():
         yield name, partial(read_image, path)
 
 
 def _frames_of(
-    video: Path, by_name: "dict[str, Prompt]", skip: "Callable[[DataError], None]"
+    video: Path, prompts: "dict[str, Prompt]", skip: "Callable[[DataError], None]"
 ) -> "Iterator[tuple[str, Callable[[], np.ndarray]]]":
-    """Yield the index of each frame of a video, of six digits, and what returns it."""
+    """Yield the index of each frame of a video, as six digits, and a function that returns the frame."""
     from otus.data.video import Video
     from otus.errors import DataError
 
-    unseen, name = set(by_name), ""
+    remaining, name = set(prompts), ""
     try:
         for frame in Video(video).frames():
             name = f"{frame.index:06d}"
-            unseen.discard(name)
+            remaining.discard(name)
             yield name, lambda image=frame.image: image  # type: ignore[misc]
     except DataError as error:
         skip(error)
-    if unseen:
+    if remaining:
         remedy = f"the last frame is {name}" if name else "check the video"
-        skip(DataError(f"--prompts: there is no frame {min(unseen)!r}", file=video, remedy=remedy, kind="bad_prompt"))
+        message = f"--prompts: there is no frame {min(remaining)!r}"
+        skip(DataError(message, file=video, remedy=remedy, kind="bad_prompt"))
 
 
-def _kept_document(path: Path) -> dict[str, Any] | None:
-    """Return the answer that an earlier run kept, None where there is none that can be read."""
+def _read_document(path: Path) -> dict[str, Any] | None:
+    """Return the document that an earlier run wrote; None if there is no valid one."""
     import msgspec
 
     try:
@@ -294,40 +313,41 @@ def _kept_document(path: Path) -> dict[str, Any] | None:
     return document if isinstance(document, dict) and {"candidates", "prompt", "method"} <= set(document) else None
 
 
-def _is_answer_to(document: dict[str, Any], prompt: "Prompt | None", method: str | None, *, all_: bool) -> bool:
-    """Return whether a document answers this prompt by this method, as far as they were given."""
+def _is_up_to_date(document: dict[str, Any], prompt: "Prompt | None", method: str | None, *, all_: bool) -> bool:
+    """Return whether a document was computed by this prompt and method (None: any), and the same ``--all``."""
     same_prompt = prompt is None or document["prompt"] == prompt.to_json()
     same_method = method in (None, document["method"], document.get("asked"))
     return same_prompt and same_method and document.get("all", False) == all_
 
 
-def _next_frame(before: "MaskCandidates | None", name: str) -> "Prompt":
+def _prompt_from_previous(previous: "MaskCandidates | None", name: str) -> "Prompt":
+    """Return the best mask of the previous frame as a prompt."""
     from otus.errors import DataError
     from otus.structures import Prompt
 
-    if before is None:
+    if previous is None:
         remedy = "give --point or --box, or its prompt in --prompts"
-        raise DataError("nothing is marked on the first frame", file=name, remedy=remedy, kind="bad_prompt")
-    return Prompt(mask=before.best(int(before.objects[0])))
+        raise DataError("the first frame has no prompt", file=name, remedy=remedy, kind="bad_prompt")
+    return Prompt(mask=previous.best(int(previous.objects[0])))
 
 
 def _candidates(document: dict[str, Any]) -> "MaskCandidates":
-    """What a document says."""
+    """Return the masks of a document."""
     import numpy as np
 
     from otus.structures import MaskCandidates, Masks
 
     records = document["candidates"]
-    masks = Masks.from_rle([one["segmentation"]["counts"] for one in records], (document["height"], document["width"]))
-    return MaskCandidates(
-        masks, np.array([one["score"] for one in records]), np.array([one["object"] for one in records])
-    )
+    size_hw = (document["height"], document["width"])
+    masks = Masks.from_rle([record["segmentation"]["counts"] for record in records], size_hw)
+    scores = np.array([record["score"] for record in records])
+    return MaskCandidates(masks, scores, np.array([record["object"] for record in records]))
 
 
 def prompt_of(
     point: list[str] | None, points_for: list[str] | None, box: str | None, scribbles: Path | None, mask: Path | None
 ) -> "Prompt | None":
-    """Return what the options mark, None where they mark nothing."""
+    """Return the prompt of the options; None if none of them is given."""
     if not any((point, points_for, box, scribbles, mask)):
         return None
     import numpy as np
@@ -338,24 +358,24 @@ def prompt_of(
     from otus.structures.prompt import BACKGROUND, UNMARKED
 
     if points_for and any(text.split(",")[-1] not in ("0", "1") for text in point or ()):
-        raise UsageError("--point beside --points-for: expected X,Y,0 or X,Y,1")
+        raise UsageError("--point with --points-for: expected X,Y,0 or X,Y,1")
     points = [_numbers("--point", "X,Y,0 or X,Y,1", text, 3) for text in point or ()]
     for text in points_for or ():
-        number, colon, place = text.partition(":")
+        number, colon, point_text = text.partition(":")
         expected = "NUMBER:X,Y, numbers from 1 on"
         if not colon or not number.strip().isdecimal() or int(number) < 1:
             raise UsageError(f"--points-for: expected {expected}, got {text!r}")
-        points.append([*_numbers("--points-for", expected, place, 2), int(number)])
+        points.append([*_numbers("--points-for", expected, point_text, 2), int(number)])
     if any(label != int(label) for *_, label in points):
-        raise UsageError("--point: expected X,Y,0 or X,Y,1, the label a whole number")
-    marked = None
+        raise UsageError("--point: expected X,Y,0 or X,Y,1, the label an integer")
+    scribble_labels = None
     if scribbles is not None:
         values = read_label_image(scribbles).astype(np.int16)
-        marked = np.where(values == 0, UNMARKED, np.where(values == 255, BACKGROUND, values))
+        scribble_labels = np.where(values == 0, UNMARKED, np.where(values == 255, BACKGROUND, values))
     return Prompt(
-        points_xy=[one[:2] for one in points],
-        point_labels=[int(one[2]) for one in points],
-        scribbles=marked,
+        points_xy=[[x, y] for x, y, _ in points],
+        point_labels=[int(label) for *_, label in points],
+        scribbles=scribble_labels,
         box_xyxy=None if box is None else _numbers("--box", "X1,Y1,X2,Y2", box, 4),
         mask=None if mask is None else read_label_image(mask) > 0,
     )
@@ -365,7 +385,7 @@ def _numbers(option: str, expected: str, text: str, count: int) -> list[float]:
     from otus.errors import UsageError
 
     try:
-        values = [float(one) for one in text.split(",")]
+        values = [float(value) for value in text.split(",")]
     except ValueError:
         values = []
     if len(values) != count:
@@ -374,7 +394,7 @@ def _numbers(option: str, expected: str, text: str, count: int) -> list[float]:
 
 
 def _methods(name: str | None, **options: Any) -> "Methods":
-    """Return the method of each prompt, loaded once."""
+    """Return a function from a prompt to the method for it; each method is loaded once."""
     loaded: dict[str, PromptableMethod[Any]] = {}
 
     def method(prompt: "Prompt") -> "PromptableMethod[Any]":
@@ -387,7 +407,7 @@ def _methods(name: str | None, **options: Any) -> "Methods":
 
 
 def _load(name: str, *, weights: str | None, **options: Any) -> "PromptableMethod[Any]":
-    """Load a method; torch is imported for a model alone."""
+    """Load a method; torch is imported only for models."""
     from otus.interactive.methods import METHODS, make_method
 
     if name in METHODS and weights is None:
@@ -397,10 +417,10 @@ def _load(name: str, *, weights: str | None, **options: Any) -> "PromptableMetho
     return load_method(name, weights=weights, **given_options(**options))
 
 
-def _answer(
+def _segment(
     image: "np.ndarray", name: str, prompt: "Prompt", methods: "Methods", *, all_: bool
 ) -> "tuple[dict[str, Any], MaskCandidates]":
-    """The document of one image, and its masks: of each object the best, or all."""
+    """Segment an image; return its document and its masks, all candidates or the best per object."""
     import time
 
     from otus.interactive.answers import candidate_records
@@ -427,7 +447,8 @@ def _draw(image: "np.ndarray", candidates: "MaskCandidates", out: Path) -> None:
 def _line(name: str, document: dict[str, Any]) -> str:
     """Return ``a.jpg 640x480: object 1 41,210 pixels, score 0.87 (graph-cut, 62 ms)``."""
     parts = [
-        f"object {one['object']} {one['area']:,} pixels, score {one['score']:.2f}" for one in document["candidates"]
+        f"object {record['object']} {record['area']:,} pixels, score {record['score']:.2f}"
+        for record in document["candidates"]
     ]
     milliseconds = 1000 * sum(document["seconds"].values())
     method = f"{document['method']}, {milliseconds:.0f} ms"
