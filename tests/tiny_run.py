@@ -1,6 +1,6 @@
-"""A tiny detector on made-up scenes: what the loop needs of a system, and no more.
+"""A tiny detector and synthetic scenes, the minimum that the training loop needs.
 
-Run as a script it trains one, so that tests can kill it: ``tiny_run.py FOLDER SCENES OPTIONS``.
+As a script it trains the detector, so that tests can kill the process: ``tiny_run.py FOLDER SCENES OPTIONS``.
 """
 
 import json
@@ -40,7 +40,7 @@ AUGMENT = Compose([HorizontalFlip(), ColorJitter()])
 
 
 class TinyDetector(BaseSystem):
-    """One box and one category an image, from pooled features; has a batch norm, dropout and a sampler, as real ones do."""
+    """Predict one box and one category per image from pooled features; with batch norm, dropout and random sampling."""
 
     postprocess = None
 
@@ -63,14 +63,14 @@ class TinyDetector(BaseSystem):
 
     def losses(self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         features, sizes = self.features(samples)
-        answers = self.head(features)
-        box_losses, class_losses = [answers.sum() * 0], [answers.sum() * 0]
-        for answer, sample, (height, width) in zip(answers, samples, sizes, strict=True):
+        outputs = self.head(features)
+        box_losses, class_losses = [outputs.sum() * 0], [outputs.sum() * 0]
+        for output, sample, (height, width) in zip(outputs, samples, sizes, strict=True):
             if len(sample["labels"]):
-                chosen = int(torch.randint(len(sample["labels"]), (), generator=generator))
-                wanted = sample["boxes"][chosen].as_subclass(Tensor) / torch.tensor([width, height, width, height])
-                box_losses.append(F.l1_loss(answer[:4], wanted))
-                class_losses.append(F.cross_entropy(answer[4:], sample["labels"][chosen]))
+                index = int(torch.randint(len(sample["labels"]), (), generator=generator))
+                target = sample["boxes"][index].as_subclass(Tensor) / torch.tensor([width, height, width, height])
+                box_losses.append(F.l1_loss(output[:4], target))
+                class_losses.append(F.cross_entropy(output[4:], sample["labels"][index]))
         losses = {"box": torch.stack(box_losses).mean(), "class": torch.stack(class_losses).mean()}
         if all("masks" in sample for sample in samples):
             losses["mask"] = F.mse_loss(self.mask_head(features), torch.full((len(samples), 1), 0.3))
@@ -81,9 +81,9 @@ class TinyDetector(BaseSystem):
         was_training = self.training
         self.eval()
         features, sizes = self.features(samples)
-        answers = self.head(features)
+        outputs = self.head(features)
         self.train(was_training)
-        return [self._found(answer, size_hw) for answer, size_hw in zip(answers, sizes, strict=True)]
+        return [self._instances(output, size_hw) for output, size_hw in zip(outputs, sizes, strict=True)]
 
     def stages(self, samples: Sequence[TensorSample], *, postprocess: None = None) -> Stages:
         watch = Stopwatch(self.device)
@@ -92,19 +92,19 @@ class TinyDetector(BaseSystem):
         batch = make_batch(samples, size_divisor=8, device=self.device)
         return Stages(batch=batch, features=[], milliseconds=watch.milliseconds)
 
-    def _found(self, answer: Tensor, size_hw: tuple[int, int]) -> Instances:
-        """Boxes all over the image, some of them right by chance; scores and labels depend on the weights."""
+    def _instances(self, output: Tensor, size_hw: tuple[int, int]) -> Instances:
+        """Return a grid of boxes, some of which match by chance; only the scores depend on the weights."""
         height, width = size_hw
         side = torch.tensor([0.25, 0.4]).repeat(64)
         x, y = ((torch.arange(128) // step % 8) * 0.1 for step in (2, 16))
         boxes = torch.stack([x, y, x + side, y + side], dim=1) * torch.tensor([width, height, width, height])
         labels = torch.arange(128) % len(self.categories)
-        scores = (answer[4:].softmax(0)[labels] + 0.1 * answer[:4].sigmoid()[torch.arange(128) % 4]).clamp(0, 1)
+        scores = (output[4:].softmax(0)[labels] + 0.1 * output[:4].sigmoid()[torch.arange(128) % 4]).clamp(0, 1)
         return Instances(boxes.numpy(), labels.numpy(), size_hw, self.categories, scores=scores.numpy())
 
 
 def write_scenes(folder: Path, count: int, *, seed: int = 0) -> Dataset:
-    """Made-up scenes as a data set of files."""
+    """Write synthetic scenes to files, and return them as a data set with masks."""
     files, outlines = [], []
     objects: dict[str, list[Any]] = {"image_index": [], "labels": [], "boxes_xyxy": []}
     sizes = [(48, 64) if i % 3 else (64, 48) for i in range(count)]
@@ -126,7 +126,7 @@ def write_scenes(folder: Path, count: int, *, seed: int = 0) -> Dataset:
 
 
 def tiny_detector() -> TinyDetector:
-    """The same weights each time."""
+    """Return a detector with the same weights each time."""
     torch.manual_seed(0)
     return TinyDetector()
 
@@ -140,7 +140,7 @@ def run(
     resume: bool = False,
     **options: Any,
 ) -> TrainResult:
-    """Train with everything on."""
+    """Train with augmentation, and with validation and checkpoints if given."""
     settings = TrainSettings(
         **{"epochs": 3, "batch_size": 4, "learning_rate": 0.01, "warm_up_steps": 3, "device": "cpu"} | options
     )
@@ -158,19 +158,19 @@ def run(
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Ctrl-C arrives while that step is counted."""
-    original = RunState.record_step
+    """Send SIGINT (Ctrl-C) to this process after that step."""
+    record_step = RunState.record_step
 
-    def counted(state: RunState, *arguments: Any, **options: Any) -> None:
-        original(state, *arguments, **options)
+    def record_and_interrupt(state: RunState, *arguments: Any, **options: Any) -> None:
+        record_step(state, *arguments, **options)
         if state.step == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(RunState, "record_step", counted)
+    monkeypatch.setattr(RunState, "record_step", record_and_interrupt)
 
 
 def main(folder: str, scenes: str, options: str) -> None:
-    """Train on 12 scenes as a process of its own, perhaps one of several; options as JSON."""
+    """Train on 12 scenes in this process, which may be one of several; options as JSON."""
     torch.set_num_threads(1)
     dataset = write_scenes(Path(scenes), 12)
     system = tiny_detector()

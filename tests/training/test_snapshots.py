@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from otus.structures import Categories, Instances
-from otus.training.snapshots import _shown
+from otus.training.snapshots import _filter_by_score
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,6 @@ from otus.training.snapshots import _shown
 def test_what_predict_would_draw_is_shown_or_the_best_few(scores: list[float], kept: list[float], said: str) -> None:
     boxes = np.tile([0.0, 0, 9, 9], (len(scores), 1)).reshape(-1, 4)
     found = Instances(boxes, np.zeros(len(scores), int), (20, 20), Categories(("cat",)), scores=np.array(scores))
-    shown, caption = _shown(found)
+    shown, caption = _filter_by_score(found)
     assert shown.scores is not None
     assert (shown.scores.tolist(), caption) == (pytest.approx(kept), said)

@@ -1,4 +1,4 @@
-"""``otus compare``: which model or file of predictions is better, and how certain that is."""
+"""``otus compare``: compare models in a table, or two files of predictions with confidence intervals."""
 
 import math
 from pathlib import Path

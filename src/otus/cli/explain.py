@@ -41,7 +41,7 @@ def explain() -> None:
 @app.command(
     epilog=examples(
         "otus explain taxonomy 000007.jpg --data photos",
-        "otus explain taxonomy 000007.jpg --data photos --split val --out answers.png",
+        "otus explain taxonomy 000007.jpg --data photos --split val --out taxonomy.png",
     )
 )
 @verb

@@ -1,4 +1,4 @@
-"""Several systems side by side: trained for the same time, judged on the same images, timed on the same machine.
+"""Several systems side by side: trained for the same time, evaluated on the same images, timed on the same machine.
 
 A figure from a paper was measured on other data and another machine. Here the lecture's systems are compared with nothing
 else changed: the same backbone, the same budget of minutes, the same validation images. Finished results are cached on
@@ -12,7 +12,7 @@ Read in this order:
 2. :mod:`~otus.experiments.ablation`: ``otus compare --vary``, variants of a model that differ in one argument, with
    several seeds each.
 3. :mod:`~otus.experiments.lineage`: time per image from R-CNN to Faster R-CNN, with and without proposals;
-   :mod:`~otus.experiments.segmentation_costs`: the cost of semantic segmentation by three architectures.
+   :mod:`~otus.experiments.segmentation_costs`: the costs of three ways of semantic segmentation.
 4. :mod:`~otus.experiments.recipes`: how the packaged weights and the figures of the documentation were made, as scripts
    with their commands, cost and expected figures.
 """

@@ -33,19 +33,19 @@ def start_fabric(settings: TrainSettings) -> Fabric:
     UsageError
         If the device does not exist or does not support the precision.
     """
-    several = settings.devices * settings.num_nodes > 1
-    mixed = settings.precision == "bf16-mixed"
+    is_distributed = settings.devices * settings.num_nodes > 1
+    is_mixed = settings.precision == "bf16-mixed"
     device = choose_device(settings.device).type
-    if mixed:
+    if is_mixed:
         check_bfloat16(device, asked_for=settings.precision, instead="32-true")
     fabric = Fabric(
         accelerator=settings.device,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         # An image without masks gives the mask head no gradient, so the set of used parameters varies.
-        strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
-        precision=None if mixed else settings.precision,
-        plugins=[FullPrecisionInputs("bf16-mixed", device=device)] if mixed else None,
+        strategy=DDPStrategy(find_unused_parameters=True) if is_distributed else "auto",
+        precision=None if is_mixed else settings.precision,
+        plugins=[FullPrecisionInputs("bf16-mixed", device=device)] if is_mixed else None,
     )
     fabric.launch()
     return fabric

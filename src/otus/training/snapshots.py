@@ -78,8 +78,8 @@ def _filter_by_score(result: Any) -> tuple[Any, str]:
 def _pixels(image: Tensor, preprocess: Preprocess) -> UInt8[np.ndarray, "h w 3"]:
     plain = image.as_subclass(Tensor)
     mean, std = plain.new_tensor(preprocess.mean), plain.new_tensor(preprocess.std)
-    seen = (plain * std[:, None, None] + mean[:, None, None]).clamp(0, 1) * 255
-    return seen.round().byte().permute(1, 2, 0).contiguous().numpy()
+    pixels = (plain * std[:, None, None] + mean[:, None, None]).clamp(0, 1) * 255
+    return pixels.round().byte().permute(1, 2, 0).contiguous().numpy()
 
 
 def _target(sample: TensorSample, categories: Categories, task: Task) -> Any | None:
@@ -94,7 +94,7 @@ def _target(sample: TensorSample, categories: Categories, task: Task) -> Any | N
         visible = set(np.unique(ids).tolist())  # augmentation may have cut off the others
         segments = tuple(segment for segment in sample["segments"] if segment.id in visible)
         return PanopticMap(ids, segments, categories)
-    if "label" in sample:  # of the image as a whole
+    if "label" in sample:  # image classification
         return Classification(np.eye(len(categories))[int(sample["label"])], categories)
     if "boxes" not in sample:
         return None
