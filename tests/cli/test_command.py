@@ -1,4 +1,4 @@
-"""The command's manners: what it imports, where it writes, how it ends."""
+"""The command ``otus``: imports, output streams, exit codes."""
 
 import subprocess
 import sys
@@ -69,7 +69,7 @@ def test_a_resumed_run_has_its_folder(option, tmp_path):
     assert "--out and --name are for a new run" in done.stderr
 
 
-def test_what_is_said_of_a_run_stands_as_it_is(capsys):
+def test_names_in_messages_are_not_interpreted_as_markup(capsys):
     from otus.training.progress import TrainProgress
 
     TrainProgress().log("left out: [/bold] of pa[old]th :owl:")

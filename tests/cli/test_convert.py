@@ -24,7 +24,7 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def test_losses_are_told_and_are_no_failure(source: Path, tmp_path: Path) -> None:
+def test_losses_are_reported_and_are_no_failure(source: Path, tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out"), "--to", "yolo", "--json"])
     assert said.exit_code == 0, said.output
     document = json.loads(said.stdout)

@@ -1,4 +1,4 @@
-"""Bad input from the outside: ``otus convert`` and ``otus doctor`` name what is wrong and leave nothing half-written."""
+"""``otus convert`` and ``otus doctor`` on invalid input: they name the problem and leave no partial output."""
 
 import json
 import resource
@@ -23,7 +23,7 @@ def run(*arguments: object) -> Result:
 
 
 def coco_folder(folder: Path) -> Path:
-    """Two images of three objects, all well."""
+    """Write a valid data set of two images with three objects."""
     rng = np.random.default_rng(0)
     for name in "ab":
         write_image(folder / f"images/{name}.png", rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
@@ -60,7 +60,7 @@ def image(name: str, content: Callable[[bytes], bytes] | None) -> Change:
 
 
 def huge(content: bytes) -> bytes:
-    """A PNG whose header claims 60000 x 60000 pixels."""
+    """Return a PNG whose header claims 60000 x 60000 pixels."""
     import struct
     import zlib
 
@@ -175,7 +175,7 @@ def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full(tmp_path: Path) -> None:
-    """No file may grow beyond a few bytes, as on a full disk."""
+    """Limit files to a few bytes, as on a full disk."""
     import signal
 
     source = coco_folder(tmp_path / "in")

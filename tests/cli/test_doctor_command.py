@@ -1,4 +1,4 @@
-"""``otus doctor`` from the outside: exit codes, and what goes to which stream."""
+"""``otus doctor``: exit codes and output streams."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from otus.data.image_writing import write_image
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two splits of an image each, well but for an image of val, which is not there."""
+    """Write two splits with one image each, of which that of val is missing."""
     rng = np.random.default_rng(0)
     write_image(tmp_path / "a.png", rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
     for split, name in (("train", "a.png"), ("val", "b.png")):
@@ -70,7 +70,7 @@ def test_nothing_is_wrong(folder):
     assert json.loads(run(folder, "--split", "train", "--json").stdout)["findings"] == []
 
 
-def test_what_the_reader_cannot_read_is_a_finding(folder):
+def test_unreadable_files_are_findings(folder):
     (folder / "instances_val.json").write_text(
         (folder / "instances_train.json").read_text().replace("[1, 2,", "[1, NaN,")
     )
@@ -118,7 +118,7 @@ def test_images_that_nothing_lists_are_a_note_and_no_failure(folder):
     ]
 
 
-def test_a_folder_of_images_alone_says_what_to_do(folder):
+def test_a_folder_of_images_without_labels_suggests_what_to_do(folder):
     for file in folder.glob("*.json"):
         file.unlink()
     done = run(folder)

@@ -1,4 +1,4 @@
-"""``otus evaluate`` from the outside: exit codes, what goes to which stream, and what a fresh process imports."""
+"""``otus evaluate``: exit codes, output streams, and imports of a fresh process."""
 
 import json
 import subprocess
@@ -157,7 +157,7 @@ def test_faults_of_several_kinds_are_counted(files):
     assert "skipped" not in json.loads(run(labels, found, "--json").stdout)
 
 
-def test_missing_files_are_said(files, tmp_path):
+def test_missing_files_are_reported(files, tmp_path):
     for pair in ((tmp_path / "no.json", files[1]), (files[0], tmp_path / "no.json")):
         done = run(*pair)
         assert done.exit_code == 1
@@ -165,7 +165,7 @@ def test_missing_files_are_said(files, tmp_path):
         assert "Traceback" not in done.stderr
 
 
-def test_a_fresh_process_answers_without_torch(files):
+def test_a_fresh_process_does_not_import_torch(files):
     code = (
         "import sys; from otus.cli import app; app(sys.argv[1:], standalone_mode=False); "
         "print([name for name in ('torch', 'matplotlib') if name in sys.modules], file=sys.stderr)"
@@ -182,7 +182,7 @@ def test_a_fresh_process_answers_without_torch(files):
     assert json.loads(done.stdout)["protocol"] == "coco"
 
 
-def test_nothing_found_is_an_answer(files):
+def test_empty_predictions_are_valid(files):
     files[1].write_text("[]")
     done = run(*files, "--json")
     assert done.exit_code == 0, done.stderr
@@ -191,7 +191,7 @@ def test_nothing_found_is_an_answer(files):
 
 
 def test_linear_algebra_compiles_beside_our_kernels():
-    """numba is told that there is a BLAS without importing it; who uses it gets the real one."""
+    """numba does not import SciPy's BLAS to check for it; code that uses it gets the real one."""
     code = """
 import otus._numba, numba, numpy as np, sys
 assert "scipy.linalg" not in sys.modules
@@ -247,7 +247,7 @@ def test_names_with_brackets_and_colons_stand_as_they_are(name, tmp_path):
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_figures_are_said_though_plots_cannot_be_written(files, tmp_path, options):
+def test_metrics_are_printed_if_plots_cannot_be_written(files, tmp_path, options):
     (tmp_path / "taken").write_text("a file, so no folder can be there")
     done = run(*files, "--plots", str(tmp_path / "taken" / "plots"), *options)
     assert done.exit_code == 1
@@ -258,7 +258,7 @@ def test_figures_are_said_though_plots_cannot_be_written(files, tmp_path, option
         assert "0.505" in done.stdout
 
 
-def test_weights_beside_a_file_are_refused_and_stay(files, tmp_path):
+def test_weights_with_a_file_as_model_are_an_error_and_unchanged(files, tmp_path):
     model, weights = tmp_path / "m.safetensors", tmp_path / "w.safetensors"
     model.write_bytes(b"model")
     weights.write_bytes(b"weights")
@@ -269,7 +269,7 @@ def test_weights_beside_a_file_are_refused_and_stay(files, tmp_path):
     assert weights.read_bytes() == b"weights"
 
 
-def test_a_split_that_is_not_there_is_said_with_those_that_are(files, tmp_path):
+def test_the_error_of_a_missing_split_lists_the_others(files, tmp_path):
     files[0].rename(tmp_path / "val.json")
     done = run(tmp_path / "val.json", files[1], "--split", "train")
     assert done.exit_code == 2

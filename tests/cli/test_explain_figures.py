@@ -1,4 +1,4 @@
-"""``otus explain ap|difference|errors`` and ``otus compare``: figures equal evaluate's, pages carry all that they show."""
+"""``otus explain ap|difference|errors`` and ``otus compare``: metrics equal those of evaluate; pages are self-contained."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def answer(*arguments: object) -> dict:
 
 
 def predict_badly(labels: Path, target: Path, *, seed: int, noise: float) -> None:
-    """The labels a little off, some missed, misnamed, doubled or imagined."""
+    """Write predictions: noisy labels, some missing, some of a wrong category, duplicates and false positives."""
     rng = np.random.default_rng(seed)
     dataset = open_dataset(labels)
     truth = dataset.objects
@@ -67,7 +67,7 @@ def assert_self_contained(page: Path) -> str:
 
 
 @pytest.mark.parametrize(("protocol", "figure"), [("coco:max_dets=100", "AP50"), ("voc07", "AP"), ("voc12", "AP")])
-def test_ap_is_what_evaluate_says(protocol, figure, files, tmp_path):
+def test_ap_equals_that_of_evaluate(protocol, figure, files, tmp_path):
     labels, found, _ = files
     sides = ("--data", labels, "--predictions", found)
     judged = answer("evaluate", *sides, "--protocol", protocol.split(":")[0])["bbox"]["per_category"]
@@ -101,7 +101,7 @@ def test_ap_at_another_iou_is_evaluates(files, tmp_path):
 
 
 def test_words_for_iou_and_reasons(tmp_path):
-    """Perfect, pretty good, decent; a duplicate, one that overlaps too little, one on nothing, one on a crowd."""
+    """Three matches, a duplicate, one with a low IoU, one on background, one on a crowd."""
     write_scenes(tmp_path, 1)
     document = json.loads((tmp_path / "annotations.json").read_text())
     image = document["images"][0]["id"]
@@ -136,7 +136,7 @@ def test_words_for_iou_and_reasons(tmp_path):
     assert "The 2 highest-scoring; the other 5 are summarised below" in text
 
 
-def test_ap_of_a_category_that_nobody_has(files, tmp_path):
+def test_ap_of_an_unknown_category(files, tmp_path):
     labels, found, _ = files
     code, _, err = run("explain", "ap", "--data", labels, "--predictions", found, "--category", "unicorn")
     assert code == 1
@@ -200,7 +200,7 @@ def test_each_setting_is_a_term(files, tmp_path):
     assert (facts["a"]["AP"], facts["difference"]) == (None, None)
 
 
-def test_errors_page_says_what_the_document_says(files, tmp_path):
+def test_errors_page_equals_the_document(files, tmp_path):
     labels, found, _ = files
     sides = ("--data", labels, "--predictions", found)
     page = tmp_path / "errors.html"
@@ -254,7 +254,7 @@ def test_pages_are_made_without_images(files, tmp_path):
         assert "(cannot be read)" in page.read_text()
 
 
-def test_a_fresh_process_answers_without_torch(files, tmp_path):
+def test_a_fresh_process_does_not_import_torch(files, tmp_path):
     labels, found, _ = files
     code = (
         "import sys; from otus.cli import app; app(sys.argv[1:], standalone_mode=False); "
@@ -298,7 +298,7 @@ def test_compare_says_whose_figures_are_higher(files):
         ("{a},{b}", ("--confidence", "2"), 2, "confidence"),
     ],
 )
-def test_wrong_comparisons_are_refused(predictions, options, code, words, files):
+def test_invalid_comparisons_are_errors(predictions, options, code, words, files):
     labels, a, b = files
     got, out, err = run("compare", "--data", labels, "--predictions", predictions.format(a=a, b=b), *options)
     assert (got, out) == (code, "")

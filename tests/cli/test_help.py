@@ -1,4 +1,4 @@
-"""What the help says: defaults that are the real ones, and two examples that the parser takes."""
+"""The help: defaults equal those of the functions, and each verb has two valid examples."""
 
 import inspect
 import shlex
@@ -131,6 +131,6 @@ def test_the_version_and_completion():
     assert "--install-completion" in CliRunner().invoke(app, ["--help"]).stdout
 
 
-def test_a_wrong_verb_or_option_is_answered_with_the_nearest():
+def test_a_wrong_verb_or_option_suggests_the_nearest():
     assert "predict" in CliRunner().invoke(app, ["predikt"]).stderr
     assert "--weights" in CliRunner().invoke(app, ["predict", "a.jpg", "--weight", "x"]).stderr

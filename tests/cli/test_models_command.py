@@ -1,4 +1,4 @@
-"""``otus models`` for people and for programs."""
+"""``otus models``: the list and the JSON document."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from otus.cli import app
 from otus.zoo.models import MODELS
 
 
-def test_names_and_figures_are_whole_on_a_narrow_terminal(monkeypatch):
+def test_lines_are_not_wrapped_on_a_narrow_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     lines = CliRunner().invoke(app, ["models"]).stdout.splitlines()
     assert [line.split()[0] for line in lines if line and not line.startswith(" ")][:-3] == list(MODELS)
@@ -32,7 +32,7 @@ def test_the_document_has_each_model():
 
 
 def test_sizes_and_times_are_those_that_are_stated_elsewhere():
-    """The sizes by torchvision's own record, the times by the decision on the packaged models."""
+    """Sizes equal those in torchvision's metadata, times those in the decision on the packaged models."""
     from torchvision.models import detection, get_model_weights, list_models
 
     stated = {

@@ -1,4 +1,4 @@
-"""``--out`` is a folder where there are several files, else a file whose suffix is added where it is missing."""
+"""``--out``: a folder for several files, else a file, to which a missing suffix is added."""
 
 from pathlib import Path
 

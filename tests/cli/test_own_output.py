@@ -1,4 +1,4 @@
-"""Commands that are run in the data's own folder leave it readable, by what they really write there."""
+"""The output of commands in the folder of a data set does not make it unreadable."""
 
 import inspect
 from pathlib import Path

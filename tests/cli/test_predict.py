@@ -1,4 +1,4 @@
-"""``otus predict`` from the outside: what people get wrong, and what they are told."""
+"""``otus predict``: wrong usage and invalid input, and the messages."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def run(*arguments: object) -> Result:
 
 
 def refused(done: Result, code: int, pattern: str) -> None:
-    """The command ended as it should: its own message, nothing as an answer."""
+    """Assert that the command failed with a message of its own and no output."""
     assert done.exit_code == code, done.stderr or done.exception
     assert isinstance(done.exception, SystemExit)
     assert re.search(pattern, done.stderr), done.stderr
@@ -54,7 +54,7 @@ class Code:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory) -> Path:
-    """Weights in torchvision's names, as people have them; they find a few categories everywhere."""
+    """Write weights under torchvision's names, which detect a few categories everywhere."""
     torch.manual_seed(0)
     system = build_model(NAME, COCO, {"class_indices": COCO.ids})
     assert isinstance(system, RegionDetector)
@@ -117,7 +117,7 @@ def bad_weights(kind: str, good: Path, folder: Path) -> Path:
         ("half", "is damaged"),
     ],
 )
-def test_weights_that_cannot_be_are_refused(good, tmp_path, photo, monkeypatch, kind, pattern):
+def test_invalid_weights_are_errors(good, tmp_path, photo, monkeypatch, kind, pattern):
     monkeypatch.chdir(tmp_path)
     file = bad_weights(kind, good, tmp_path)
     refused(run(photo, "--model", NAME, "--weights", file, "--out", "out"), 1, pattern)
@@ -248,7 +248,7 @@ def test_the_overlay_of_every_third_frame_keeps_the_pace(good, tmp_path):
     assert [frame.time_s for frame in Video(out / "film.mp4")] == [0, 0.25, 0.5]
 
 
-def test_a_page_shows_the_overlays_and_lists_what_was_found_where(good, photo, tmp_path):
+def test_a_page_shows_overlays_and_detections(good, photo, tmp_path):
     out = tmp_path / "out"
     done = run(photo, "--model", NAME, "--weights", good, "--score-threshold", 0.05, "--out", out, "--page", "--json")
     assert done.exit_code == 0, done.stderr
@@ -274,7 +274,7 @@ def test_photographs_are_never_replaced(good, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"owl.jpg": before}
 
 
-def test_a_second_run_sees_what_the_first_saw(good, tmp_path, monkeypatch):
+def test_a_second_run_reads_the_same_images(good, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(scene()).save("owl.png")
     files = []
@@ -285,7 +285,7 @@ def test_a_second_run_sees_what_the_first_saw(good, tmp_path, monkeypatch):
     assert files == [["owl.png"], ["owl.png"]]
 
 
-def test_json_is_whole_whatever_is_not_there(good, photo, tmp_path):
+def test_json_is_valid_with_missing_files(good, photo, tmp_path):
     (tmp_path / "empty").mkdir()
     options = ("--model", NAME, "--weights", good, "--json")
     done = run(tmp_path / "nomatch*.jpg", *options)
@@ -306,7 +306,7 @@ def test_json_is_closed_when_the_work_breaks_off(good, photo, tmp_path):
     assert json.loads(done.stdout) == NOTHING
 
 
-def test_weights_beside_a_file_are_refused(good, photo, tmp_path):
+def test_weights_with_a_file_as_model_are_an_error(good, photo, tmp_path):
     refused(run(photo, "--model", good, "--weights", good), 2, r"weights: .*good\.pth is a file of weights itself")
 
 
@@ -324,7 +324,7 @@ def test_names_that_are_no_text_are_spelt_out(good, photo, tmp_path):
     assert b"caf\xe9.jpg" in os.listdir(os.fsencode(tmp_path / "out"))
 
 
-def test_who_judges_a_file_that_was_cut_is_told(good, photo, tmp_path):
+def test_evaluating_thresholded_predictions_warns(good, photo, tmp_path):
     out, model = tmp_path / "out", ("--model", NAME, "--weights", good)
     found = json.loads(run(photo, *model, "--score-threshold", 0.0, "--json").stdout)["images"][0]["instances"]
     middle = max(one["score"] for one in found) - 0.01
@@ -346,7 +346,7 @@ def test_who_judges_a_file_that_was_cut_is_told(good, photo, tmp_path):
             assert (f"applied the score threshold {threshold:g}" in stderr) == (cut is not None)
 
 
-def test_pages_that_are_not_predicted_on_are_said(good, tmp_path):
+def test_unused_pages_of_an_image_are_noted(good, tmp_path):
     page = Image.fromarray(scene())
     page.save(tmp_path / "stack.tif", save_all=True, append_images=[page, page])
     done = run(tmp_path / "stack.tif", "--model", NAME, "--weights", good, "--json")

@@ -1,4 +1,4 @@
-"""``otus predict`` on what cannot be read, or into what cannot be written: the rest is done, and the JSON can be read."""
+"""``otus predict`` with unreadable input or unwritable output: the rest is done, and the JSON is valid."""
 
 import json
 import os
@@ -26,7 +26,7 @@ OWLS = Categories(("owl",))
 
 
 class OneOwl(BaseSystem):
-    """Says that there is an owl in the top left quarter of every image."""
+    """Detect an owl in the top left quarter of every image."""
 
     categories = OWLS
     postprocess = Postprocess()
@@ -38,7 +38,7 @@ class OneOwl(BaseSystem):
 
 @pytest.fixture(autouse=True)
 def owls(monkeypatch):
-    """The command loads a system that takes no time."""
+    """Make the command load a fast system."""
     predictor = Predictor(OneOwl(), preprocess=Preprocess(fixed_hw=(32, 32)), name="owls", device="cpu")
     monkeypatch.setattr(otus.inference.loading, "load", lambda *_, **__: predictor)
 
@@ -152,7 +152,7 @@ def test_a_video_whose_size_changes_becomes_a_video_for_each_size(photos, tmp_pa
 
 @pytest.fixture
 def small_files():
-    """Files cannot grow beyond a size, as on a disk that is full."""
+    """Limit the size of files, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(size: int) -> None:
@@ -196,7 +196,7 @@ def test_predictions_that_do_not_fit_end_the_run_and_those_before_can_be_read(
     )
 
 
-def test_without_any_room_an_earlier_answer_stays(photos, tmp_path, small_files):
+def test_on_a_full_disk_earlier_predictions_are_kept(photos, tmp_path, small_files):
     out = tmp_path / "out"
     run(photos / "0.jpg", "--out", out)
     small_files(2)
@@ -215,7 +215,7 @@ def test_a_folder_that_cannot_be_written(photos, tmp_path):
     assert re.search(r"predictions\.json: cannot be written, Not a directory", done.stderr)
 
 
-def test_an_answer_that_cannot_be_written(photos, monkeypatch, capfd):
+def test_output_that_cannot_be_written(photos, monkeypatch, capfd):
     with open("/dev/full", "w") as full, monkeypatch.context() as patch:
         patch.setattr("sys.stdout", full)
         with pytest.raises(SystemExit) as caught:
@@ -224,7 +224,7 @@ def test_an_answer_that_cannot_be_written(photos, monkeypatch, capfd):
     assert "the output cannot be written, No space left on device" in capfd.readouterr().err
 
 
-def test_ctrl_c_closes_all_files_with_what_is_done(photos, tmp_path, monkeypatch):
+def test_ctrl_c_completes_all_files(photos, tmp_path, monkeypatch):
     with VideoWriter(photos / "film.mp4", frame_rate=10) as writer:
         for shade in range(12):
             writer.add(np.full((64, 96, 3), 20 * shade, np.uint8))

@@ -24,7 +24,7 @@ CATEGORIES = Categories(tuple(f"category {number}" for number in range(21)))
 
 @pytest.fixture
 def weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Those of a tiny segmenter that says different things of different colours."""
+    """Write weights of a tiny segmenter whose labels depend on the colour."""
     entry = ModelEntry(lambda categories: full_resolution(categories, widths=(8,)), SEMANTIC, "none", Preprocess())
     monkeypatch.setitem(MODELS, "tiny_segmenter", entry)
     torch.manual_seed(0)
@@ -64,7 +64,7 @@ def test_a_category_has_one_colour_whatever_else_is_in_the_frame():
         np.testing.assert_array_equal(together[4, 9 * label + 4], alone[4, 9 * label + 4])
 
 
-def test_tiles_flips_and_scales_are_in_the_document_and_refused_for_detectors(weights, tmp_path):
+def test_tiles_flips_and_scales_are_in_the_document_and_errors_for_detectors(weights, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     command = ("predict", tmp_path / "a.png", "--model", weights, "--device", "cpu", "--json")
     plain = json.loads(otus(*command))
@@ -82,7 +82,7 @@ def test_tiles_flips_and_scales_are_in_the_document_and_refused_for_detectors(we
     assert "flips and scales are for semantic segmentation" in detector.stderr
 
 
-def test_evaluating_with_a_flip_judges_the_average(weights, tmp_path):
+def test_evaluating_with_a_flip_evaluates_the_average(weights, tmp_path):
     (tmp_path / "data" / "images").mkdir(parents=True)
     (tmp_path / "data" / "masks").mkdir()
     (tmp_path / "data" / "classes.txt").write_text("\n".join(CATEGORIES))

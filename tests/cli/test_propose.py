@@ -1,4 +1,4 @@
-"""``otus propose`` from the outside: its document, its image, its manners, and that it needs no torch."""
+"""``otus propose``: the document, the drawing, messages, and that torch is not imported."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ def propose(*arguments):
         (["--method", "sliding-window"], SlidingWindows()),
     ],
 )
-def test_the_document_is_what_python_gives(photo, options, expected):
+def test_the_document_equals_the_result_in_python(photo, options, expected):
     done = propose(photo, *options, "--json")
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout)
@@ -66,7 +66,7 @@ def test_so_many_at_most_and_a_image_of_them(photo, tmp_path):
     assert (drawn != image).any()
 
 
-def test_a_fresh_process_answers_without_torch(photo):
+def test_a_fresh_process_does_not_import_torch(photo):
     code = (
         "import sys, otus.cli\n"
         f"sys.argv = ['otus', 'propose', {str(photo)!r}, '--json']\n"
@@ -91,7 +91,7 @@ def test_a_fresh_process_answers_without_torch(photo):
         (["--method", "rpn", "--model", "no_such_model"], 2, "no_such_model"),
     ],
 )
-def test_a_wrong_command_says_what_is_wrong(photo, options, code, words):
+def test_errors_of_wrong_commands(photo, options, code, words):
     done = propose(photo, *options)
     assert done.exit_code == code
     assert words in done.stderr

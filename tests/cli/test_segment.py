@@ -1,4 +1,4 @@
-"""``otus segment``: what is marked in, masks and documents out, and what it refuses."""
+"""``otus segment``: prompts, masks and documents, and wrong usage."""
 
 import json
 import subprocess
@@ -66,7 +66,7 @@ def dense(document: dict[str, Any]) -> np.ndarray:
         ["--scribbles", "strokes.png"],
     ],
 )
-def test_a_mask_of_what_is_marked(photo: Path, options: list[str]) -> None:
+def test_a_mask_of_the_marked_object(photo: Path, options: list[str]) -> None:
     strokes = np.zeros(SIZE_HW, int)
     strokes[20:24, 20:28], strokes[44, 5:60] = 1, 255
     write_label_image("strokes.png", strokes)
@@ -129,7 +129,7 @@ def test_a_folder_with_prompts_and_again(folder: Path) -> None:
     assert areas[0] == areas[1]
 
 
-def test_what_is_marked_otherwise_is_done_again(folder: Path) -> None:
+def test_a_changed_prompt_is_segmented_again(folder: Path) -> None:
     def run(prompt: dict[str, Any], *options: str) -> str:
         Path("prompts.json").write_text(json.dumps({"a.png": prompt}))
         result = segment(folder, "--prompts", "prompts.json", "--out", "masks", *options)

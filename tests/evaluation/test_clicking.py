@@ -1,4 +1,4 @@
-"""Interactive methods judged by simulated clicks, through ``otus.evaluate`` and the command."""
+"""Interactive methods evaluated by simulated clicks, by ``otus.evaluate`` and ``otus evaluate``."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from otus.structures import MaskCandidates, Masks, Prompt
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two discs, one with a border that is not judged, as index PNGs beside images."""
+    """Write two discs, one with an ignored border, as index PNGs and images."""
     folder = tmp_path_factory.mktemp("discs")
     rows, columns = np.mgrid[:48, :64]
     for name, center_x in (("a", 20), ("b", 40)):
@@ -30,7 +30,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Painter:
-    """Marks the tenth part more of an image with every click on the object, from the top; counts what it is asked."""
+    """A method that marks another tenth of the image from the top with every click on the object, and counts its calls."""
 
     name = "painter"
     asked = 0

@@ -1,4 +1,4 @@
-"""The report of predictions for a data set."""
+"""``evaluate_predictions`` and its report."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_document_has_the_agreed_shape():
     assert list(document["keypoints"]["per_category"]) == ["owl"]
 
 
-def test_what_one_side_lacks_is_left_out_and_said():
+def test_kinds_that_labels_or_predictions_lack_are_skipped_and_reported():
     dataset = a_dataset()
     report = evaluate_predictions(dataset, perfect(dataset, segmentations=None, keypoints=None))
     assert list(report.results) == ["bbox"]
@@ -105,7 +105,7 @@ def test_file_names_as_ids_need_not_differ():
     assert evaluate_predictions(dataset, perfect(dataset)).results["bbox"].figures["AP"] == pytest.approx(1)
 
 
-def test_wrong_calls_are_refused():
+def test_invalid_calls_are_errors():
     dataset = a_dataset()
     with pytest.raises(UsageError, match="max_dets"):
         evaluate_predictions(dataset, perfect(dataset), protocol="voc12", max_dets=[10])
@@ -129,7 +129,7 @@ def test_evaluate_takes_files_and_values(tmp_path: Path):
     assert voc.document()["protocol"] == "voc07"
 
 
-def test_evaluate_refuses_what_does_not_belong_together():
+def test_incompatible_arguments_of_evaluate_are_errors():
     dataset = a_dataset()
     for wrong in ({}, {"predictions": perfect(dataset), "model": "any"}):
         with pytest.raises(UsageError, match="takes either predictions"):
@@ -141,7 +141,7 @@ def test_evaluate_refuses_what_does_not_belong_together():
 
 
 @pytest.mark.parametrize(("count", "says"), [(17, "those of COCO's person"), (5, "1 / 5 each")])
-def test_keypoints_without_names_are_judged_and_it_is_said(count: int, says: str):
+def test_keypoints_without_names_are_evaluated_with_a_note(count: int, says: str):
     points = np.tile([10.0, 10, 2], (2, count, 1))
     unnamed = replace(a_dataset(keypoints=points), categories=Categories(("owl", "mouse")))
     named = KeypointNames(tuple(map(str, range(count))))

@@ -1,4 +1,4 @@
-"""``otus evaluate`` by every protocol: on real data where there is some, with what is missing, faulty or empty."""
+"""``otus evaluate`` by every protocol, on real data if available, and with missing, invalid or empty predictions."""
 
 import json
 from dataclasses import replace
@@ -93,7 +93,7 @@ def test_panoptic_on_coco(shared_data):
 
 
 def test_oriented_on_dota_by_all_kinds_of_files(shared_data, tmp_path):
-    """The labels with a score each, as YOLO's, DOTA's and COCO's results."""
+    """The labels as predictions with scores, in YOLO's, DOTA's and COCO's formats."""
     data = shared_data / "dota8"
     dataset = otus.open_dataset(data, format="yolo", split="val")
     objects = dataset.objects
@@ -195,7 +195,7 @@ def test_perfect_objects_give_1_no_predictions_0_and_no_labels_nothing(protocol)
             assert result.figures["AP70" if kind.endswith("r40") else main] == 0
 
 
-def test_amodal_says_what_cannot_be_compared():
+def test_amodal_reports_kinds_that_cannot_be_compared():
     dataset = a_dataset()
     boxes_alone = replace(dataset.objects, scores=np.ones(2), segmentations=None, amodal_segmentations=None)
     report = evaluate_predictions(dataset, boxes_alone, protocol="amodal")
@@ -226,7 +226,7 @@ def test_amodal_from_files(tmp_path):
         ("amodal", "amodal_boxes_xyxy", [np.inf, 9, 12, 12]),
     ],
 )
-def test_records_without_what_is_compared_are_named_or_left_out(protocol, field, value):
+def test_records_without_the_compared_field_are_errors_or_skipped(protocol, field, value):
     dataset = a_dataset()
     found = replace(dataset.objects, scores=np.array([0.9, 0.8]))
     column = getattr(found, field)
@@ -245,7 +245,7 @@ def test_records_without_what_is_compared_are_named_or_left_out(protocol, field,
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_what_the_data_lacks_and_what_it_offers_is_said(protocol, tmp_path):
+def test_errors_name_missing_and_available_labels(protocol, tmp_path):
     bare = Dataset(Path("here"), "made", Images(Path("p"), ("a.png",), np.array([[4, 4]]), (1,)), CATEGORIES)
     with pytest.raises(
         UsageError, match=f"here: .* has no .*, which the protocol {protocol} needs; .* labels for: none"
@@ -274,7 +274,7 @@ def test_wrong_commands(tmp_path):
         otus.evaluate(a_dataset(), predictions=tmp_path / "none", protocol="interactive")
 
 
-def test_classification_and_what_was_not_answered(tmp_path):
+def test_classification_with_missing_predictions(tmp_path):
     for name, count in (("owl", 2), ("mouse", 1)):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(count):
@@ -294,7 +294,7 @@ def test_classification_and_what_was_not_answered(tmp_path):
     assert document(tmp_path / "data", tmp_path / "found.json", "classification")["classification"]["top1"] == 0
 
 
-def test_a_classifier_is_judged_by_what_it_says(tmp_path):
+def test_a_classifier_is_evaluated(tmp_path):
     from otus.inference.predictor import Predictor
     from otus.parts.preprocess import Preprocess
     from otus.parts.system import BaseSystem
@@ -302,7 +302,7 @@ def test_a_classifier_is_judged_by_what_it_says(tmp_path):
     from otus.structures import Classification
 
     class Guesses(BaseSystem):
-        """Says owl of bright images and nothing of mice, which it does not know."""
+        """Classify bright images as owl; it lacks the category mouse."""
 
         categories, task = Categories(("cat", "owl")), CLASSIFICATION
 

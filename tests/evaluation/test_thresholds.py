@@ -1,4 +1,4 @@
-"""Thresholds chosen on one set are what ``predict`` uses afterwards, from the model's own file or from JSON."""
+"""Score thresholds chosen on a data set are used by ``predict``, from the checkpoint or a JSON file."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def run(*arguments: object):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """A detector of random weights that reports boxes of both categories with scores from 0.1 to 0.9."""
+    """Write random weights of a detector whose boxes of both categories have scores from 0.1 to 0.9."""
     torch.manual_seed(0)
     system = build_model(NAME, CATEGORIES)
     torch.nn.init.normal_(system.box_head.cls_score.weight, std=0.3)
@@ -49,7 +49,7 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def data(weights, tmp_path) -> Path:
-    """Two images, labelled by what the detector itself is most sure of."""
+    """Write two images, labelled with the highest-scoring detections of the detector."""
     rng = np.random.default_rng(0)
     predictor = otus.load(weights, device="cpu")
     document = {"images": [], "annotations": [], "categories": [{"id": i, "name": n} for i, n in enumerate(CATEGORIES)]}
@@ -137,7 +137,7 @@ def test_categories_without_a_threshold_keep_the_usual_one(weights, data):
         predictor.predict(image, score_threshold={"dog": 3.0})
 
 
-def test_what_nothing_right_was_found_of_has_none(data):
+def test_categories_without_correct_detections_have_no_threshold(data):
     dataset = open_dataset(data)
     nothing = Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
     chosen = choose_thresholds(compare_with_labels(dataset, nothing), data="here")

@@ -1,4 +1,4 @@
-"""``otus compare --vary``: every value and seed trained, mean and spread, no order within it, the same crop under each."""
+"""``otus compare --vary``: every value is trained with every seed; mean and spread, verdict, and a crop per variant."""
 
 import csv
 import json
@@ -48,7 +48,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Label maps as PNGs, in the splits train and val."""
+    """Write label maps as PNGs, in the splits train and val."""
     folder = tmp_path_factory.mktemp("ablation")
     for split, count, seed in (("train", 4, 0), ("val", 2, 1)):
         for sample in Scenes(count, size_hw=(48, 64), seed=seed):
@@ -146,7 +146,7 @@ def test_values_are_those_of_the_builders_types() -> None:
     assert "freezing" not in argument_values("fcn_efficientnet_lite0")
 
 
-def test_combinations_that_a_model_refuses_are_left_out_and_said() -> None:
+def test_unsupported_combinations_are_skipped_and_logged() -> None:
     said: list[str] = []
     variants = variants_of("tiny", {"upsampling": [], "downsampling": ["strided-convolution"]}, log=said.append)
     assert [one.arguments["upsampling"] for one in variants] == [
@@ -158,7 +158,7 @@ def test_combinations_that_a_model_refuses_are_left_out_and_said() -> None:
     assert [(one.label, one.arguments) for one in both] == [("sliding_window_segmenter, shared=True", {"shared": True})]
 
 
-def test_what_cannot_be_varied(data: Path, tmp_path: Path) -> None:
+def test_arguments_that_cannot_be_varied(data: Path, tmp_path: Path) -> None:
     options = {"settings": QUICK, "out": tmp_path}
     with pytest.raises(
         UsageError, match=r"tiny has no upsamplin to vary; did you mean 'upsampling'.*it has upsampling, down"

@@ -1,4 +1,4 @@
-"""``otus compare --models``: every model trained or loaded, judged on the same images, and kept."""
+"""``otus compare --models``: models are trained or loaded, evaluated on the same images, and cached."""
 
 import csv
 import json
@@ -51,7 +51,9 @@ def otus_compare(data: Path, *arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_models_are_trained_loaded_judged_and_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_trained_loaded_evaluated_and_cached(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained = train("other", data / "train", settings=QUICK, out=tmp_path, quiet=True)
     out = tmp_path / "table"
     arguments = ["--models", f"tiny,other={trained.last}", "--val", data / "val", "--minutes", 0.02, "--out", out]
@@ -123,7 +125,7 @@ def test_a_training_that_was_stopped_is_gone_on_with(
     assert code == 0, stderr
 
 
-def test_without_other_images_a_share_is_kept_aside(data: Path, tmp_path: Path) -> None:
+def test_without_validation_data_a_fraction_is_held_out(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "table"
     code, _, stderr = otus_compare(data / "train", "--models", "tiny", "--minutes", 0.02, "--out", out)
     assert code == 0, stderr
@@ -137,7 +139,7 @@ def test_without_other_images_a_share_is_kept_aside(data: Path, tmp_path: Path) 
     assert {files[one["image_id"]] for one in json.loads(results.read_text())} <= set(judged)
 
 
-def test_what_cannot_be_compared(data: Path, tmp_path: Path) -> None:
+def test_models_that_cannot_be_compared(data: Path, tmp_path: Path) -> None:
     options = {"out": tmp_path, "settings": QUICK}
     with pytest.raises(UsageError, match="tiny has no trained weights"):
         compare(["tiny"], data / "val", **options)
@@ -222,7 +224,7 @@ def test_without_masks_a_model_is_compared_without_its_mask_head(
     assert "no object has masks to train on, so tiny is trained instead of masks" in stderr
 
 
-def test_checkpoints_of_one_model_are_told_apart_and_masks_are_judged(data: Path, tmp_path: Path) -> None:
+def test_checkpoints_of_one_model_have_distinct_labels_and_mask_ap(data: Path, tmp_path: Path) -> None:
     runs = [train("tiny", data / "train", settings=QUICK, out=tmp_path, name=name, quiet=True) for name in ("a", "b")]
     options = ["--limit", 2, "--out", tmp_path / "table", "--json"]
     code, stdout, stderr = otus_compare(data / "val", "--models", f"{runs[0].folder},{runs[1].folder}", *options)

@@ -1,4 +1,4 @@
-"""The lecture's table: what is measured, kept, and put beside the published figures."""
+"""The table of the lineage: measured times, cached timings, and published times."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The lineage in the one loop: proposals travel from the cache into training, classifiers learn folders and crops."""
+"""Train the systems of the lineage: proposals from the cache, and classifiers on folders and crops."""
 
 import json
 from dataclasses import replace
@@ -67,7 +67,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """Twelve bright and twelve dark images to learn, four of each to validate."""
+    """Write twelve bright and twelve dark training images, and four of each for validation."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 4)):
         for name, level in (("bright", 200), ("dark", 40)):

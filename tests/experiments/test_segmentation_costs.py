@@ -1,4 +1,4 @@
-"""``otus benchmark semantic``: costs counted by hand, what a pixel sees, and a table with every way."""
+"""``otus benchmark semantic``: multiply-adds, receptive fields, and the table."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_multiply_adds_are_those_counted_by_hand() -> None:
     assert next(alone.parameters()).device.type == "cpu"  # the system itself stays where it is
 
 
-def test_a_pixel_sees_what_the_layers_reach() -> None:
+def test_the_receptive_field_is_that_of_the_layers() -> None:
     torch.manual_seed(0)
     assert receptive_field_px(full_resolution(THREE, widths=(4,) * 4), 32) == 9
     assert receptive_field_px(sliding_window_segmenter(THREE, widths=(4, 5)), 32) == 7

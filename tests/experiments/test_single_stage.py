@@ -1,4 +1,4 @@
-"""Single-stage detectors in the one loop: small ones by name, from the first step to a file that loads."""
+"""Train the small single-stage detectors by name, by the recipe, and load their weights."""
 
 import re
 from dataclasses import replace
@@ -33,7 +33,7 @@ def test_a_run_by_name_leaves_a_file_that_loads(model: str, tmp_path: Path, capf
     assert "training on 2 images" in capfd.readouterr().err
 
 
-def test_what_a_grid_cannot_hold_is_said_at_the_start(
+def test_objects_that_a_grid_cannot_represent_are_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     entry = MODELS["yolo_efficientnet_lite0"]

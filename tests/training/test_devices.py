@@ -1,4 +1,4 @@
-"""Two processes on gloo: what one would find, in the precision asked for."""
+"""Training by two processes (gloo) equals training by one, in both precisions."""
 
 import json
 import os
@@ -24,7 +24,7 @@ OPTIONS = {"epochs": 2, "devices": 2, "precision": PRECISION, "batch_size": 4, "
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """As the processes have it: the number of threads shows in the last digits."""
+    """Use one thread, as in the processes: the number of threads affects the last digits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -50,7 +50,7 @@ def check(folder: Path, scenes: Path) -> None:
     }
 
 
-def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+def test_two_processes_train_the_same_weights_as_one(tmp_path: Path) -> None:
     folder, scenes = tmp_path / "run", tmp_path / "scenes"
     write_scenes(scenes, 12)
     assert start([SCRIPT, folder, scenes, json.dumps(OPTIONS)]).wait(200) == 0

@@ -1,4 +1,4 @@
-"""Images kept aside are the same everywhere, data may move, and what is wrong with images is said before the first epoch."""
+"""The validation images of a run in ``evaluate``, data that move, and invalid images, which fail before the first epoch."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def otus_evaluate(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_evaluate_judges_a_run_on_the_images_that_it_kept_aside(data: Path, tmp_path: Path) -> None:
+def test_evaluate_uses_the_validation_images_of_a_run(data: Path, tmp_path: Path) -> None:
     trained = train("tiny", data, val=0.25, settings=QUICK, out=tmp_path / "runs", quiet=True)
     listed = json.loads((trained.folder / "images.json").read_text())
     assert (len(listed["training"]), len(listed["validation"])) == (9, 3)
@@ -94,7 +94,7 @@ def test_evaluate_judges_a_run_on_the_images_that_it_kept_aside(data: Path, tmp_
         otus.evaluate(tmp_path / "less", run=trained.folder)
 
 
-def test_what_a_run_cannot_be_judged_on(data: Path, tmp_path: Path) -> None:
+def test_runs_that_cannot_be_evaluated(data: Path, tmp_path: Path) -> None:
     trained = train("tiny", data, settings=replace(QUICK, epochs=1), out=tmp_path / "runs", quiet=True)
     with pytest.raises(UsageError, match="has no validation images"):
         otus.evaluate(run=trained.folder)
@@ -135,7 +135,7 @@ def test_a_run_goes_on_where_its_data_have_moved_and_were_repaired(
         resume_run(stopped.folder, arguments={"data": [other]})
 
 
-def test_all_faults_of_images_are_said_before_training(data: Path, tmp_path: Path) -> None:
+def test_all_invalid_images_are_reported_before_training(data: Path, tmp_path: Path) -> None:
     root, files = open_dataset(data).images.root, open_dataset(data).images.files
     (root / files[0]).write_bytes((root / files[0]).read_bytes()[:300])
     (root / files[5]).unlink()
@@ -161,7 +161,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
 
 
 def write_large_scenes(folder: Path) -> Dataset:
-    """So large that torch shares their sums among threads."""
+    """Write scenes so large that torch distributes their sums over threads."""
     made = write_scenes(folder / "small", 4)
     objects = made.objects
     assert objects is not None

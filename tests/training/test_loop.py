@@ -1,4 +1,4 @@
-"""The loop: what it computes, and how it ends."""
+"""The training loop: its results, and how it ends."""
 
 import json
 from dataclasses import replace
@@ -42,8 +42,8 @@ from tiny_run import AUGMENT, PREPROCESS, TinyDetector, run, tiny_detector
 SCRIPT = Path(__file__).parents[1] / "tiny_run.py"
 
 
-def by_hand(system: nn.Module, dataset: Dataset, settings: TrainSettings) -> nn.Module:
-    """The same training in plain torch, without any of the loop's parts but the order and the numbers drawn."""
+def plain_torch(system: nn.Module, dataset: Dataset, settings: TrainSettings) -> nn.Module:
+    """Train in plain torch, using only the order of the images and the random numbers of the loop."""
     system.to(memory_format=torch.channels_last)  # dropout draws in the order of the memory
     vectors = [p for p in system.parameters() if p.ndim == 1]
     matrices = [p for p in system.parameters() if p.ndim > 1]
@@ -76,7 +76,7 @@ def test_the_loop_ends_in_the_weights_of_plain_torch(scenes: Dataset) -> None:
     }
     ours = run(tiny_detector(), scenes, **options).system
     settings = TrainSettings(**options, learning_rate=0.01, warm_up_steps=3)
-    theirs = by_hand(tiny_detector(), scenes, settings)
+    theirs = plain_torch(tiny_detector(), scenes, settings)
     for (name, mine), (_, reference) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-6, msg=name)
 
@@ -149,7 +149,7 @@ def test_every_process_takes_its_part_of_each_batch(scenes: Dataset) -> None:
     assert parts[0] + parts[1] == whole
 
 
-def test_of_equal_validations_the_last_is_kept_and_patience_counts_them() -> None:
+def test_of_equal_scores_the_last_is_best_and_patience_counts_them() -> None:
     state, kept = RunState(total_steps=9), []
     for step, score in enumerate((0.0, 0.0, 0.5, 0.4, 0.5), start=1):
         state.step = step
@@ -184,7 +184,7 @@ def test_learning_rate_rises_then_falls() -> None:
 
 @pytest.mark.parametrize("minutes", [0.5, 2, 8, 30])
 def test_schedule_and_budget_end_together_whatever_the_speed_does(minutes: float) -> None:
-    """The first step is slow, then others slow the machine down; the learning rate never jumps up."""
+    """If the first step is slow, and later other processes slow the machine down, the learning rate never rises again."""
     settings = TrainSettings(minutes=minutes, learning_rate=1.0)
     for slower_from, factor in ((0.0, 1.0), (0.3, 2.0), (0.5, 0.5)):
         state, rates = RunState(total_steps=UNPLANNED), []
@@ -205,8 +205,8 @@ def test_schedule_and_budget_end_together_whatever_the_speed_does(minutes: float
         assert all(after <= before for before, after in pairwise(rates[peak:]))
 
 
-class Explodes(TinyDetector):
-    """Its loss is not finite from the fifth batch on."""
+class DivergingLoss(TinyDetector):
+    """A detector whose loss is not finite from the fifth batch on."""
 
     def losses(self, samples: list[TensorSample], *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         losses = super().losses(samples, generator=generator)
@@ -215,14 +215,14 @@ class Explodes(TinyDetector):
 
 def test_a_loss_that_is_not_finite_stops_the_run(scenes: Dataset, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"step 4: .*class inf.* images (\d{3}\.png, ){3}\d{3}\.png.*last\.safe"):
-        run(Explodes(), scenes, tmp_path, epochs=3)
+        run(DivergingLoss(), scenes, tmp_path, epochs=3)
     tensors, header = load_checkpoint(tmp_path / "weights/last.safetensors")
     assert header.extra["run"]["step"] == 3
     assert all(tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point())
 
 
-class ExplodesBackwards(TinyDetector):
-    """Its losses are finite, its gradient is not: the slope of a root at 0."""
+class DivergingGradient(TinyDetector):
+    """A detector with a finite loss and an infinite gradient, that of a square root at 0."""
 
     def losses(self, samples: list[TensorSample], *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         losses = super().losses(samples, generator=generator)
@@ -230,7 +230,7 @@ class ExplodesBackwards(TinyDetector):
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(scenes: Dataset) -> None:
-    system = ExplodesBackwards()
+    system = DivergingGradient()
     with pytest.raises(TrainingError, match="step 0: the gradient is not finite"):
         run(system, scenes, clip_norm=0)
     assert all(parameter.isfinite().all() for parameter in system.parameters())
@@ -268,7 +268,7 @@ def test_no_objects(scenes: Dataset) -> None:
 
 
 def test_the_plan_of_a_budget_is_the_same_on_the_way() -> None:
-    """At an even speed the schedule is never stretched, not even for less than an epoch."""
+    """At constant speed the schedule is never stretched, not even in runs shorter than an epoch."""
     planned = set()
     for step in (10, 400, 800):
         state = RunState(total_steps=1, step=step, seconds=step * 1.0, seconds_of_steps=step * 1.0)
@@ -278,7 +278,7 @@ def test_the_plan_of_a_budget_is_the_same_on_the_way() -> None:
     assert 800 < plan_steps(state, steps_per_epoch=400, minutes=15, validate_every=3) <= 840
 
 
-def test_a_budget_of_minutes_is_kept(scenes: Dataset) -> None:
+def test_the_time_budget_is_met(scenes: Dataset) -> None:
     result = run(tiny_detector(), scenes, minutes=0.05, validation=scenes)
     assert 1 < result.history[-1]["hours"] * 3600 < 6
     assert result.history[-1]["learning_rate"] < 0.005

@@ -1,4 +1,4 @@
-"""The learning-rate finder, on a loss whose best rate is known."""
+"""The learning-rate range test, on a loss whose best rate is known."""
 
 import numpy as np
 import pytest
@@ -38,12 +38,12 @@ def test_the_rate_found_is_stable_and_not_idle(scenes: Dataset, steepness: float
     assert bowl.weight.item() == 1
 
 
-def test_the_steepest_place_before_the_lowest_is_suggested() -> None:
+def test_the_steepest_descent_before_the_minimum_is_suggested() -> None:
     rates = np.logspace(-5, 0, 6)
     assert LearningRateCurve(rates, np.array([3.0, 2.9, 1.0, 0.9, 5.0, 0.0])[:5]).suggestion == pytest.approx(1e-4)
 
 
-def test_a_real_system_and_one_that_explodes_at_once(scenes: Dataset) -> None:
+def test_a_real_system_and_one_that_diverges_at_once(scenes: Dataset) -> None:
     settings = TrainSettings(device="cpu", batch_size=4)
     loader, fabric = TrainLoader(scenes, PREPROCESS, settings), start_fabric(settings)
     curve = find_learning_rate(tiny_detector(), loader=loader, fabric=fabric, steps=30)

@@ -1,4 +1,4 @@
-"""What is said of a run that nobody watches."""
+"""The progress display, with and without a terminal."""
 
 import io
 
@@ -62,7 +62,7 @@ def test_the_bar_shows_what_matters_at_every_width(monkeypatch: pytest.MonkeyPat
         ({"classification/top1": 0.25}, "top-1 accuracy 0.250"),
     ],
 )
-def test_the_line_of_an_epoch_says_of_what_its_score_is(capsys, figures: dict[str, float], name: str) -> None:
+def test_the_line_of_an_epoch_names_its_metric(capsys, figures: dict[str, float], name: str) -> None:
     row = {
         "epoch": 11,
         "loss": 1.0,

@@ -1,4 +1,4 @@
-"""Training a promptable model by its name: data in, clicks as validation, weights that evaluate and answer."""
+"""Train a promptable model by name, validate it by clicks, evaluate it and predict with it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ def scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("scenes/annotations.json")
 
 
-def test_train_validate_evaluate_and_answer(scenes):
+def test_train_validate_evaluate_and_predict(scenes):
     data = otus.open_dataset(scenes)
     settings = TrainSettings(epochs=1, batch_size=2, workers=0)
     run = otus.train("tiny_sam", data, val=0.34, settings=settings, quiet=True)
@@ -50,14 +50,14 @@ def test_train_validate_evaluate_and_answer(scenes):
     assert answer.masks.size_hw == (48, 64)
 
 
-def test_data_without_masks_are_refused(scenes):
+def test_data_without_masks_are_an_error(scenes):
     data = otus.open_dataset(scenes)
     bare = replace(data, objects=replace(data.objects, segmentations=None))
     with pytest.raises(DataError, match="masks"):
         otus.train("tiny_sam", bare, quiet=True)
 
 
-def test_a_detector_answers_no_prompts(scenes):
+def test_a_detector_takes_no_prompts(scenes):
     predictor = otus.load("fcos_efficientnet_lite0_fpn")
     with pytest.raises(UsageError, match="takes no prompts"):
         predictor.system.promptable_method(predictor.preprocess)

@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere ends in the same weights, to the bit, as one that was not."""
+"""A run that is interrupted anywhere and resumed ends with bit-identical weights."""
 
 import errno
 import json
@@ -57,7 +57,7 @@ def test_a_resumed_run_ends_in_the_same_weights(
 
 
 def test_a_resumed_run_goes_on_with_its_plan(scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps and schedule are those of the checkpoint, however often they were planned anew before."""
+    """A resumed run uses the number of steps and the schedule of the checkpoint, however often they were planned before."""
     plans = {3: 30, 6: 12, 8: 15}
     monkeypatch.setattr(loop, "plan_is_due", lambda state, minutes: state.step in plans)
     monkeypatch.setattr(loop, "plan_steps", lambda state, **_: plans[state.step])

@@ -1,4 +1,4 @@
-"""``otus.train`` and ``otus train``: from names to a folder of weights, and back."""
+"""``otus.train`` and ``otus train``: the run's folder, its files and messages, resuming, repeating, fine-tuning."""
 
 import json
 import shutil
@@ -36,13 +36,13 @@ QUICK = TrainSettings(epochs=1, batch_size=4, device="cpu", workers=1)
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tiny model with a name."""
+    """Register a tiny model in the zoo."""
     monkeypatch.setitem(MODELS, "tiny", ModelEntry(TinyDetector, DETECTION, "none", PREPROCESS))
 
 
 @pytest.fixture(scope="module")
 def coco_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve scenes to learn from, in COCO's format."""
+    """Twelve scenes in COCO's format."""
     folder = tmp_path_factory.mktemp("coco") / "data"
     coco.write(write_scenes(tmp_path_factory.mktemp("made"), 12), folder, images="copy")
     return folder
@@ -141,7 +141,7 @@ def test_a_run_that_had_not_begun_is_begun_by_resuming_it(tiny: None, scenes: Da
         train("tiny", scenes, settings=QUICK, resume=run.folder, quiet=True)
 
 
-def test_what_cannot_be_validated_by_is_said_before_training(tiny: None, scenes: Dataset, tmp_path: Path) -> None:
+def test_invalid_validation_data_are_reported_before_training(tiny: None, scenes: Dataset, tmp_path: Path) -> None:
     nothing = scenes.select(np.zeros(0, dtype=np.int64))
     labelled = replace(scenes, objects=None, image_labels=np.zeros(len(scenes), dtype=np.int64))
     unknown = replace(scenes, categories=Categories(tuple(f"new {name}" for name in scenes.categories)))
@@ -162,7 +162,7 @@ def test_data_without_any_category_are_named(tiny: None, scenes: Dataset, tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
-def test_data_of_several_folders_and_what_is_said_of_them(
+def test_data_of_several_folders_and_the_notes_about_them(
     tiny: None, scenes: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     other = write_scenes(tmp_path / "other", 6, seed=5)
@@ -185,7 +185,7 @@ def test_a_system_put_together_by_hand(scenes: Dataset, tmp_path: Path) -> None:
     assert otus.load(run.best, system=TinyDetector(), device="cpu").preprocess == PREPROCESS
 
 
-def test_what_cannot_be_trained(tiny: None, scenes: Dataset, tmp_path: Path) -> None:
+def test_invalid_models_and_data(tiny: None, scenes: Dataset, tmp_path: Path) -> None:
     assert otus_train("--data", tmp_path)[0] == 1, "there are no data"
     assert otus_train("--model", "tiny", "--data", tmp_path / "nowhere")[0] == 1
     assert otus_train("--resume", tmp_path)[0] == 2
@@ -197,7 +197,7 @@ def test_what_cannot_be_trained(tiny: None, scenes: Dataset, tmp_path: Path) -> 
         make_settings({"batch_size": 0, "optimizer": "adam"})
 
 
-def test_weights_start_what_fits_and_leave_heads_of_other_categories(tmp_path: Path) -> None:
+def test_pretrained_weights_fill_all_but_heads_of_other_categories(tmp_path: Path) -> None:
     one, same, other = (Categories(names) for names in (("a", "b"), ("a", "b"), ("c", "d")))
     source = TinyDetector(one)
     file = tmp_path / "one.safetensors"
@@ -228,8 +228,8 @@ def test_weights_start_what_fits_and_leave_heads_of_other_categories(tmp_path: P
     "model",
     ["mask_rcnn_efficientnet_lite0_fpn", "fcos_efficientnet_lite0_fpn", "retinanet_efficientnet_lite0_fpn"],
 )
-def test_categories_that_both_have_keep_what_was_learned_of_them(model: str, tmp_path: Path) -> None:
-    """By the answers: with three categories, one of them new, and in another order, the raw outputs for two are the same."""
+def test_rows_of_common_categories_are_loaded(model: str, tmp_path: Path) -> None:
+    """Fine-tuned for three categories, one new, in another order: the outputs for the two known ones are unchanged."""
     old, new = Categories(("a", "b", "c", "d")), Categories(("d", "new", "b"))
     source, system = build_model(model, old).eval(), build_model(model, new).eval()
     save_checkpoint(tmp_path / "old.safetensors", source.state_dict(), CheckpointHeader(builder=model, categories=old))
@@ -282,7 +282,7 @@ def test_weights_of_another_system_do_not_say_the_size_of_images(scenes: Dataset
     assert otus.load(run.last, device="cpu").preprocess.fixed_hw == (224, 224)
 
 
-def test_a_model_learns_at_its_own_rate_where_no_other_is_said(
+def test_the_default_learning_rate_is_the_models_own(
     scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = ModelEntry(TinyDetector, DETECTION, "none", PREPROCESS, learning_rate=3e-5)
@@ -362,7 +362,7 @@ def test_masks_or_keypoints_of_some_objects_are_enough(scenes: Dataset) -> None:
     assert trainable_model("fcos_efficientnet_lite0_fpn", without_masks(scenes)) == ("fcos_efficientnet_lite0_fpn", [])
 
 
-def test_a_mask_head_that_nothing_teaches_is_said(scenes: Dataset) -> None:
+def test_categories_without_masks_are_noted(scenes: Dataset) -> None:
     system = build_model("mask_rcnn_efficientnet_lite0_fpn", scenes.categories)
     assert system.warnings(scenes) == []
     assert "no object has a mask" in system.warnings(without_masks(scenes))[0]
@@ -479,7 +479,7 @@ def test_the_start_is_validated_and_compared_with(
     assert [row.count(",") for row in (start, *epochs)] == [header.count(",")] * 3
 
 
-def test_what_knows_none_of_the_categories_is_not_compared_with(
+def test_weights_of_other_categories_are_not_validated_before_training(
     tiny: None, scenes: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = train("tiny", scenes, settings=QUICK, out=tmp_path, quiet=True)

@@ -1,4 +1,4 @@
-"""Training semantic segmenters: the loss and the class weights of a run, in its files, when it is resumed and repeated."""
+"""Train semantic segmenters: loss and class weights, in the run's files, when resuming and repeating."""
 
 import json
 from pathlib import Path
@@ -30,14 +30,14 @@ QUIET = TrainProgress(quiet=True)
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tiny segmenter with a name."""
+    """Register a tiny segmenter in the zoo."""
     entry = ModelEntry(lambda categories: full_resolution(categories, widths=(4, 4)), SEMANTIC, "none", Preprocess())
     monkeypatch.setitem(MODELS, "tiny_segmenter", entry)
 
 
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight images, dark on the left and bright on the right; a rare third category, and pixels to be ignored."""
+    """Eight images, dark on the left and bright on the right, with a rare third category and ignored pixels."""
     folder, rng = tmp_path_factory.mktemp("halves"), np.random.default_rng(0)
     (folder / "images").mkdir()
     (folder / "masks").mkdir()
@@ -59,7 +59,7 @@ def otus_train(*arguments: object) -> tuple[int, str]:
     return result.exit_code, result.stderr
 
 
-def test_loss_and_class_weights_are_kept_resumed_and_repeated(tiny, halves, tmp_path, monkeypatch):
+def test_loss_and_class_weights_are_recorded_resumed_and_repeated(tiny, halves, tmp_path, monkeypatch):
     start = ["--model", "tiny_segmenter", "--data", halves, "--val", 0.25, "--epochs", 2, "--batch-size", 3]
     start += ["--loss", "cross-entropy", "--loss", "dice", "--class-weights", "median-frequency"]
     code, said = otus_train(*start, "--out", tmp_path / "whole")
@@ -119,7 +119,7 @@ def test_every_loss_teaches(name, halves):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_what_is_not_for_this_model_or_no_loss_is_refused(tiny, halves):
+def test_invalid_losses_are_errors(tiny, halves):
     dataset = otus.open_dataset(halves)
     detector = TinyDetector(Categories(("owl",)))
     with pytest.raises(UsageError, match=r"loss: for semantic segmentation only, and TinyDetector \(detection\) has"):

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, nothing is ever half there, and nobody's code is run."""
+"""Checkpoints: round trips, atomic writing, and safe reading of weights of other libraries."""
 
 import argparse
 import os
@@ -175,7 +175,7 @@ except CheckpointError as error:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="forks and kills")
-def test_killed_at_any_moment_the_file_is_whole(tmp_path):
+def test_the_file_is_complete_if_the_process_is_killed(tmp_path):
     # One process that imports torch once and forks writers, each killed while it writes one checkpoint after another.
     program = """
 import os, random, signal, sys, time, torch
@@ -209,7 +209,7 @@ print(len(seen))
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_is_not_a_checkpoint_of_otus(tmp_path):
+def test_files_that_are_not_checkpoints_of_otus(tmp_path):
     path = tmp_path / "c.safetensors"
     with pytest.raises(CheckpointError, match=r"c\.safetensors: there is no such file"):
         load_checkpoint(path)
@@ -232,7 +232,7 @@ def test_what_is_not_a_checkpoint_of_otus(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_damaged_files_are_refused_or_read_never_worse(tmp_path_factory, data):
+def test_damaged_files_raise_only_checkpoint_errors(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("fuzz") / "c.safetensors"
     save_checkpoint(path, {"a": torch.ones(3), "b": torch.ones(2, 2)}, HEADER)
     content = bytearray(path.read_bytes())
@@ -295,7 +295,7 @@ def test_values_take_the_dtype_of_the_module():
     assert torch.equal(module[0].weight, state["0.weight"].float())
 
 
-def test_matching_is_what_fine_tuning_keeps():
+def test_match_tensors():
     module = small_model()
     state = small_model().state_dict()
     state["2.weight"] = torch.zeros(5, 4, 1, 1)
@@ -346,7 +346,7 @@ def test_safetensors_of_others(tmp_path):
 
 
 class Malicious:
-    """Unpickled by anything but a safe reader, this creates a file."""
+    """Creates a file if it is unpickled by an unsafe reader."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -356,7 +356,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_a_bare_pickle_with_code_is_refused_and_not_run(tmp_path, protocol):
+def test_a_pickle_with_code_is_not_run(tmp_path, protocol):
     victim, path = tmp_path / "victim", tmp_path / "w.pth"
     path.write_bytes(pickle.dumps({"a": Malicious(victim)}, protocol=protocol))
     with pytest.raises(CheckpointError, match=r"w\.pth"):
@@ -365,7 +365,7 @@ def test_a_bare_pickle_with_code_is_refused_and_not_run(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_checkpoint_with_code_is_refused_and_not_run(tmp_path, zipped):
+def test_a_checkpoint_with_code_is_not_run(tmp_path, zipped):
     victim, path = tmp_path / "victim", tmp_path / "w.pth"
     torch.save({"model": STATE, "hook": Malicious(victim)}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match=r"w\.pth: refused, .*io\.open.*none of it was run"):
@@ -423,7 +423,7 @@ def write_zip(path, *names):
             archive.writestr(name, "text")
 
 
-def test_files_of_nothing_are_called_what_they_are(tmp_path):
+def test_errors_name_the_type_of_other_files(tmp_path):
     write_zip(tmp_path / "photos.pth", "a.jpg", "b.jpg")
     write_zip(tmp_path / "empty.pth")
     np.savez(tmp_path / "numpy.npz", a=np.zeros(2))
@@ -452,7 +452,7 @@ def test_prefixes_the_fullest_first():
     assert find_prefixes(state, ["c.w"]) == []
 
 
-def test_truncated_weights_are_refused(tmp_path):
+def test_truncated_weights_are_errors(tmp_path):
     path = tmp_path / "w.pth"
     for zipped in (True, False):
         torch.save(STATE, path, _use_new_zipfile_serialization=zipped)
@@ -465,7 +465,7 @@ def test_truncated_weights_are_refused(tmp_path):
         read_foreign(tmp_path)
 
 
-def test_weights_that_are_not_finite_are_refused():
+def test_weights_that_are_not_finite_are_errors():
     module = torch.nn.Linear(2, 2)
     before = module.weight.detach().clone()
     state = {"weight": torch.tensor([[1.0, float("nan")], [0, 0]]), "bias": torch.zeros(2)}

@@ -1,4 +1,4 @@
-"""Whole DETRs against transformers': the same weights, the same answers and the same losses."""
+"""DETR against that of transformers: with the same weights, equal predictions and losses."""
 
 import re
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ TINY = {"d_model": 32, "encoder_attention_heads": 4, "decoder_attention_heads": 
 
 
 def photos(*sizes_hw: tuple[int, int]) -> list[Tensor]:
-    """Coloured rectangles on noise, normalised."""
+    """Return images of coloured rectangles on noise, normalised."""
     generator = torch.Generator().manual_seed(3)
     images = []
     for height, width in sizes_hw:
@@ -47,7 +47,7 @@ def photos(*sizes_hw: tuple[int, int]) -> list[Tensor]:
 
 
 def padded(images: Sequence[Tensor]) -> dict[str, Tensor]:
-    """As transformers' own image processor batches."""
+    """Return a batch as transformers' image processor makes it."""
     batch = make_batch([{"image": image} for image in images], size_divisor=1)
     mask = torch.zeros(len(images), *batch.padded_hw)
     for one, (height, width) in zip(mask, batch.sizes_hw, strict=True):
@@ -56,7 +56,7 @@ def padded(images: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def reference(images: Sequence[Tensor], **config: Any) -> nn.Module:
-    """transformers' DETR of random weights, scaled so that it finds at least 20 objects of at least 5 categories."""
+    """Return transformers' DETR with random weights, scaled so that it detects 20 objects of 5 categories or more."""
     torch.manual_seed(0)
     model = transformers.DetrForObjectDetection(transformers.DetrConfig(num_labels=91, **config)).eval()
     for name, norm in model.model.backbone.named_modules():
@@ -92,7 +92,7 @@ def reference(images: Sequence[Tensor], **config: Any) -> nn.Module:
 
 
 def official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights by the names of the official repository."""
+    """Rename the tensors as in the official repository."""
     renames = (
         (r"^model\.backbone\.model\.", "backbone.0.body."),
         (r"^model\.(encoder|decoder)\.", r"transformer.\1."),
@@ -121,7 +121,7 @@ def official(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def of_the_hub(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same by the names of transformers before 5, which the hub's files have."""
+    """Rename the tensors as in transformers before 5 and in the files of the hub."""
     older = {}
     for key, tensor in state.items():
         key = key.replace("model.backbone.model.", "model.backbone.conv_encoder.model.")
@@ -174,7 +174,7 @@ def assert_same_answers(system: SetDetector, model: nn.Module, images: Sequence[
 
 
 @pytest.mark.parametrize("naming", ["official", "hub", "transformers 5"])
-def test_tiny_detrs_give_transformers_answers(naming):
+def test_tiny_detrs_equal_transformers(naming):
     images = photos((90, 128), (110, 75))
     model = reference(images, backbone="resnet18", **TINY)
     state = {"official": official, "hub": of_the_hub, "transformers 5": dict}[naming](model.state_dict())
@@ -183,7 +183,7 @@ def test_tiny_detrs_give_transformers_answers(naming):
     assert_same_answers(system, model, images[:1])
 
 
-def test_a_dilated_backbone_gives_transformers_answers():
+def test_a_dilated_backbone_equals_transformers():
     images = photos((70, 100))
     model = reference(images, backbone="resnet50", dilation=True, **TINY)
     assert_same_answers(tiny(official(model.state_dict()), dilated=True), model, images)
@@ -226,7 +226,7 @@ def samples(images: Sequence[Tensor], counts: Sequence[int]) -> list[TensorSampl
 
 
 @pytest.mark.parametrize("counts", [(4, 2), (3, 0), (0, 0), (60, 5)], ids=["few", "some", "none", "too many"])
-def test_losses_are_transformers_on_the_same_answers(counts):
+def test_losses_equal_transformers(counts):
     images = photos((90, 128), (110, 75))
     model = reference(images, backbone="resnet18", **TINY)
     system, learned = tiny(model.state_dict()), samples(images, counts)
@@ -283,7 +283,7 @@ WITH_MASKS = {**TINY, "d_model": 64, "encoder_attention_heads": 8, "decoder_atte
 
 
 def panoptic_reference(images: Sequence[Tensor], **config: Any) -> nn.Module:
-    """transformers' DETR with masks: the detector as of :func:`reference`, a mask head whose answers differ by query."""
+    """Return transformers' DETR with masks: detector as in :func:`reference`, and masks that differ by query."""
     detector = reference(images, **config)
     model = transformers.DetrForSegmentation(detector.config).eval()
     model.detr.load_state_dict(detector.state_dict())
@@ -314,7 +314,7 @@ def panoptic_reference(images: Sequence[Tensor], **config: Any) -> nn.Module:
 
 
 def official_masks(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state of DETR with masks by the names of the official repository."""
+    """Rename the tensors of DETR with masks as in the official repository."""
     detector = official({key.removeprefix("detr."): one for key, one in state.items() if key.startswith("detr.")})
     renamed = {f"detr.{key}": tensor for key, tensor in detector.items()}
     for key, tensor in state.items():
@@ -397,7 +397,7 @@ def test_losses_of_masks_are_transformers():
     torch.testing.assert_close(found["giou"], 2 * parts["loss_giou"], atol=1e-5, rtol=1e-4)
 
 
-def test_the_state_of_something_else_is_refused():
+def test_the_state_of_another_model_is_an_error():
     with pytest.raises(CheckpointError, match=r"not a DETR.*got 1 others such as head"):
         read_detr({"head.weight": torch.zeros(1)})
 
@@ -412,7 +412,7 @@ def test_the_state_of_something_else_is_refused():
     ],
 )
 def test_paper_size_panoptic_detrs_give_transformers_masks(name, config, tmp_path):
-    """By the official names, as the files that the zoo fetches: 250 classes, of which COCO's things and stuff are known."""
+    """Load official names, as in the published files: 250 classes, those of COCO's things and stuff among them."""
     images = photos((320, 400), (300, 240))
     model = panoptic_reference(images, **config)
     model.detr.class_labels_classifier = nn.Linear(256, 251)
@@ -434,7 +434,7 @@ PAPER_SIZES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAPER_SIZES)
-def test_paper_size_detrs_give_transformers_answers(name):
+def test_full_size_detrs_equal_transformers(name):
     images = photos((480, 640), (500, 353))
     model = reference(images, **PAPER_SIZES[name])
     for naming in (official, of_the_hub, dict):

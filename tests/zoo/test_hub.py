@@ -1,4 +1,4 @@
-"""Fetching from a server on this machine that behaves in all the ways servers do."""
+"""Downloads from a local server with various kinds of responses and failures."""
 
 import hashlib
 import http.server
@@ -58,7 +58,7 @@ def files_in(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("name", ["w.bin", "unsized.bin", "moved.bin", "w.bin?version=2"])
 @pytest.mark.parametrize("digits", [None, 8, 64])
-def test_fetched_once_and_whole(server, tmp_path, capfd, name, digits):
+def test_files_are_downloaded_once(server, tmp_path, capfd, name, digits):
     sha256 = DIGEST[:digits] if digits else None
     path = fetch(f"{server.url}/models/../{name}" if name == "w.bin" else f"{server.url}/{name}", cache_dir=tmp_path)
     assert path.read_bytes() == CONTENT
@@ -74,7 +74,7 @@ def test_fetched_once_and_whole(server, tmp_path, capfd, name, digits):
     assert capfd.readouterr().err == ""
 
 
-def test_another_content_is_refused_and_removed(server, tmp_path):
+def test_a_file_with_another_hash_is_removed(server, tmp_path):
     wrong = "0123456789abcdef"
     with pytest.raises(FetchError, match=f"expected .* sha256 {wrong}…, got {DIGEST}"):
         fetch(f"{server.url}/w.bin", sha256=wrong, cache_dir=tmp_path)
@@ -92,12 +92,12 @@ def test_a_broken_transfer_leaves_nothing(server, tmp_path):
     assert files_in(tmp_path) == []
 
 
-def test_a_refusal_of_the_server_is_told(server, tmp_path):
+def test_an_http_error_is_reported(server, tmp_path):
     with pytest.raises(FetchError, match=r"absent\.bin: the server answered 404 Not Found; download the file yourself"):
         fetch(f"{server.url}/absent.bin", cache_dir=tmp_path)
 
 
-def test_without_network_the_error_says_what_to_do(tmp_path):
+def test_without_network_the_error_has_a_remedy(tmp_path):
     with socket.socket() as taken:  # bound, not listening: nobody answers there
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/models/w.bin"
@@ -123,13 +123,13 @@ def test_a_file_url_is_the_file_itself(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["ftp://host/w.bin", "w.bin", "https://host", "https://host/", "javascript:1"])
-def test_what_is_not_the_url_of_a_file(url, tmp_path):
+def test_invalid_urls(url, tmp_path):
     with pytest.raises(UsageError, match="http, https or file"):
         fetch(url, cache_dir=tmp_path)
 
 
 @pytest.mark.parametrize("sha256", ["", "1234567", "no hash at all", DIGEST + "0"])
-def test_what_is_not_a_hash(sha256, tmp_path):
+def test_invalid_hashes(sha256, tmp_path):
     with pytest.raises(UsageError, match="hexadecimal"):
         fetch("https://host/w.bin", sha256=sha256, cache_dir=tmp_path)
 
@@ -140,7 +140,7 @@ def test_a_url_cannot_leave_the_cache(server, tmp_path):
     assert files_in(tmp_path) == [path]
 
 
-def test_a_cache_that_cannot_be_written_is_told(server, tmp_path):
+def test_a_cache_that_cannot_be_written(server, tmp_path):
     (tmp_path / "weights").write_text("a file where a folder should be")
     with pytest.raises(FetchError, match="could not be written to"):
         fetch(f"{server.url}/w.bin", cache_dir=tmp_path)
@@ -156,7 +156,7 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     assert cache_folder() == Path.home() / ".cache" / "otus"
 
 
-def test_two_processes_at_once_end_with_one_whole_file(server, tmp_path):
+def test_two_simultaneous_downloads_leave_one_complete_file(server, tmp_path):
     program = (
         "import sys; from otus.zoo.hub import fetch; sys.stdin.readline();"
         f"print(fetch('{server.url}/w.bin', sha256='{DIGEST}', cache_dir=r'{tmp_path}'))"

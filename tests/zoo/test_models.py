@@ -80,7 +80,7 @@ def test_official_detrs_have_their_published_figures():
     }
 
 
-def test_an_unknown_name_or_argument_is_answered_with_those_there_are():
+def test_errors_of_unknown_names_and_arguments_list_the_known_ones():
     with pytest.raises(UsageError, match=r"did you mean 'mask_rcnn_resnet50_fpn'\?"):
         model_entry("mask_rcnn_resnet5_fpn")
     with pytest.raises(UsageError, match="does not take depth; it takes class_indices, freezing"):
@@ -98,7 +98,7 @@ def test_the_original_detector_learns_and_predicts():
     assert [conv.weight.requires_grad for conv in convs] == [False] * 4 + [True] * 9
 
 
-def test_freezing_travels_as_json_and_keeps_the_fields_that_are_not_said():
+def test_freezing_as_json_keeps_the_defaults_of_missing_fields():
     arguments = {"freezing": {"norm_eps": 0.25}}
     model = build_model("faster_rcnn_mobilenet_v3_large_320_fpn", Categories(("a",)), arguments)
     norms = [layer for layer in model.modules() if isinstance(layer, FrozenBatchNorm2d)]

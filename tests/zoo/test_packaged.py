@@ -1,4 +1,4 @@
-"""What comes in the package: that it is there, says what it is, and finds things on real photographs."""
+"""The packaged weights: files, model cards, and predictions on real photographs."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_packaged_weights_are_small_and_have_a_card(name):
         assert f"- {figure}: {value:.3f}" in card
 
 
-def test_without_a_name_the_packaged_model_answers():
+def test_the_packaged_model_is_the_default():
     data = pytest.importorskip("skimage.data", reason="its photographs")
     predictor = otus.load()
     assert predictor.name == packaged_names()[0]
@@ -36,7 +36,7 @@ def test_without_a_name_the_packaged_model_answers():
         assert found.masks.area()[found.scores.argmax()] > 0.1 * image.shape[0] * image.shape[1]
 
 
-def test_the_second_is_smaller_and_answers_with_boxes_alone():
+def test_fcos_is_smaller_and_predicts_boxes_only():
     data = pytest.importorskip("skimage.data", reason="its photographs")
     predictor = otus.load("fcos_efficientnet_lite0_fpn")
     assert sum(one.numel() for one in predictor.system.parameters()) < 0.6 * sum(
@@ -50,7 +50,7 @@ def test_the_second_is_smaller_and_answers_with_boxes_alone():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", packaged_names())
-def test_the_card_tells_the_truth(shared_data: Path, name: str):
+def test_the_metrics_of_the_card(shared_data: Path, name: str):
     file = packaged_file(name)
     report = otus.evaluate(
         open_dataset(shared_data / "voc2007", format="voc", split="val"), model=file, precision="auto", protocol="voc07"
@@ -59,7 +59,7 @@ def test_the_card_tells_the_truth(shared_data: Path, name: str):
     assert report.results["bbox"].figures["AP"] == pytest.approx(said, abs=0.003)  # bfloat16 differs by chip
 
 
-def test_a_packaged_semantic_model_does_not_answer_for_the_instance_model(monkeypatch, tmp_path):
+def test_a_packaged_semantic_model_is_not_the_default(monkeypatch, tmp_path):
     monkeypatch.setattr("otus.zoo.weights.packaged_file", lambda name: tmp_path)
     assert list(MODELS).index("semantic_fpn_efficientnet_lite0") < list(MODELS).index(MODEL)
     assert packaged_names()[0] == MODEL

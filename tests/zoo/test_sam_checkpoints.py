@@ -1,4 +1,4 @@
-"""Checkpoints of SAM by their keys: every builder of segment-anything, MobileSAM, transformers, and what is none."""
+"""Convert checkpoints of SAM: all builders of segment-anything, MobileSAM, transformers, and other models."""
 
 import warnings
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_every_tensor_of_transformers_and_of_mobile_sam_has_its_place() -> None:
     assert {key: tensor.shape for key, tensor in found.state.items()} == {key: one.shape for key, one in ours.items()}
 
 
-def test_what_is_no_sam_and_names_that_are_no_promptable_model(tmp_path: Path) -> None:
+def test_other_models_are_no_sam(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"not a SAM: expected a tensor 'mask_decoder.iou_token.weight', got 1"):
         read_sam({"conv.weight": torch.zeros(1)})
     assert promptable_names() == [
@@ -67,7 +67,7 @@ def test_what_is_no_sam_and_names_that_are_no_promptable_model(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_the_official_file_loads_by_itself_and_answers_prompts_only(tmp_path: Path) -> None:
+def test_the_official_file_names_its_model_and_takes_prompts_only(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(segment_anything.build_sam_vit_b().state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
     predictor = otus.load(tmp_path / "sam_vit_b_01ec64.pth", device="cpu")

@@ -1,4 +1,4 @@
-"""Whole models against torchvision's: the same weights, the same answers and the same losses."""
+"""Region-based detectors against torchvision's: with the same weights, equal predictions and losses."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ NO_CATEGORY = sorted(set(range(1, 91)) - set(COCO_IDS))
 
 
 def photos(*sizes_hw: tuple[int, int]) -> list[Tensor]:
-    """Coloured rectangles on noise: what random weights tell apart."""
+    """Return images of coloured rectangles on noise, which random weights can distinguish."""
     generator = torch.Generator().manual_seed(3)
     images = []
     for height, width in sizes_hw:
@@ -68,7 +68,7 @@ def photos(*sizes_hw: tuple[int, int]) -> list[Tensor]:
 
 
 def freeze(module: nn.Module, eps: float) -> None:
-    """Frozen norms, as torchvision builds these models when it is given weights."""
+    """Freeze the norms, as torchvision does if weights are given."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             frozen = FrozenBatchNorm2d(child.num_features, eps=eps)
@@ -79,7 +79,7 @@ def freeze(module: nn.Module, eps: float) -> None:
 
 
 def reference(name: str, images: Sequence[Tensor], *, eps: float = 1e-5, **arguments: int) -> nn.Module:
-    """torchvision's own model of random weights, scaled so that it finds many objects of many categories."""
+    """Return torchvision's model with random weights, scaled so that it detects many objects of many categories."""
     torch.manual_seed(0)
     model = getattr(reference_models, name)(weights=None, weights_backbone=None, **arguments)
     return prepared(model, images, frozen=not name.endswith("_v2"), eps=eps)
@@ -120,7 +120,7 @@ def prepared(model: nn.Module, images: Sequence[Tensor], *, frozen: bool, eps: f
 def all_learns(
     build: Callable[..., RegionDetector], categories: Categories, arguments: dict[str, Any]
 ) -> RegionDetector:
-    """Built with all stages learning, norms frozen with the checkpoint's eps if it says one."""
+    """Return arguments that train all stages, with norms frozen with the checkpoint's eps, if any."""
     norms = "freezing" in arguments
     freezing = Freezing(norms=norms, level=0, **arguments.get("freezing", {}))
     return build(categories, **{**arguments, "freezing": freezing})
@@ -176,14 +176,14 @@ def compare(
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_small_images_give_torchvisions_answers(name):
+def test_small_images_equal_torchvision(name):
     eps = 0.0 if name == "fasterrcnn_resnet50_fpn" else 1e-5  # one of them as the hash of its checkpoint wants it
     compare(name, photos((90, 128), (110, 75)), shorter_side=96, longer_side=150, eps=eps, **FEW)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
-def test_usual_images_give_torchvisions_answers(name):
+def test_usual_images_equal_torchvision(name):
     small = "320" in name
     sides = {"shorter_side": 320, "longer_side": 640} if small else {"shorter_side": 800, "longer_side": 1333}
     compare(name, photos((480, 640), (500, 353)), **sides)
@@ -203,7 +203,7 @@ def test_slots_without_category_stay_in_the_softmax_and_are_never_reported():
 
 
 class SameChoice:
-    """Our sampler in the place of torchvision's."""
+    """Replaces torchvision's sampler by that of Otus."""
 
     def __init__(self, sampler: BalancedSampler, generator: torch.Generator) -> None:
         self.sampler, self.generator = sampler, generator
@@ -243,7 +243,7 @@ def targets(images: Sequence[Tensor], categories: int) -> list[TensorSample]:
 
 
 def mobilenet_with(head: str, **arguments: int) -> nn.Module:
-    """A mask or keypoint head of torchvision on its small backbone, for tests in seconds."""
+    """Return torchvision's model with a mask or keypoint head and a small backbone, for fast tests."""
     backbone = backbone_utils.mobilenet_backbone(
         backbone_name="mobilenet_v3_large", weights=None, fpn=True, norm_layer=nn.BatchNorm2d, trainable_layers=6
     )
@@ -275,7 +275,7 @@ def test_losses_are_torchvisions_on_the_same_regions(head):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "keypointrcnn_resnet50_fpn"])
-def test_losses_of_whole_models_are_torchvisions(name):
+def test_losses_equal_torchvision(name):
     images = photos((120, 170), (150, 97))
     model = reference(name, images, min_size=128, max_size=200, **FEW_TO_LEARN_FROM)
     slots = (1,) if name.startswith("keypoint") else COCO_IDS
@@ -338,7 +338,7 @@ def test_both_generations_of_keys_are_read():
     assert all(new.state[key] is old.state[key] for key in new.state)
 
 
-def test_the_state_of_something_else_is_refused():
+def test_the_state_of_another_model_is_an_error():
     with pytest.raises(CheckpointError, match=r"box_predictor.cls_score.weight.*got 1 others such as head"):
         read_torchvision_detector({"head.weight": torch.zeros(1)})
     state = reference_models.fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None).state_dict()

@@ -1,4 +1,4 @@
-"""Dense detectors against torchvision's: the same weights, the same answers and the same losses."""
+"""Dense detectors against torchvision's: with the same weights, equal predictions and losses."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -47,13 +47,13 @@ BUILDERS: dict[str, Callable[..., DenseDetector]] = {
     "ssdlite320_mobilenet_v3_large": ssdlite.ssdlite320_mobilenet_v3_large,
 }
 SMALL = ("retinanet_resnet18", "retinanet_resnet18_v2", "fcos_resnet18")
-"""The same over a small backbone and a narrow pyramid, for tests in seconds."""
+"""The same models with a small backbone and a narrow pyramid, for fast tests."""
 LOSSES = {"classification": "class", "bbox_regression": "box", "bbox_ctrness": "centerness"}
 NO_CATEGORY = sorted(set(range(91)) - set(COCO_IDS))
 
 
 def photos(*sizes_hw: tuple[int, int]) -> list[Tensor]:
-    """Coloured rectangles and noise everywhere, so that no two places are equal."""
+    """Return images of coloured rectangles and noise, so that all locations differ."""
     generator = torch.Generator().manual_seed(3)
     images = []
     for height, width in sizes_hw:
@@ -67,7 +67,7 @@ def photos(*sizes_hw: tuple[int, int]) -> list[Tensor]:
 
 
 def freeze(module: nn.Module, eps: float) -> None:
-    """Frozen norms, as torchvision builds RetinaNet and FCOS when it is given weights."""
+    """Freeze the norms, as torchvision does for RetinaNet and FCOS if weights are given."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             frozen = FrozenBatchNorm2d(child.num_features, eps=eps)
@@ -78,7 +78,7 @@ def freeze(module: nn.Module, eps: float) -> None:
 
 
 def built(name: str, **arguments: int) -> nn.Module:
-    """torchvision's own model of a name, or the like of SMALL."""
+    """Return torchvision's model by name, or the small one of SMALL."""
     if name not in SMALL:
         return getattr(reference_models, name)(weights=None, weights_backbone=None, **arguments)
     backbone, width = models.resnet18(weights=None), 64
@@ -111,7 +111,7 @@ def ours_over_resnet18(
 
 
 def reference(name: str, images: Sequence[Tensor], *, eps: float = 1e-5, **arguments: int) -> nn.Module:
-    """torchvision's own model of random weights, scaled so that it finds many objects of many categories."""
+    """Return torchvision's model with random weights, scaled so that it detects many objects of many categories."""
     torch.manual_seed(0)
     model = built(name, **arguments).eval()
     for module in model.modules():
@@ -158,7 +158,7 @@ def reference(name: str, images: Sequence[Tensor], *, eps: float = 1e-5, **argum
 
 
 def answers_of(head: nn.Module) -> list[nn.Conv2d]:
-    """The last convolutions."""
+    """Return the output layers of a head."""
     if hasattr(head, "module_list"):
         return [one if isinstance(one, nn.Conv2d) else one[1] for one in head.module_list]
     return [getattr(head, name) for name in ("cls_logits", "bbox_reg", "bbox_ctrness") if hasattr(head, name)]
@@ -212,7 +212,7 @@ OF_PAPER_SIZE = tuple(pytest.param(name, marks=pytest.mark.slow) for name in BUI
 
 @pytest.fixture(scope="module", params=QUICK + OF_PAPER_SIZE)
 def pair(request: pytest.FixtureRequest) -> Pair:
-    """The reference, ours with its weights, and how images are prepared: small ones where any size will do."""
+    """Return the reference, the model of Otus with its weights, and a preprocess with small images if possible."""
     name = request.param
     sides = {} if "ssd" in name else {"min_size": 96, "max_size": 150}
     eps = (
@@ -223,7 +223,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return model, mine, preprocess_of(name, **sides)
 
 
-def test_small_images_give_torchvisions_answers(pair):
+def test_small_images_equal_torchvision(pair):
     model, mine, preprocess = pair
     compare(model, mine, photos((90, 128), (110, 75)), preprocess)
 
@@ -239,7 +239,7 @@ def test_every_tensor_of_a_published_model_has_its_place(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BUILDERS if "ssd" not in name])
-def test_usual_images_give_torchvisions_answers(name):
+def test_usual_images_equal_torchvision(name):
     sides = {"min_size": 800, "max_size": 1333}
     assert model_entry(name).preprocess == preprocess_of(name, **sides)
     images = photos((480, 640), (500, 353))
@@ -248,7 +248,7 @@ def test_usual_images_give_torchvisions_answers(name):
 
 
 def targets(images: Sequence[Tensor]) -> list[TensorSample]:
-    """Four objects and two; with a third image, one without any."""
+    """Images with four and two objects, and a third image without objects."""
     generator = torch.Generator().manual_seed(5)
     samples: list[TensorSample] = []
     for image, count in zip(images, (4, 2, 0), strict=False):
@@ -296,7 +296,7 @@ def test_losses_and_gradients_are_torchvisions(pair):
 
 
 def sizes_of(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors that the reader looks into."""
+    """Return the tensors whose shapes the converter uses."""
     looked_at = ("cls_logits.bias", "bbox_reg.bias", "module_list.0.bias", "module_list.0.1.bias")
     return {key: tensor for key, tensor in model.state_dict().items() if key.endswith(looked_at)}
 
@@ -349,6 +349,6 @@ def test_other_numbers_of_classes_are_the_trainers_own():
     assert not is_torchvision_detector(state)
 
 
-def test_the_state_of_something_else_is_refused():
+def test_the_state_of_another_model_is_an_error():
     with pytest.raises(CheckpointError, match=r"cls_logits.bias.*got 1 others such as head"):
         read_torchvision_dense_detector({"head.weight": torch.zeros(1)})

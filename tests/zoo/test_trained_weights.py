@@ -1,4 +1,4 @@
-"""Weights that are not random: torchvision's detector, trained by torchvision, has the same AP here."""
+"""Trained weights: torchvision's detector, trained by torchvision, has the same AP in Otus."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Checkpoints of runs that trained a mask or keypoint head without a single label for it."""
+"""Checkpoints of runs whose mask or keypoint head had no training labels."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Weights under the names that wrappers give them: Lightning, torch.compile, data-parallel, averages."""
+"""Weights with prefixes of wrappers: Lightning, torch.compile, DataParallel, EMA."""
 
 from pathlib import Path
 
