@@ -214,9 +214,9 @@ def _write_extra_outputs(
 
     assert report.evaluated is not None
     dataset, predictions = report.evaluated
-    comparison = compare_with_labels(dataset, predictions, report=lambda error: None)  # already reported by evaluate
+    matcher = compare_with_labels(dataset, predictions, report=lambda error: None)  # already reported by evaluate
     if choose:
-        chosen = choose_thresholds(comparison, data=report.data)
+        chosen = choose_thresholds(matcher, data=report.data)
         weights_path = None
         if model is not None:
             from otus.zoo.weights import weights_file
@@ -232,7 +232,7 @@ def _write_extra_outputs(
     if plots is not None:
         from otus.reports.analysis import Analysis
 
-        extra["plots"] = [str(path) for path in Analysis(comparison).write_plots(plots)]
+        extra["plots"] = [str(path) for path in Analysis(matcher).write_plots(plots)]
 
 
 def _print_extra_outputs(extra: Mapping[str, Any]) -> None:

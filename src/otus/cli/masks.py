@@ -53,7 +53,9 @@ def masks(
     ] = None,
     crop_n_layers: Annotated[
         int | None,
-        _number("crop-n-layers", "Number of layers of crops on which masks are generated too; layer n has 4^n.", "0"),
+        _number(
+            "crop-n-layers", "Number of layers of crops on which masks are generated too; layer n has 4^n crops.", "0"
+        ),
     ] = None,
     crop_n_points_downscale_factor: Annotated[
         int | None,

@@ -156,9 +156,9 @@ def predict(
         with folder or nullcontext(), Interrupts() as interrupts:
             if as_json:
                 postprocess = predictor.postprocess(minimum_score, nms_iou, names)
-                facts = postprocess_settings(postprocess, predictor.categories, tiling, averaging)
+                settings = postprocess_settings(postprocess, predictor.categories, tiling, averaging)
                 emit_json_stream(
-                    {"model": predictor.name, **facts},
+                    {"model": predictor.name, **settings},
                     "images",
                     (prediction.to_dict() for prediction in write_and_yield()),
                 )

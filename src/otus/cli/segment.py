@@ -398,10 +398,10 @@ def _methods(name: str | None, **options: Any) -> "Methods":
     loaded: dict[str, PromptableMethod[Any]] = {}
 
     def method(prompt: "Prompt") -> "PromptableMethod[Any]":
-        chosen = name or ("graph-cut" if prompt.box_xyxy is None else "grabcut")
-        if chosen not in loaded:
-            loaded[chosen] = _load(chosen, **options)
-        return loaded[chosen]
+        method_name = name or ("graph-cut" if prompt.box_xyxy is None else "grabcut")
+        if method_name not in loaded:
+            loaded[method_name] = _load(method_name, **options)
+        return loaded[method_name]
 
     return method
 

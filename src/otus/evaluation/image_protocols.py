@@ -135,10 +135,9 @@ def category_scores(
 
 def remap_segments(panoptic: PanopticMap, categories: Categories) -> PanopticMap:
     """Return a map with the labels of other categories; segments of a category that is not among them become void."""
-    own = panoptic.categories
-    if own.names == categories.names:
+    if panoptic.categories.names == categories.names:
         return panoptic
-    lookup = {label: categories.index(name) for label, name in enumerate(own) if name in categories}
+    lookup = {label: categories.index(name) for label, name in enumerate(panoptic.categories) if name in categories}
     known = panoptic.select(lookup)
     segments = tuple(replace(segment, label=lookup[segment.label]) for segment in known.segments)
     return PanopticMap(known.ids, segments, categories)

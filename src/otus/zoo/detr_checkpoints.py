@@ -31,8 +31,8 @@ SIGNATURE_KEYS = ("class_embed.weight", "class_labels_classifier.weight")
 _PREFIX = "detr."
 """Prefix of the detector's names in a DETR for panoptic segmentation."""
 _RENAMES = tuple(
-    (re.compile(pattern), ours)
-    for pattern, ours in (
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
         # The official repository.
         (r"^backbone\.0\.body\.", "backbone."),
         (r"^transformer\.(encoder|decoder)\.layers\.", r"head.\1."),
@@ -69,8 +69,8 @@ _RENAMES = tuple(
     )
 )
 _MASK_RENAMES = tuple(
-    (re.compile(pattern), ours)
-    for pattern, ours in (  # transformers 5
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (  # transformers 5
         (r"^bbox_attention\.(q|k)_proj\.", r"bbox_attention.\1_linear."),
         (r"^mask_head\.conv(\d)\.conv\.", r"mask_head.lay\1."),
         (r"^mask_head\.conv(\d)\.norm\.", r"mask_head.gn\1."),

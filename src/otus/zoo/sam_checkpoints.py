@@ -16,8 +16,8 @@ from otus.errors import CheckpointError
 SIGNATURE_KEYS = ("mask_decoder.iou_token.weight",)
 """A state with these tensors is a SAM."""
 _RENAMES = tuple(
-    (re.compile(pattern), ours)
-    for pattern, ours in (
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
         # transformers.
         (
             r"^shared_image_embedding\.positional_embedding$",
