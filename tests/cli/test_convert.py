@@ -25,9 +25,9 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_losses_are_reported_and_are_no_failure(source: Path, tmp_path: Path) -> None:
-    said = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out"), "--to", "yolo", "--json"])
-    assert said.exit_code == 0, said.output
-    document = json.loads(said.stdout)
+    result = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out"), "--to", "yolo", "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
     assert document["images"] == document["objects"] == document["losses"]["crowd"] == 1
     assert {"kind": "crowd", "image": "a.jpg", "object_id": 1, "message": "its crowd flag"} in document["lost"]
     text = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out2"), "--to", "yolo"])
@@ -36,10 +36,10 @@ def test_losses_are_reported_and_are_no_failure(source: Path, tmp_path: Path) ->
 
 def test_a_fault_is_named_on_stderr_and_fails(source: Path, tmp_path: Path) -> None:
     (source / "images/a.jpg").write_bytes(b"")
-    said = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out"), "--to", "coco", "--json"])
-    assert said.exit_code == 1
-    assert "a.jpg" in said.stderr
-    assert json.loads(said.stdout)["problems"][0]["kind"]
+    result = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out"), "--to", "coco", "--json"])
+    assert result.exit_code == 1
+    assert "a.jpg" in result.stderr
+    assert json.loads(result.stdout)["problems"][0]["kind"]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,6 @@ def test_a_fault_is_named_on_stderr_and_fails(source: Path, tmp_path: Path) -> N
     ],
 )
 def test_a_wrong_command_ends_with_2(source: Path, tmp_path: Path, arguments: list[str], code: int) -> None:
-    said = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out"), *arguments])
-    assert said.exit_code == code
+    result = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out"), *arguments])
+    assert result.exit_code == code
     assert not (tmp_path / "out").exists()

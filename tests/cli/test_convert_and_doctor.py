@@ -159,7 +159,7 @@ def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
     source = coco_folder(tmp_path / "in")
     (tmp_path / "file").write_text("x")
     before = sorted(tmp_path.rglob("*"))
-    for target, said in (
+    for target, message in (
         (source, "exists already and is not empty"),
         (tmp_path / "file", "exists already and is not empty"),
         (tmp_path / "file/below", "cannot be written"),
@@ -167,7 +167,7 @@ def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
     ):
         done = run("convert", source, target, "--to", "coco")
         assert done.exit_code == 1
-        assert said in done.stderr
+        assert message in done.stderr
         assert sorted(tmp_path.rglob("*")) == before
     done = run("convert", tmp_path / "nowhere", tmp_path / "out", "--to", "coco")
     assert done.exit_code == 1

@@ -81,17 +81,17 @@ def test_unreadable_files_are_findings(folder):
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "said"),
+    ("options", "code", "message"),
     [
         (["--format", "voc"], 2, "--format coco"),
         (["--split", "test"], 2, "--split train"),
         (["--format", "x"], 2, "unknown format"),
     ],
 )
-def test_wrong_commands(folder, options, code, said):
+def test_wrong_commands(folder, options, code, message):
     done = run(folder, *options)
     assert (done.exit_code, done.stdout) == (code, "")
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 def test_no_data_set(tmp_path):

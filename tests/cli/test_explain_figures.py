@@ -23,7 +23,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-def answer(*arguments: object) -> dict:
+def run_json(*arguments: object) -> dict:
     code, out, err = run(*arguments, "--json")
     assert code == 0, err
     return json.loads(out)
@@ -33,8 +33,8 @@ def predict_badly(labels: Path, target: Path, *, seed: int, noise: float) -> Non
     """Write predictions: noisy labels, some missing, some of a wrong category, duplicates and false positives."""
     rng = np.random.default_rng(seed)
     dataset = open_dataset(labels)
-    truth = dataset.objects
-    found = truth.take(np.sort(rng.choice(len(truth), int(1.2 * len(truth)))))
+    ground_truth = dataset.objects
+    found = ground_truth.take(np.sort(rng.choice(len(ground_truth), int(1.2 * len(ground_truth)))))
     sides = np.tile(found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2], 2)
     boxes = found.boxes_xyxy + rng.normal(scale=noise, size=sides.shape) * sides
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
@@ -70,12 +70,12 @@ def assert_self_contained(page: Path) -> str:
 def test_ap_equals_that_of_evaluate(protocol, figure, files, tmp_path):
     labels, found, _ = files
     sides = ("--data", labels, "--predictions", found)
-    judged = answer("evaluate", *sides, "--protocol", protocol.split(":")[0])["bbox"]["per_category"]
-    categories = [name for name, row in judged.items() if row[figure] is not None]
+    evaluated = run_json("evaluate", *sides, "--protocol", protocol.split(":")[0])["bbox"]["per_category"]
+    categories = [name for name, row in evaluated.items() if row[figure] is not None]
     for category in categories[:2]:
         page = tmp_path / "ap.html"
-        facts = answer("explain", "ap", *sides, "--category", category, "--protocol", protocol, "--out", page)
-        assert facts["AP"] == pytest.approx(judged[category][figure], abs=1e-12)
+        facts = run_json("explain", "ap", *sides, "--category", category, "--protocol", protocol, "--out", page)
+        assert facts["AP"] == pytest.approx(evaluated[category][figure], abs=1e-12)
         assert facts["detections"][-1]["area_so_far"] == facts["AP"]
         true = 0
         for counted, one in enumerate((one for one in facts["detections"] if one["outcome"] != "ignored"), start=1):
@@ -94,10 +94,10 @@ def test_ap_equals_that_of_evaluate(protocol, figure, files, tmp_path):
 def test_ap_at_another_iou_is_evaluates(files, tmp_path):
     labels, found, _ = files
     sides = ("--data", labels, "--predictions", found)
-    judged = answer("evaluate", *sides)["bbox"]["per_category"]
-    category = next(name for name, row in judged.items() if row["AP75"])
-    facts = answer("explain", "ap", *sides, "--category", category, "--iou", 0.75, "--out", tmp_path / "a.html")
-    assert facts["AP"] == pytest.approx(judged[category]["AP75"], abs=1e-12)
+    evaluated = run_json("evaluate", *sides)["bbox"]["per_category"]
+    category = next(name for name, row in evaluated.items() if row["AP75"])
+    facts = run_json("explain", "ap", *sides, "--category", category, "--iou", 0.75, "--out", tmp_path / "a.html")
+    assert facts["AP"] == pytest.approx(evaluated[category]["AP75"], abs=1e-12)
 
 
 def test_words_for_iou_and_reasons(tmp_path):
@@ -112,17 +112,19 @@ def test_words_for_iou_and_reasons(tmp_path):
         for i, b in enumerate(boxes)
     ]
     (tmp_path / "labels.json").write_text(json.dumps(document))
-    said = [
+    predicted = [
         [10, 10, 40, 40], [60, 10, 40, 32], [110, 10, 40, 24], [10, 10, 40, 38], [110, 26, 40, 40], [120, 90, 20, 20],
         [10, 60, 20, 20],
     ]  # fmt: skip
     results = [
         {"image_id": image, "category_id": category["id"], "bbox": box, "score": 0.9 - 0.1 * i}
-        for i, box in enumerate(said)
+        for i, box in enumerate(predicted)
     ]
     (tmp_path / "found.json").write_text(json.dumps(results))
     sides = ("--data", tmp_path / "labels.json", "--predictions", tmp_path / "found.json")
-    facts = answer("explain", "ap", *sides, "--category", category["name"], "--show", 2, "--out", tmp_path / "ap.html")
+    facts = run_json(
+        "explain", "ap", *sides, "--category", category["name"], "--show", 2, "--out", tmp_path / "ap.html"
+    )
     rows = facts["detections"]
     assert [one["outcome"] for one in rows] == ["true"] * 3 + ["false"] * 3 + ["ignored"]
     assert [one["word"] for one in rows[:3]] == ["almost perfect", "pretty good", "decent"]
@@ -146,7 +148,7 @@ def test_ap_of_an_unknown_category(files, tmp_path):
     document = json.loads(labels.read_text())
     name = document["categories"][0]["name"]
     sides = ("--data", labels, "--predictions", empty, "--category", name)
-    facts = answer("explain", "ap", *sides, "--out", tmp_path / "ap.html")
+    facts = run_json("explain", "ap", *sides, "--out", tmp_path / "ap.html")
     assert (facts["AP"], facts["detections"], facts["groups"]) == (0, [], [])
     code, _, err = run("explain", "ap", *sides, "--protocol", "pascal")
     assert (code, "coco, voc07, voc12" in err) == (2, True)
@@ -158,13 +160,13 @@ def test_difference_adds_up(files, tmp_path):
     labels, found, _ = files
     sides = ("--data", labels, "--predictions", found)
     page = tmp_path / "difference.html"
-    facts = answer("explain", "difference", *sides, "--protocols", "coco,voc07", "--out", page)
+    facts = run_json("explain", "difference", *sides, "--protocols", "coco,voc07", "--out", page)
     for side, protocol in (("a", "coco"), ("b", "voc07")):
-        judged = answer("evaluate", *sides, "--protocol", protocol)["bbox"]
-        assert facts[side]["AP"] == pytest.approx(judged["AP"], abs=1e-12)
+        evaluated = run_json("evaluate", *sides, "--protocol", protocol)["bbox"]
+        assert facts[side]["AP"] == pytest.approx(evaluated["AP"], abs=1e-12)
         for name, row in facts["per_category"].items():
             if row[side] is not None:
-                assert row[side] == pytest.approx(judged["per_category"][name]["AP"], abs=1e-12)
+                assert row[side] == pytest.approx(evaluated["per_category"][name]["AP"], abs=1e-12)
     assert sum(step["change"] for step in facts["steps"]) == pytest.approx(facts["difference"], abs=1e-15)
     assert facts["difference"] == pytest.approx(facts["b"]["AP"] - facts["a"]["AP"], abs=1e-15)
     assert [step["rule"] for step in facts["steps"]] == [
@@ -182,21 +184,21 @@ def test_each_setting_is_a_term(files, tmp_path):
         "difficult=dropped:area=medium:iou_thresholds=0.5:interpolation=area:average=with_objects_or_detections"
     )
     sides = ("--data", labels, "--predictions", found, "--out", tmp_path / "page.html")
-    facts = answer("explain", "difference", *sides, "--protocols", f"coco,{b}")
+    facts = run_json("explain", "difference", *sides, "--protocols", f"coco,{b}")
     assert len(facts["steps"]) == 11
     assert sum(abs(step["change"]) > 0 for step in facts["steps"]) >= 6
     assert sum(step["change"] for step in facts["steps"]) == pytest.approx(facts["difference"], abs=1e-15)
-    limited = answer("evaluate", "--data", labels, "--predictions", found, "--max-dets", "1")["bbox"]["AP"]
-    facts = answer("explain", "difference", *sides, "--protocols", "coco,coco:max_dets=1")
+    limited = run_json("evaluate", "--data", labels, "--predictions", found, "--max-dets", "1")["bbox"]["AP"]
+    facts = run_json("explain", "difference", *sides, "--protocols", "coco,coco:max_dets=1")
     assert facts["b"]["AP"] == pytest.approx(limited, abs=1e-12)
-    same = answer("explain", "difference", *sides, "--protocols", "coco,coco")
+    same = run_json("explain", "difference", *sides, "--protocols", "coco,coco")
     assert (same["difference"], same["steps"]) == (0, [])
     code, _, err = run("explain", "difference", *sides, "--protocols", "coco")
     assert (code, "two" in err) == (2, True)
     document = json.loads(labels.read_text())
     (tmp_path / "bare.json").write_text(json.dumps({**document, "annotations": []}))
     bare = ("--data", tmp_path / "bare.json", "--predictions", found, "--out", tmp_path / "page.html")
-    facts = answer("explain", "difference", *bare, "--protocols", "coco,voc07")
+    facts = run_json("explain", "difference", *bare, "--protocols", "coco,voc07")
     assert (facts["a"]["AP"], facts["difference"]) == (None, None)
 
 
@@ -204,14 +206,14 @@ def test_errors_page_equals_the_document(files, tmp_path):
     labels, found, _ = files
     sides = ("--data", labels, "--predictions", found)
     page = tmp_path / "errors.html"
-    facts = answer("explain", "errors", *sides, "--out", page)
-    judged = answer("evaluate", *sides)["bbox"]
-    assert facts["AP"] == pytest.approx(judged["AP"], abs=1e-12)
-    assert facts["AP_at_iou"] == pytest.approx(judged["AP50"], abs=1e-12)
-    assert facts["AP_by_iou"]["0.75"] == pytest.approx(judged["AP75"], abs=1e-12)
+    facts = run_json("explain", "errors", *sides, "--out", page)
+    evaluated = run_json("evaluate", *sides)["bbox"]
+    assert facts["AP"] == pytest.approx(evaluated["AP"], abs=1e-12)
+    assert facts["AP_at_iou"] == pytest.approx(evaluated["AP50"], abs=1e-12)
+    assert facts["AP_by_iou"]["0.75"] == pytest.approx(evaluated["AP75"], abs=1e-12)
     for name, row in facts["per_category"].items():
         if row["objects"]:
-            assert row["AP"] == pytest.approx(judged["per_category"][name]["AP"], abs=1e-12)
+            assert row["AP"] == pytest.approx(evaluated["per_category"][name]["AP"], abs=1e-12)
     for name in ("classification", "localisation", "both", "duplicate", "background"):
         assert sum(row[name] for row in facts["per_category"].values()) == facts["errors"][name]["count"]
     text = assert_self_contained(page)
@@ -233,7 +235,7 @@ def test_errors_of_nothing_are_a_page(files, tmp_path):
     labels, _, _ = files
     (tmp_path / "none.json").write_text("[]")
     sides = ("--data", labels, "--predictions", tmp_path / "none.json", "--out", tmp_path / "errors.html")
-    facts = answer("explain", "errors", *sides)
+    facts = run_json("explain", "errors", *sides)
     assert facts["AP"] == 0
     assert facts["best_threshold"] is None
     assert facts["calibration"]["ECE"] is None
@@ -269,20 +271,20 @@ def test_a_fresh_process_does_not_import_torch(files, tmp_path):
 
 def test_compare_says_whose_figures_are_higher(files):
     labels, a, b = files
-    facts = answer("compare", "--data", labels, "--predictions", f"{a},{b}", "--resamples", 200)
+    facts = run_json("compare", "--data", labels, "--predictions", f"{a},{b}", "--resamples", 200)
     for side, path in (("a", a), ("b", b)):
-        judged = answer("evaluate", "--data", labels, "--predictions", path)["bbox"]
+        evaluated = run_json("evaluate", "--data", labels, "--predictions", path)["bbox"]
         for name in ("AP", "AP50", "AP75"):
-            assert facts["figures"][name][side] == pytest.approx(judged[name], abs=1e-12)
+            assert facts["figures"][name][side] == pytest.approx(evaluated[name], abs=1e-12)
         for name, row in facts["per_category"].items():
             if row[side] is not None:
-                assert row[side] == pytest.approx(judged["per_category"][name]["AP"], abs=1e-12)
+                assert row[side] == pytest.approx(evaluated["per_category"][name]["AP"], abs=1e-12)
     row = facts["figures"]["AP"]
     assert row["low"] <= row["difference"] <= row["high"]
     assert row["difference"] == pytest.approx(row["b"] - row["a"])
-    again = answer("compare", "--data", labels, "--predictions", f"{a},{b}", "--resamples", 200)
+    again = run_json("compare", "--data", labels, "--predictions", f"{a},{b}", "--resamples", 200)
     assert again == facts
-    other = answer("compare", "--data", labels, "--predictions", f"{a},{b}", "--resamples", 200, "--seed", 1)
+    other = run_json("compare", "--data", labels, "--predictions", f"{a},{b}", "--resamples", 200, "--seed", 1)
     assert other["figures"]["AP"]["low"] != row["low"]
     code, out, _ = run("compare", "--data", labels, "--predictions", f"{a},{a}", "--resamples", 20)
     assert code == 0

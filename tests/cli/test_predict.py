@@ -198,14 +198,14 @@ def test_documents_are_as_designed_and_cocos_reader_takes_them(good, photo, tmp_
         assert one.keys() == {"category", "score", "bbox"}
         assert COCO.ids[COCO.index(one["category"])] == result["category_id"]
         assert (one["score"], one["bbox"]) == (result["score"], result["bbox"])
-    truth = reference.COCO()
-    truth.dataset = {
+    ground_truth = reference.COCO()
+    ground_truth.dataset = {
         "images": [{"id": 1}],
         "annotations": [],
         "categories": [{"id": category} for category in COCO.ids],
     }
-    truth.createIndex()
-    assert len(truth.loadRes(results).getAnnIds()) == len(results)
+    ground_truth.createIndex()
+    assert len(ground_truth.loadRes(results).getAnnIds()) == len(results)
 
 
 def test_a_video_cut_off_keeps_the_frames_before(good, photo, tmp_path):
@@ -314,13 +314,13 @@ def test_weights_with_a_file_as_model_are_an_error(good, photo, tmp_path):
 def test_names_that_are_no_text_are_spelt_out(good, photo, tmp_path):
     photo.rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
     command = [sys.executable, "-m", "otus", "predict", tmp_path, "--model", NAME, "--weights", good]
-    said = []
+    outputs = []
     for options in (["--json"], ["--out", tmp_path / "out", "--page"]):
         done = subprocess.run([*command, *options], capture_output=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr
-        said.append(done.stdout.decode("utf-8"))
-    assert json.loads(said[0])["images"][0]["file"].endswith("caf\\udce9.png")
-    assert "caf\\udce9.png" in said[1]
+        outputs.append(done.stdout.decode("utf-8"))
+    assert json.loads(outputs[0])["images"][0]["file"].endswith("caf\\udce9.png")
+    assert "caf\\udce9.png" in outputs[1]
     assert b"caf\xe9.jpg" in os.listdir(os.fsencode(tmp_path / "out"))
 
 
@@ -339,10 +339,10 @@ def test_evaluating_thresholded_predictions_warns(good, photo, tmp_path):
     for threshold, cut in ((middle, middle), (0.0, None)):
         done = run(photo, *model, "--score-threshold", threshold, "--out", out, "--json")
         assert json.loads(done.stdout)["postprocess"]["score_threshold"] == threshold
-        judged = CliRunner().invoke(app, ["evaluate", *data, *file, "--json"])
-        assert json.loads(judged.stdout).get("prediction_threshold") == cut
+        evaluation = CliRunner().invoke(app, ["evaluate", *data, *file, "--json"])
+        assert json.loads(evaluation.stdout).get("prediction_threshold") == cut
         closer = CliRunner().invoke(app, ["explain", "errors", *data, *file, "--out", str(tmp_path / "e.html")])
-        for stderr in (judged.stderr, closer.stderr):
+        for stderr in (evaluation.stderr, closer.stderr):
             assert (f"applied the score threshold {threshold:g}" in stderr) == (cut is not None)
 
 

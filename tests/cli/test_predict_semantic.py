@@ -46,8 +46,8 @@ def test_the_frames_of_a_video_become_one_video(weights, tmp_path):
     with VideoWriter(tmp_path / "film.mp4", frame_rate=10) as writer:
         for number in range(4):
             writer.add(rng.integers(0, 60 * (number + 1), (48, 64, 3), dtype=np.uint8))
-    said = otus("predict", tmp_path / "film.mp4", "--model", weights, "--device", "cpu", "--out", tmp_path / "out")
-    assert "1 overlay and predictions.json" in said
+    output = otus("predict", tmp_path / "film.mp4", "--model", weights, "--device", "cpu", "--out", tmp_path / "out")
+    assert "1 overlay and predictions.json" in output
     frames = [frame.image for frame in Video(tmp_path / "out" / "film.mp4")]
     assert [frame.shape for frame in frames] == [(48, 64, 3)] * 4
     records = json.loads((tmp_path / "out" / "predictions.json").read_text())

@@ -55,8 +55,8 @@ def test_any_method_is_clicked_at(labelled: Path) -> None:
     rows, columns = np.mgrid[:48, :64]
     far = np.hypot(columns - 20, rows - 24)
     for click in (3, 7):
-        painted, judged = rows < round(click * 4.8), (far <= 11) | (far > 13)
-        expected = ((far <= 11) & painted).sum() / (((far <= 11) | painted) & judged).sum()
+        painted, evaluated = rows < round(click * 4.8), (far <= 11) | (far > 13)
+        expected = ((far <= 11) & painted).sum() / (((far <= 11) | painted) & evaluated).sum()
         assert figures[f"IoU@{click}"] == pytest.approx(expected, abs=1e-9)
     assert figures["seconds_per_click"] > 0
 

@@ -28,9 +28,9 @@ def run(data: Path, predictions: Path, protocol: str, *options: str) -> Result:
 def document(data: Path, predictions: Path, protocol: str, *options: str) -> dict:
     done = run(data, predictions, protocol, "--json", *options)
     assert done.exit_code == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["protocol"] == protocol
-    return said
+    report = json.loads(done.stdout)
+    assert report["protocol"] == protocol
+    return report
 
 
 def test_every_protocol_is_named_in_the_help():
@@ -49,11 +49,11 @@ def test_semantic_on_camvid(shared_data, tmp_path):
     files = sorted((data / "valannot").glob("*.png"))
     theirs = semantic.SemanticEval(11, ignore_index=11)
     for file in files:
-        truth = np.array(Image.open(file))
-        found = np.roll(truth, (2, -3), axis=(0, 1))
+        ground_truth = np.array(Image.open(file))
+        found = np.roll(ground_truth, (2, -3), axis=(0, 1))
         found[found == 11] = 0
         Image.fromarray(found).save(tmp_path / file.name)
-        theirs.update(truth, found)
+        theirs.update(ground_truth, found)
     figures = document(data, tmp_path, "semantic", "--split", "val")["semantic"]
     common = {name: value for name, value in theirs.results().items() if name in figures}
     assert {name: figures[name] for name in common} == pytest.approx(common, abs=1e-9)
@@ -112,11 +112,11 @@ def test_oriented_on_dota_by_all_kinds_of_files(shared_data, tmp_path):
             file.write(f"{stem} {scores[row]} {' '.join(map(str, corners.ravel().tolist()))}\n")
     write_results(dataset, found, tmp_path / "coco.json")
     for name in ("yolo", "dota", "coco.json"):
-        said = document(data, tmp_path / name, "oriented", "--format", "yolo", "--split", "val")
-        assert list(said)[3:] == ["oriented", "oriented_voc07", "oriented_voc12"]
+        report = document(data, tmp_path / name, "oriented", "--format", "yolo", "--split", "val")
+        assert list(report)[3:] == ["oriented", "oriented_voc07", "oriented_voc12"]
         for kind in ("oriented", "oriented_voc07", "oriented_voc12"):
-            assert said[kind]["AP50"] == pytest.approx(1), (name, kind)
-        assert said["oriented"]["AP"] == pytest.approx(1)
+            assert report[kind]["AP50"] == pytest.approx(1), (name, kind)
+        assert report["oriented"]["AP"] == pytest.approx(1)
 
 
 def test_boundary_and_proposals_on_coco(shared_data):
@@ -144,14 +144,14 @@ def test_cuboids_on_kitti(tmp_path):
     ignored = "DontCare -1 -1 -10 5 6 7 8 -1 -1 -1 -1000 -1000 -1000 -10\n"
     (tmp_path / "label_2/000000.txt").write_text(KITTI_CARS.format(first="", second="", x=9.0) + ignored)
     (tmp_path / "found/000000.txt").write_text(KITTI_CARS.format(first=" 0.9", second=" 0.8", x=9.5))
-    said = document(tmp_path, tmp_path / "found", "cuboid")
+    report = document(tmp_path, tmp_path / "found", "cuboid")
     # Of the second car, moved by half a metre along its length of 4: IoU about 3.5 / 4.5.
-    assert said["cuboid_r40"]["per_category"]["Car"]["AP70"] == pytest.approx(1)
-    assert said["birds_eye"]["AP50"] == said["cuboid"]["AP50"] == pytest.approx(1)
+    assert report["cuboid_r40"]["per_category"]["Car"]["AP70"] == pytest.approx(1)
+    assert report["birds_eye"]["AP50"] == report["cuboid"]["AP50"] == pytest.approx(1)
     (tmp_path / "found/000000.txt").write_text(KITTI_CARS.format(first=" 0.9", second=" 0.8", x=11.0))
-    said = document(tmp_path, tmp_path / "found", "cuboid")
-    assert said["cuboid_r40"]["AP70"] == said["birds_eye_r40"]["AP70"] == pytest.approx(0.5)
-    assert said["cuboid"]["AP25"] == pytest.approx(1)
+    report = document(tmp_path, tmp_path / "found", "cuboid")
+    assert report["cuboid_r40"]["AP70"] == report["birds_eye_r40"]["AP70"] == pytest.approx(0.5)
+    assert report["cuboid"]["AP25"] == pytest.approx(1)
 
 
 CATEGORIES = Categories(("owl", "mouse"))
@@ -211,9 +211,9 @@ def test_amodal_from_files(tmp_path):
     coco.write_json(dataset, tmp_path / "labels.json")
     whole = replace(dataset.objects, boxes_xyxy=dataset.objects.amodal_boxes_xyxy, scores=np.ones(2))
     write_results(dataset, whole, tmp_path / "found.json")
-    said = document(tmp_path / "labels.json", tmp_path / "found.json", "amodal")
-    assert said["amodal_bbox"]["AP"] == said["amodal_segm"]["AP"] == pytest.approx(1)
-    assert (said["amodal_bbox"]["AR_none"], said["amodal_bbox"]["AR_heavy"]) == (pytest.approx(1), None)
+    report = document(tmp_path / "labels.json", tmp_path / "found.json", "amodal")
+    assert report["amodal_bbox"]["AP"] == report["amodal_segm"]["AP"] == pytest.approx(1)
+    assert (report["amodal_bbox"]["AR_none"], report["amodal_bbox"]["AR_heavy"]) == (pytest.approx(1), None)
 
 
 @pytest.mark.parametrize(
@@ -285,11 +285,11 @@ def test_classification_with_missing_predictions(tmp_path):
         "images": [{"file": f"data/{name}", "classification": answers} for name in ("owl/0.png", "mouse/0.png")],
     }
     (tmp_path / "found.json").write_text(json.dumps(found))
-    said = document(tmp_path / "data", tmp_path / "found.json", "classification")
-    assert said["missing_predictions"] == 1
-    assert said["classification"]["top1"] == pytest.approx(1 / 3)
-    assert said["classification"]["top5"] == pytest.approx(2 / 3)
-    assert said["classification"]["per_category"]["mouse"] == {"top1": 0, "top5": 1}
+    report = document(tmp_path / "data", tmp_path / "found.json", "classification")
+    assert report["missing_predictions"] == 1
+    assert report["classification"]["top1"] == pytest.approx(1 / 3)
+    assert report["classification"]["top5"] == pytest.approx(2 / 3)
+    assert report["classification"]["per_category"]["mouse"] == {"top1": 0, "top5": 1}
     (tmp_path / "found.json").write_text("[]")
     assert document(tmp_path / "data", tmp_path / "found.json", "classification")["classification"]["top1"] == 0
 
@@ -358,9 +358,9 @@ def test_clicks_on_real_objects(shared_data, tmp_path):
     names = [file.name for file in sorted((data / "images").iterdir())]
     curves = [{"file": name, "ious": [0.5, 0.86, 0.95]} for name in names[1:]]
     (tmp_path / "clicks.json").write_text(json.dumps(curves))
-    said = document(data, tmp_path / "clicks.json", "interactive")
-    assert (said["images"], said["missing_predictions"]) == (len(names), 1)
-    assert said["interactive"]["NoC@85"] == pytest.approx((2 * (len(names) - 1) + 20) / len(names))
+    report = document(data, tmp_path / "clicks.json", "interactive")
+    assert (report["images"], report["missing_predictions"]) == (len(names), 1)
+    assert report["interactive"]["NoC@85"] == pytest.approx((2 * (len(names) - 1) + 20) / len(names))
     table = run(data, tmp_path / "clicks.json", "interactive").stdout
     assert "NoC@90" in table
     assert "IoU@20" in table
@@ -368,16 +368,16 @@ def test_clicks_on_real_objects(shared_data, tmp_path):
 
 def test_maps_that_cannot_be_are_named_and_left_out_on_request(tmp_path):
     labels = np.zeros((20, 20), dtype=np.uint8)
-    for folder in ("truth", "found"):
+    for folder in ("ground_truth", "found"):
         (tmp_path / folder).mkdir()
         for name in ("a", "b"):
             Image.fromarray(labels).save(tmp_path / folder / f"{name}.png")
-    truth = SemanticFiles(
-        tuple(tmp_path / "truth" / f"{n}.png" for n in "ab"),
+    ground_truth = SemanticFiles(
+        tuple(tmp_path / "ground_truth" / f"{n}.png" for n in "ab"),
         CATEGORIES,
         np.where(np.arange(256) < 2, np.arange(256), 255),
     )
-    dataset = a_dataset(tmp_path, semantic=truth)
+    dataset = a_dataset(tmp_path, semantic=ground_truth)
     for broken, words in (
         (np.zeros((20, 21), np.uint8), "b.png: expected labels of 20 x 20 pixels"),
         (labels + 9, r"b.png: has the values \[9\]"),

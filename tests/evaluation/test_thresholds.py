@@ -114,11 +114,11 @@ def test_a_json_file_does_the_same(weights, data, tmp_path):
         "predict", data.parent / "0.png", "--model", weights, "--thresholds", path, "--json", "--precision", "exact"
     )
     assert done.exit_code == 0, done.stderr
-    said = json.loads(done.stdout)["images"][0]["instances"]
+    instances = json.loads(done.stdout)["images"][0]["instances"]
     thresholds = read_thresholds(path)
     loaded = otus.load(weights, device="cpu").predict(data.parent / "0.png", score_threshold=thresholds)[0]
-    assert [one["score"] for one in said] == pytest.approx(loaded.instances.scores.tolist())
-    assert all(one["score"] > thresholds[one["category"]] for one in said)
+    assert [one["score"] for one in instances] == pytest.approx(loaded.instances.scores.tolist())
+    assert all(one["score"] > thresholds[one["category"]] for one in instances)
     done = run("predict", data, "--model", weights, "--thresholds", path, "--score-threshold", 0.3)
     assert (done.exit_code, "one of them" in done.stderr) == (2, True)
 

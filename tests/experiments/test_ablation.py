@@ -85,8 +85,8 @@ def test_each_value_is_trained_with_each_seed(data: Path, tmp_path: Path, monkey
         assert header.arguments["upsampling"] == kind
         settings = header.training["settings"]
         assert (settings["seed"], settings["epochs"], settings["image_size"]) == (int(seed), 1, 48)
-        judged = otus.evaluate(data, split="val", model=otus.load(row["weights"], device="cpu"))
-        assert judged.results["semantic"].figures["mIoU"] == pytest.approx(row["mIoU"])
+        report = otus.evaluate(data, split="val", model=otus.load(row["weights"], device="cpu"))
+        assert report.results["semantic"].figures["mIoU"] == pytest.approx(row["mIoU"])
 
     assert json.loads((out / "ablation.json").read_text()) == document
     rows = list(csv.DictReader((out / "ablation.csv").read_text().splitlines()))
@@ -147,13 +147,13 @@ def test_values_are_those_of_the_builders_types() -> None:
 
 
 def test_unsupported_combinations_are_skipped_and_logged() -> None:
-    said: list[str] = []
-    variants = variants_of("tiny", {"upsampling": [], "downsampling": ["strided-convolution"]}, log=said.append)
+    messages: list[str] = []
+    variants = variants_of("tiny", {"upsampling": [], "downsampling": ["strided-convolution"]}, log=messages.append)
     assert [one.arguments["upsampling"] for one in variants] == [
         kind for kind in UPSAMPLINGS if kind != "max-unpooling"
     ]
-    assert len(said) == 1
-    assert "skipped: upsampling: max-unpooling needs a max pooling" in said[0]
+    assert len(messages) == 1
+    assert "skipped: upsampling: max-unpooling needs a max pooling" in messages[0]
     both = variants_of("sliding_window_segmenter", {"shared": ["True"]})
     assert [(one.label, one.arguments) for one in both] == [("sliding_window_segmenter, shared=True", {"shared": True})]
 

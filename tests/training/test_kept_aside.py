@@ -52,12 +52,12 @@ def test_evaluate_uses_the_validation_images_of_a_run(data: Path, tmp_path: Path
     trained = train("tiny", data, val=0.25, settings=QUICK, out=tmp_path / "runs", quiet=True)
     listed = json.loads((trained.folder / "images.json").read_text())
     assert (len(listed["training"]), len(listed["validation"])) == (9, 3)
-    told = load_checkpoint(trained.best)[1].training["figures"]["bbox/AP"]
+    recorded_ap = load_checkpoint(trained.best)[1].training["figures"]["bbox/AP"]
     code, out, err = otus_evaluate("--run", trained.folder, "--json")
     assert code == 0, err
     document = json.loads(out)
     assert document["images"] == 3
-    assert document["bbox"]["AP"] == pytest.approx(told, nan_ok=True)
+    assert document["bbox"]["AP"] == pytest.approx(recorded_ap, nan_ok=True)
     assert "training_images" not in document
 
     code, out, err = otus_evaluate("--run", trained.folder, "--choose-thresholds", "--json")  # go into its weights
@@ -82,7 +82,7 @@ def test_evaluate_uses_the_validation_images_of_a_run(data: Path, tmp_path: Path
     assert "give their path by --data" in err
     again = otus.evaluate(moved, run=trained.folder)
     assert again.images == 3
-    assert again.results["bbox"].figures["AP"] == pytest.approx(told, nan_ok=True)
+    assert again.results["bbox"].figures["AP"] == pytest.approx(recorded_ap, nan_ok=True)
     lost = next(iter(listed["validation"]))
     files = open_dataset(moved).images.files
     coco.write(
@@ -122,10 +122,10 @@ def test_a_run_goes_on_where_its_data_have_moved_and_were_repaired(
     file.write_bytes(file.read_bytes() + b"another ending")
     capsys.readouterr()
     done = resume_run(stopped.folder, arguments={"data": [moved]})
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert done.result.ended == "done"
-    assert "data moved" in said
-    assert f"1 image file has changed since the run was started, e.g. {aside}" in said
+    assert "data moved" in stderr
+    assert f"1 image file has changed since the run was started, e.g. {aside}" in stderr
     assert json.loads((done.folder / "config.json").read_text())["data"] == [str(moved)]
     assert otus.evaluate(run=done.folder).images == 3
 

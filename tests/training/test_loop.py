@@ -407,5 +407,5 @@ def test_a_changed_number_of_epochs_is_logged(
     settings = TrainSettings(minutes=10, batch_size=4, device="cpu")
     loader = TrainLoader(scenes, PREPROCESS, settings)
     loop.fit(tiny_detector(), loader=loader, fabric=start_fabric(settings), progress=TrainProgress())
-    said = [line for line in capsys.readouterr().err.splitlines() if "now allow" in line]
-    assert said == ["10 minutes now allow 20 epochs instead of 10"]
+    messages = [line for line in capsys.readouterr().err.splitlines() if "now allow" in line]
+    assert messages == ["10 minutes now allow 20 epochs instead of 10"]

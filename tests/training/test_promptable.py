@@ -45,9 +45,9 @@ def test_train_validate_evaluate_and_predict(scenes):
     predictor = otus.load(run.best)
     assert predictor.categories.names == ("object",)
     method = predictor.system.promptable_method(predictor.preprocess)
-    answer = method.segment(method.embed(data.image(0)), Prompt([[20, 20]], [1]))
-    assert len(answer.scores) == 3
-    assert answer.masks.size_hw == (48, 64)
+    candidates = method.segment(method.embed(data.image(0)), Prompt([[20, 20]], [1]))
+    assert len(candidates.scores) == 3
+    assert candidates.masks.size_hw == (48, 64)
 
 
 def test_data_without_masks_are_an_error(scenes):

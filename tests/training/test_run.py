@@ -171,10 +171,10 @@ def test_data_of_several_folders_and_the_notes_about_them(
     labels = len(names) - 1 - other.objects.labels
     other = replace(other, categories=names, objects=replace(other.objects, labels=labels, segmentations=None))
     run = train("tiny", [scenes, other], val=scenes, settings=QUICK, out=tmp_path)
-    said = capsys.readouterr().err
-    assert "training on 18 images" in said
-    assert "the training data have no object of unicorn" in said
-    assert "all validation images are also training images" in said
+    stderr = capsys.readouterr().err
+    assert "training on 18 images" in stderr
+    assert "the training data have no object of unicorn" in stderr
+    assert "all validation images are also training images" in stderr
     assert otus.load(run.best, device="cpu").categories.names == (*scenes.categories.names, "unicorn")
 
 
@@ -324,10 +324,12 @@ def test_without_masks_there_is_no_mask_head(
 ) -> None:
     boxes = without_masks(scenes)
     run = train(None, boxes, val=scenes, weights="packaged", image_size=64, settings=QUICK, out=tmp_path)
-    said = capsys.readouterr().err
-    assert "no object has masks to train on, so faster_rcnn_efficientnet_lite0_fpn is trained instead of mask_" in said
-    assert "the validation images have masks, the training images none" in said
-    assert "mask_head" not in said
+    stderr = capsys.readouterr().err
+    assert (
+        "no object has masks to train on, so faster_rcnn_efficientnet_lite0_fpn is trained instead of mask_" in stderr
+    )
+    assert "the validation images have masks, the training images none" in stderr
+    assert "mask_head" not in stderr
     assert run.folder == tmp_path / "detection" / "faster_rcnn_efficientnet_lite0_fpn"
     tensors, header = load_checkpoint(run.best)
     assert header.builder == "faster_rcnn_efficientnet_lite0_fpn"
@@ -373,8 +375,8 @@ def test_categories_without_masks_are_noted(scenes: Dataset) -> None:
     some = Segmentations.build(
         None if objects.labels[i] == label else objects.segmentations.segmentation(i) for i in range(len(objects))
     )
-    said = system.warnings(replace(scenes, objects=replace(objects, segmentations=some)))
-    assert f"no mask to learn from of {scenes.categories[label]}" in said[0]
+    warnings = system.warnings(replace(scenes, objects=replace(objects, segmentations=some)))
+    assert f"no mask to learn from of {scenes.categories[label]}" in warnings[0]
 
 
 def test_data_are_looked_at_before_a_model_is_asked_for(coco_scenes: Path, tmp_path: Path) -> None:
@@ -462,17 +464,17 @@ def test_the_start_is_validated_and_compared_with(
     is_worse: bool,
 ) -> None:
     first = train("tiny", scenes, settings=QUICK, out=tmp_path, quiet=True)
-    judged = iter(scores)
-    monkeypatch.setattr(Validator, "__call__", lambda *_: Validation({"bbox/AP": (score := next(judged))}, score))
+    scores_left = iter(scores)
+    monkeypatch.setattr(Validator, "__call__", lambda *_: Validation({"bbox/AP": (score := next(scores_left))}, score))
     run = train(
         "tiny", scenes, val=scenes, weights=first.best, settings=replace(QUICK, epochs=2), out=tmp_path, name="next"
     )
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert [(row["epoch"], row["score"]) for row in run.result.history] == list(enumerate(scores))
     assert run.result.best_score == max(scores[1:])
-    assert "before training: box AP 0.400" in said
+    assert "before training: box AP 0.400" in stderr
     warning = "warning: box AP was 0.400 before training and is 0.350 at best after it: the weights to start from are"
-    assert (warning in said) == is_worse
+    assert (warning in stderr) == is_worse
     header, start, *epochs = (run.folder / "metrics.csv").read_text().splitlines()
     assert header.startswith("epoch,step,learning_rate,loss,loss/box")
     assert start.startswith("0,0,,")

@@ -62,16 +62,16 @@ def otus_train(*arguments: object) -> tuple[int, str]:
 def test_loss_and_class_weights_are_recorded_resumed_and_repeated(tiny, halves, tmp_path, monkeypatch):
     start = ["--model", "tiny_segmenter", "--data", halves, "--val", 0.25, "--epochs", 2, "--batch-size", 3]
     start += ["--loss", "cross-entropy", "--loss", "dice", "--class-weights", "median-frequency"]
-    code, said = otus_train(*start, "--out", tmp_path / "whole")
-    assert code == 0, said
-    assert "class weights: dark " in said
+    code, output = otus_train(*start, "--out", tmp_path / "whole")
+    assert code == 0, output
+    assert "class weights: dark " in output
     with monkeypatch.context() as patch:
         interrupt_at(patch, 3)
         assert otus_train(*start, "--out", tmp_path / "parts")[0] == 130
     whole, parts = (tmp_path / one / "semantic" / "tiny_segmenter" for one in ("whole", "parts"))
-    code, said = otus_train("--resume", parts, "--loss", "cross-entropy")
+    code, output = otus_train("--resume", parts, "--loss", "cross-entropy")
     assert code == 2
-    assert "loss: was ['cross-entropy', 'dice'], is ['cross-entropy']" in said
+    assert "loss: was ['cross-entropy', 'dice'], is ['cross-entropy']" in output
     assert otus_train("--resume", parts)[0] == 0
     (expected, header), (found, _) = (load_checkpoint(one / "weights" / "last.safetensors") for one in (whole, parts))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -128,9 +128,9 @@ def test_invalid_losses_are_errors(tiny, halves):
         set_criterion(detector, TrainSettings(class_weights="median-frequency"), dataset, QUIET)
     with pytest.raises(UsageError, match="weigh cross-entropy, and the loss is focal"):
         TrainSettings(loss=("focal",), class_weights="median-frequency")
-    code, said = otus_train("--model", "tiny_segmenter", "--data", halves, "--loss", "tversky")
+    code, output = otus_train("--model", "tiny_segmenter", "--data", halves, "--loss", "tversky")
     assert code == 2
-    assert "'lovasz'" in said
-    assert "'tversky'" in said
+    assert "'lovasz'" in output
+    assert "'tversky'" in output
     with pytest.raises(UsageError, match="expected different losses"):
         TrainSettings(loss=("dice", "dice"))

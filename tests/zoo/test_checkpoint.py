@@ -216,7 +216,7 @@ def test_files_that_are_not_checkpoints_of_otus(tmp_path):
     save_file({"a": torch.ones(3)}, path)
     with pytest.raises(CheckpointError, match="not the header of an Otus checkpoint"):
         load_checkpoint(path)
-    for metadata, told in (
+    for metadata, message in (
         ('{"version": 2, "header": {}}', "format 2, this version of Otus reads up to 1"),
         ("{}", "format None"),
         ("[1", "header is damaged"),
@@ -226,7 +226,7 @@ def test_files_that_are_not_checkpoints_of_otus(tmp_path):
         ('{"version": 1, "header": {}, "aliases": {"b": "absent"}}', "header is damaged.*absent"),
     ):
         save_file({"a": torch.ones(3)}, path, metadata={"otus": metadata})
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             load_checkpoint(path)
 
 
@@ -262,11 +262,11 @@ def test_load_into_all_or_nothing(tmp_path):
     for strict in (True, False):
         with pytest.raises(CheckpointError) as error:
             load_into(module, wrong, source="w.pth", strict=strict)
-        told = str(error.value)
-        assert "w.pth does not fit Sequential (nothing was loaded; 6 tensors would fit)" in told
-        assert "1 extra, e.g. head.weight (7,)" in told
-        assert "1 of another shape, e.g. 2.weight: expected (2, 4, 1, 1), got (5, 4, 1, 1)" in told
-        assert ("2 missing, e.g. 0.weight (4, 3, 3, 3), 0.bias (4,)" in told) is strict
+        message = str(error.value)
+        assert "w.pth does not fit Sequential (nothing was loaded; 6 tensors would fit)" in message
+        assert "1 extra, e.g. head.weight (7,)" in message
+        assert "1 of another shape, e.g. 2.weight: expected (2, 4, 1, 1), got (5, 4, 1, 1)" in message
+        assert ("2 missing, e.g. 0.weight (4, 3, 3, 3), 0.bias (4,)" in message) is strict
         assert_same(module.state_dict(), other.state_dict())
 
 
@@ -376,7 +376,7 @@ def test_a_checkpoint_with_code_is_not_run(tmp_path, zipped):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (nn.Linear(2, 2), r"refused.*torch\.nn\.modules\.linear\.Linear"),
         ({"a": np.zeros(2)}, "refused.*numpy"),
@@ -387,10 +387,10 @@ def test_a_checkpoint_with_code_is_not_run(tmp_path, zipped):
         (torch.zeros(3), "got Tensor"),
     ],
 )
-def test_files_of_other_things(tmp_path, content, told):
+def test_files_of_other_things(tmp_path, content, message):
     path = tmp_path / "w.pth"
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         read_foreign(path)
 
 
@@ -431,7 +431,7 @@ def test_errors_name_the_type_of_other_files(tmp_path):
     (tmp_path / "page.pth").write_bytes(b"\n <!doctype HTML><title>Sign in</title>")
     (tmp_path / "pointer.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
     (tmp_path / "nothing.pth").write_bytes(b"")
-    for name, told in (
+    for name, message in (
         ("photos.pth", r"zip archive of other files \(a\.jpg, b\.jpg\)"),
         ("empty.pth", r"zip archive of other files \(nothing\)"),
         ("numpy.npz", r"zip archive of other files \(a\.npy\)"),
@@ -440,7 +440,7 @@ def test_errors_name_the_type_of_other_files(tmp_path):
         ("pointer.pth", "Git LFS pointer.*git lfs pull"),
         ("nothing.pth", "is empty"),
     ):
-        with pytest.raises(CheckpointError, match=rf"{name}: is .*{told}"):
+        with pytest.raises(CheckpointError, match=rf"{name}: is .*{message}"):
             read_foreign(tmp_path / name)
 
 

@@ -149,7 +149,7 @@ def tiny(state: dict[str, Tensor], *, dilated: bool = False) -> SetDetector:
     return system.eval()
 
 
-def assert_same_answers(system: SetDetector, model: nn.Module, images: Sequence[Tensor]) -> None:
+def assert_same_predictions(system: SetDetector, model: nn.Module, images: Sequence[Tensor]) -> None:
     with torch.inference_mode():
         expected = model(**padded(images))
     record = system.stages([{"image": image} for image in images])
@@ -179,14 +179,14 @@ def test_tiny_detrs_equal_transformers(naming):
     model = reference(images, backbone="resnet18", **TINY)
     state = {"official": official, "hub": of_the_hub, "transformers 5": dict}[naming](model.state_dict())
     system = tiny(state)
-    assert_same_answers(system, model, images)
-    assert_same_answers(system, model, images[:1])
+    assert_same_predictions(system, model, images)
+    assert_same_predictions(system, model, images[:1])
 
 
 def test_a_dilated_backbone_equals_transformers():
     images = photos((70, 100))
     model = reference(images, backbone="resnet50", dilation=True, **TINY)
-    assert_same_answers(tiny(official(model.state_dict()), dilated=True), model, images)
+    assert_same_predictions(tiny(official(model.state_dict()), dilated=True), model, images)
 
 
 def test_a_backbone_by_transformers_own_resnet_is_read():
@@ -231,7 +231,7 @@ def test_losses_equal_transformers(counts):
     model = reference(images, backbone="resnet18", **TINY)
     system, learned = tiny(model.state_dict()), samples(images, counts)
     found = system.losses(learned)
-    answers = system.stages(learned).outputs
+    outputs = system.stages(learned).outputs
     labels = []
     for sample in learned:
         height, width = sample["image"].shape[1:]
@@ -241,7 +241,7 @@ def test_losses_equal_transformers(counts):
     config = model.config
     config.auxiliary_loss = True
     total, parts, _ = model.loss_function(
-        answers.logits[-1], labels, "cpu", answers.boxes[-1], config, answers.logits, answers.boxes
+        outputs.logits[-1], labels, "cpu", outputs.boxes[-1], config, outputs.logits, outputs.boxes
     )
     torch.testing.assert_close(found["class"], parts["loss_ce"], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found["box"], 5 * parts["loss_bbox"], atol=1e-5, rtol=1e-5)
@@ -254,11 +254,11 @@ def test_the_matching_is_transformers():
 
     generator = torch.Generator().manual_seed(2)
     logits, boxes = torch.randn(1, 30, 7, generator=generator), torch.rand(1, 30, 4, generator=generator) / 2
-    wanted, labels = torch.rand(9, 4, generator=generator) / 2, torch.randint(0, 6, (9,), generator=generator)
+    target_boxes, labels = torch.rand(9, 4, generator=generator) / 2, torch.randint(0, 6, (9,), generator=generator)
     queries, objects = Theirs(1, 5, 2)(
-        {"logits": logits, "pred_boxes": boxes}, [{"class_labels": labels, "boxes": wanted}]
+        {"logits": logits, "pred_boxes": boxes}, [{"class_labels": labels, "boxes": target_boxes}]
     )[0]
-    match = HungarianMatcher()(-logits.softmax(-1)[0][:, labels], boxes[0], wanted)
+    match = HungarianMatcher()(-logits.softmax(-1)[0][:, labels], boxes[0], target_boxes)
     assert match.queries.tolist() == queries.tolist()
     assert match.objects.tolist() == objects.tolist()
 
@@ -441,4 +441,4 @@ def test_full_size_detrs_equal_transformers(name):
         checkpoint = read_detr(naming(model.state_dict()))
         system = getattr(detr, name)(COCO, **checkpoint.arguments)
         load_into(system, checkpoint.state, source=name)
-        assert_same_answers(system.eval(), model, images)
+        assert_same_predictions(system.eval(), model, images)

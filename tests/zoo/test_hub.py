@@ -104,8 +104,8 @@ def test_without_network_the_error_has_a_remedy(tmp_path):
         with pytest.raises(FetchError, match="Check the network connection") as error:
             fetch(url, cache_dir=tmp_path, packaged=("otus_small", "otus_tiny"))
     place = tmp_path / "weights" / f"127.0.0.1%3A{url.split(':')[2].split('/')[0]}" / "models" / "w.bin"
-    for told in (url, str(place), "otus_small, otus_tiny"):
-        assert told in str(error.value)
+    for text in (url, str(place), "otus_small, otus_tiny"):
+        assert text in str(error.value)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_bytes(CONTENT)
     assert fetch(url, cache_dir=tmp_path, sha256=DIGEST) == place

@@ -55,8 +55,8 @@ def test_the_metrics_of_the_card(shared_data: Path, name: str):
     report = otus.evaluate(
         open_dataset(shared_data / "voc2007", format="voc", split="val"), model=file, precision="auto", protocol="voc07"
     )
-    said = load_checkpoint(file)[1].training["figures"]["VOC 2007 val bbox AP50-voc07"]
-    assert report.results["bbox"].figures["AP"] == pytest.approx(said, abs=0.003)  # bfloat16 differs by chip
+    recorded = load_checkpoint(file)[1].training["figures"]["VOC 2007 val bbox AP50-voc07"]
+    assert report.results["bbox"].figures["AP"] == pytest.approx(recorded, abs=0.003)  # bfloat16 differs by chip
 
 
 def test_a_packaged_semantic_model_is_not_the_default(monkeypatch, tmp_path):

@@ -138,9 +138,9 @@ def predict(model: RegionDetector, images: Sequence[Tensor], preprocess: Preproc
     return [preprocess.undo(one, (image.shape[1], image.shape[2])) for one, image in zip(found, images, strict=True)]
 
 
-def assert_equal(found: Instances, expected: dict[str, Tensor], *, slots: Sequence[int]) -> None:
+def assert_equal(found: Instances, expected: dict[str, Tensor], *, class_indices: Sequence[int]) -> None:
     assert len(found) == len(expected["boxes"])
-    np.testing.assert_array_equal(np.array(slots)[found.labels], expected["labels"].numpy())
+    np.testing.assert_array_equal(np.array(class_indices)[found.labels], expected["labels"].numpy())
     np.testing.assert_allclose(found.scores, expected["scores"].numpy(), atol=1e-4)
     np.testing.assert_allclose(found.boxes_xyxy, expected["boxes"].numpy(), atol=1e-4, rtol=1e-6)
     if "masks" in expected:
@@ -172,7 +172,7 @@ def compare(
         mine.postprocess = replace(mine.postprocess, max_detections=fewer["box_detections_per_img"])
     preprocess = Preprocess(shorter_side=shorter_side, longer_side=longer_side)
     for found, one in zip(predict(mine, images, preprocess), expected, strict=True):
-        assert_equal(found, one, slots=(1,) if name.startswith("keypoint") else COCO_IDS)
+        assert_equal(found, one, class_indices=(1,) if name.startswith("keypoint") else COCO_IDS)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -199,7 +199,7 @@ def test_slots_without_category_stay_in_the_softmax_and_are_never_reported():
     mine = ours(name, model.state_dict())
     mine.postprocess = replace(mine.postprocess, max_detections=10**6)
     (found,) = predict(mine, images, Preprocess(shorter_side=320, longer_side=640))
-    assert_equal(found, {key: value[named] for key, value in expected.items()}, slots=COCO_IDS)
+    assert_equal(found, {key: value[named] for key, value in expected.items()}, class_indices=COCO_IDS)
 
 
 class SameChoice:
@@ -270,7 +270,7 @@ def test_losses_are_torchvisions_on_the_same_regions(head):
         detector = all_learns(build, COCO_PERSON, checkpoint.arguments)
         mine = keypoint_rcnn.keypoint_rcnn(detector, hidden_channels=32)
     load_into(mine, checkpoint.state, source=head)
-    compare_losses(model, mine, images, slots=COCO_IDS if head == "mask" else (1,))
+    compare_losses(model, mine, images, class_indices=COCO_IDS if head == "mask" else (1,))
 
 
 @pytest.mark.slow
@@ -278,11 +278,13 @@ def test_losses_are_torchvisions_on_the_same_regions(head):
 def test_losses_equal_torchvision(name):
     images = photos((120, 170), (150, 97))
     model = reference(name, images, min_size=128, max_size=200, **FEW_TO_LEARN_FROM)
-    slots = (1,) if name.startswith("keypoint") else COCO_IDS
-    compare_losses(model, ours(name, model.state_dict()), images, slots=slots)
+    class_indices = (1,) if name.startswith("keypoint") else COCO_IDS
+    compare_losses(model, ours(name, model.state_dict()), images, class_indices=class_indices)
 
 
-def compare_losses(model: nn.Module, mine: RegionDetector, images: list[Tensor], *, slots: Sequence[int]) -> None:
+def compare_losses(
+    model: nn.Module, mine: RegionDetector, images: list[Tensor], *, class_indices: Sequence[int]
+) -> None:
     mine.proposer.train_post_nms_top_n = FEW_TO_LEARN_FROM["rpn_post_nms_top_n_train"]
     mine.box_head.sampler = replace(
         mine.box_head.sampler, batch_size_per_image=FEW_TO_LEARN_FROM["box_batch_size_per_image"]
@@ -290,11 +292,11 @@ def compare_losses(model: nn.Module, mine: RegionDetector, images: list[Tensor],
     generator = torch.Generator().manual_seed(7)
     model.rpn.fg_bg_sampler = SameChoice(mine.proposer.sampler, generator)
     model.roi_heads.fg_bg_sampler = SameChoice(mine.box_head.sampler, generator)
-    samples = targets(images, len(slots))
+    samples = targets(images, len(class_indices))
     theirs = [
         {
             "boxes": sample["boxes"].as_subclass(Tensor),
-            "labels": torch.tensor(slots)[sample["labels"]],
+            "labels": torch.tensor(class_indices)[sample["labels"]],
             "masks": sample["masks"].as_subclass(Tensor).byte(),
             "keypoints": torch.cat([sample["keypoints"].as_subclass(Tensor), sample["visibility"][..., None]], dim=2),
         }

@@ -131,7 +131,7 @@ def reference(name: str, images: Sequence[Tensor], *, eps: float = 1e-5, **argum
             freeze(model.backbone.body, eps)
         maps = list(model.backbone(prepared).values())
         for head, spread in ((model.head.classification_head, 2.0), (model.head.regression_head, 0.7)):
-            outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in answers_of(head)}
+            outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in output_layers(head)}
             hooks = [
                 layer.register_forward_hook(lambda layer, _, out, outputs=outputs: outputs[layer].append(out))
                 for layer in outputs
@@ -143,21 +143,20 @@ def reference(name: str, images: Sequence[Tensor], *, eps: float = 1e-5, **argum
                 layer.bias.zero_()
             for hook in hooks:
                 hook.remove()
-        slots = model.head.classification_head.num_columns if "ssd" in name else 91
-        for layer in answers_of(model.head.classification_head):
-            bias = torch.randn(layer.bias.numel() // slots, slots)
+        num_classes = model.head.classification_head.num_columns if "ssd" in name else 91
+        for layer in output_layers(model.head.classification_head):
+            bias = torch.randn(layer.bias.numel() // num_classes, num_classes)
             if "ssd" not in name:
                 bias -= 3
-            bias[
-                :, [slot for slot in NO_CATEGORY if slot or "ssd" not in name]
-            ] = -1e4  # never named by trained weights
+            unused = [index for index in NO_CATEGORY if index or "ssd" not in name]
+            bias[:, unused] = -1e4  # never predicted by trained weights
             layer.bias.copy_(bias.flatten())
         if name.startswith("fcos"):
             model.head.regression_head.bbox_reg.bias += 2.0
     return model
 
 
-def answers_of(head: nn.Module) -> list[nn.Conv2d]:
+def output_layers(head: nn.Module) -> list[nn.Conv2d]:
     """Return the output layers of a head."""
     if hasattr(head, "module_list"):
         return [one if isinstance(one, nn.Conv2d) else one[1] for one in head.module_list]
