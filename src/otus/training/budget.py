@@ -140,15 +140,15 @@ def size_for_labels(preprocess: Preprocess, dataset: Dataset) -> Preprocess:
 
 def seconds_per_image(system: nn.Module, *, loader: TrainLoader, fabric: Fabric) -> float:
     """Measure the training time per image: the second of two steps on a copy, or the first if it is slow."""
-    system = copy.deepcopy(system).to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    system.train()
+    trained = copy.deepcopy(system).to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trained.train()
     indices = next(loader.plan())[:2]
     seconds = 0.0
     for _ in range(2):
         start = time.monotonic()
         samples = [loader.load(index) for index in indices]
         with fabric.autocast():
-            losses = system.losses(samples, generator=model_generator(loader.settings.seed, 0, fabric.global_rank))
+            losses = trained.losses(samples, generator=model_generator(loader.settings.seed, 0, fabric.global_rank))
         fabric.backward(torch.stack(list(losses.values())).sum())
         seconds = time.monotonic() - start
         if fabric.broadcast(seconds > _PLAN_EVERY * 60 * (loader.settings.minutes or 0.0)):
