@@ -136,7 +136,7 @@ def test_incompatible_arguments_of_evaluate_are_errors():
             otus.evaluate(dataset, **wrong)
     with pytest.raises(UsageError, match="weights, device: only for a model"):
         otus.evaluate(dataset, predictions=perfect(dataset), weights="some", device="cpu")
-    with pytest.raises(UsageError, match="this one is already open"):
+    with pytest.raises(UsageError, match="is an open data set"):
         otus.evaluate(dataset, predictions=perfect(dataset), split="val")
 
 

@@ -131,7 +131,7 @@ def test_categories_without_a_threshold_keep_the_usual_one(weights, data):
     expected = (everything.labels == 1) | (everything.scores > SCORE_THRESHOLD)
     assert 0 < expected.sum() < len(expected)
     np.testing.assert_array_equal(found.boxes_xyxy, everything.boxes_xyxy[expected])
-    with pytest.raises(UsageError, match="cow not known"):
+    with pytest.raises(UsageError, match="does not know cow"):
         predictor.predict(image, score_threshold={"cow": 0.3})
     with pytest.raises(UsageError, match="0 to 1, got 3"):
         predictor.predict(image, score_threshold={"dog": 3.0})

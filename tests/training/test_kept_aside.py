@@ -79,7 +79,7 @@ def test_evaluate_uses_the_validation_images_of_a_run(data: Path, tmp_path: Path
     shutil.rmtree(data)
     code, _, err = otus_evaluate("--run", trained.folder)
     assert code == 2
-    assert "give their path by --data" in err
+    assert "give their new path by --data" in err
     again = otus.evaluate(moved, run=trained.folder)
     assert again.images == 3
     assert again.results["bbox"].figures["AP"] == pytest.approx(recorded_ap, nan_ok=True)

@@ -169,7 +169,7 @@ except CheckpointError as error:
 """
     path = tmp_path / "last.safetensors"
     ended = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=120)
-    assert "could not be written, what stood there is kept" in ended.stdout, ended.stderr
+    assert "could not be written, an earlier file is kept" in ended.stdout, ended.stderr
     assert load_checkpoint(path)[0]["a"].tolist() == [1, 1, 1]
     assert list(tmp_path.iterdir()) == [path]
 
