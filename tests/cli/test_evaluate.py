@@ -225,7 +225,7 @@ def test_names_of_images_go_before_numbers(files):
     found.write_text(json.dumps([{**FOUND[0], "file_name": "photos/c.png"}]))
     done = run(labels, found)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "'photos/c.png' does not name one image of the data" in done.stderr
+    assert "'photos/c.png' does not match exactly one image of the data" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["[/bold] owl", "[red]", ":owl:"])

@@ -373,4 +373,4 @@ def test_a_page_of_images_without_objects_has_no_empty_table(good, photo, tmp_pa
 def test_annotations_given_as_an_image_are_called_so(good, tmp_path):
     (tmp_path / "annotations.json").write_text("{}")
     done = run(tmp_path / "annotations.json", "--model", NAME, "--weights", good, "--out", tmp_path / "out")
-    refused(done, 1, "one of annotations, which list images .*otus predict FOLDER")
+    refused(done, 1, "seems to be a label file .*otus predict FOLDER")

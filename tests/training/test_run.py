@@ -473,7 +473,7 @@ def test_the_start_is_validated_and_compared_with(
     assert [(row["epoch"], row["score"]) for row in run.result.history] == list(enumerate(scores))
     assert run.result.best_score == max(scores[1:])
     assert "before training: box AP 0.400" in stderr
-    warning = "warning: box AP was 0.400 before training and is 0.350 at best after it: the weights to start from are"
+    warning = "warning: box AP was 0.400 before training and is at most 0.350 after it: the initial weights are better"
     assert (warning in stderr) == is_worse
     header, start, *epochs = (run.folder / "metrics.csv").read_text().splitlines()
     assert header.startswith("epoch,step,learning_rate,loss,loss/box")
