@@ -1,4 +1,4 @@
-"""Compiled: greedy suppression of upright and of oriented boxes (see :mod:`otus.parts.boxes.nms`)."""
+"""Compiled kernels: greedy NMS of upright and of oriented boxes (see :mod:`otus.parts.boxes.nms`)."""
 
 import math
 
@@ -7,14 +7,14 @@ from jaxtyping import Float, Int
 
 from otus._numba import kernel
 
-_CHAINS = 256  # a power of two
+_NUM_LISTS = 256  # a power of two
 
 
 @kernel
 def _enclosed(inner: Float[np.ndarray, "4 2"], outer: Float[np.ndarray, "4 2"], slack: float, shared: bool) -> float:
-    """Half the integral of x dy - y dx along the part of inner's outline that is in outer.
+    """Return half the integral of x dy - y dx along the part of the inner polygon's boundary inside the outer one.
 
-    One pair of what ``otus.structures.oriented`` does with arrays of them, where it is explained.
+    This is the computation of ``otus.structures.oriented`` for a single pair; it is explained there.
     """
     total = 0.0
     for edge in range(4):
@@ -40,8 +40,8 @@ def _enclosed(inner: Float[np.ndarray, "4 2"], outer: Float[np.ndarray, "4 2"], 
 
 @kernel
 def _shared_area(a: Float[np.ndarray, "4 2"], b: Float[np.ndarray, "4 2"]) -> float:
-    """Of two rectangles, by their corners clockwise."""
-    near_a, near_b = a - a[0], b - a[0]  # where numbers are small, and rounding with them
+    """Return the area of the intersection of two rectangles, given by their corners clockwise."""
+    near_a, near_b = a - a[0], b - a[0]  # relative to one corner, as rounding errors grow with coordinates
     longest = 0.0
     for corners in (near_a, near_b):
         for i in range(2):
@@ -61,22 +61,22 @@ def keep_greedily(
     threshold: float,
     limit: int,
 ) -> Int[np.ndarray, "k"]:
-    """The first ``limit`` boxes in ``order`` that have no more IoU than the threshold with a kept one of their group.
+    """Keep up to ``limit`` boxes, in ``order``, whose IoU with each kept box of their group is at most the threshold.
 
-    ``corners`` are those of oriented boxes, ``boxes`` then what encloses them; None of upright boxes, whose arithmetic
-    is ``boxes``' own, step by step that of torchvision's ``nms``. With None the oriented branch is not compiled, which
-    takes a third of the time.
+    ``corners`` are those of oriented boxes, whose enclosing boxes are ``boxes``. For upright boxes pass None: the
+    arithmetic is then that of torchvision's ``nms``, in the dtype of ``boxes``, and the oriented branch is not compiled,
+    which saves two thirds of the compilation time.
     """
-    # Kept boxes hang in chains, those of a group in one, the last one first.
+    # Kept boxes are stored in linked lists by group (modulo _NUM_LISTS), the most recent first.
     kept = np.empty(min(limit, len(order)), np.int64)
     previous = np.empty(len(kept), np.int64)
-    last = np.full(_CHAINS, -1)
+    last = np.full(_NUM_LISTS, -1)
     count = 0
     for i in order:
         if count == len(kept):
             break
-        chain = groups[i] & (_CHAINS - 1)
-        link = last[chain]
+        group_list = groups[i] & (_NUM_LISTS - 1)
+        link = last[group_list]
         while link != -1:
             k = kept[link]
             if groups[k] == groups[i]:
@@ -84,8 +84,8 @@ def keep_greedily(
                 height = min(boxes[k, 3], boxes[i, 3]) - max(boxes[k, 1], boxes[i, 1])
                 if width > 0 and height > 0 and areas[k] > 0 and areas[i] > 0:
                     if corners is not None:
-                        turned = min(_shared_area(corners[k], corners[i]), areas[k], areas[i])
-                        iou = turned / (areas[k] + areas[i] - turned)
+                        oriented = min(_shared_area(corners[k], corners[i]), areas[k], areas[i])
+                        iou = oriented / (areas[k] + areas[i] - oriented)
                     else:
                         upright = width * height
                         iou = upright / (areas[k] + areas[i] - upright)
@@ -93,6 +93,6 @@ def keep_greedily(
                         break
             link = previous[link]
         if link == -1:
-            kept[count], previous[count], last[chain] = i, last[chain], count
+            kept[count], previous[count], last[group_list] = i, last[group_list], count
             count += 1
     return kept[:count]

@@ -3,7 +3,7 @@
 Paper: R-CNN (Girshick et al., CVPR 2014, arXiv:1311.2524), appendix C: dx and dy shift the centre in units of the region's
 size, dw and dh scale the size in log space.
 Departure, as in every implementation since Fast R-CNN: the four are multiplied by weights, about the inverse of their
-standard deviations, and dw, dh are cut at log(1000 / 16) before the exponential.
+standard deviations, and dw, dh are clamped to at most log(1000 / 16) before the exponential.
 """
 
 import math
@@ -17,7 +17,7 @@ LARGEST_LOG_SCALE = math.log(1000 / 16)
 
 
 class DeltaBoxCoder:
-    """Encode boxes relative to regions, and decode.
+    """Encode boxes as deltas relative to regions, and decode them.
 
     Parameters
     ----------
@@ -26,10 +26,10 @@ class DeltaBoxCoder:
 
     Examples
     --------
-    >>> transform = DeltaBoxCoder()
+    >>> box_coder = DeltaBoxCoder()
     >>> region = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
-    >>> code = transform.encode(torch.tensor([[5.0, 0.0, 15.0, 10.0]]), region)
-    >>> code.tolist(), transform.decode(code, region).tolist()
+    >>> box_deltas = box_coder.encode(torch.tensor([[5.0, 0.0, 15.0, 10.0]]), region)
+    >>> box_deltas.tolist(), box_coder.decode(box_deltas, region).tolist()
     ([[0.5, 0.0, 0.0, 0.0]], [[5.0, 0.0, 15.0, 10.0]])
     """
 
@@ -58,20 +58,20 @@ class DeltaBoxCoder:
 
 
 class LTRBCoder:
-    """Distances from a location to the left, top, right and bottom edge, in strides (FCOS, arXiv:1904.01355, equation 1).
+    """Encode boxes as distances from a location to the four edges, in strides (FCOS, arXiv:1904.01355, equation 1).
 
-    A location is a square anchor of the stride's size around it. Departure, torchvision's: ReLU in the place of the paper's
-    exponential, and the stride in that of its learned scales.
+    A location is given as a square anchor around it, whose side is the stride. Departure, as in torchvision: ReLU instead
+    of the paper's exponential, and division by the stride instead of learned scales.
 
     Examples
     --------
-    >>> code = LTRBCoder().encode(torch.tensor([[0.0, 0.0, 8.0, 16.0]]), torch.tensor([[0.0, 0.0, 4.0, 4.0]]))
-    >>> code.tolist()
+    >>> ltrb = LTRBCoder().encode(torch.tensor([[0.0, 0.0, 8.0, 16.0]]), torch.tensor([[0.0, 0.0, 4.0, 4.0]]))
+    >>> ltrb.tolist()
     [[0.5, 0.5, 1.5, 3.5]]
     """
 
     def encode(self, boxes: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-        """Return the four distances; negative where the location is outside."""
+        """Return the distances to the left, top, right and bottom edge; negative if the location is outside the box."""
         x, y, width, height = _centre_and_size(anchors)
         x1, y1, x2, y2 = boxes.unbind(-1)
         return torch.stack([(x - x1) / width, (y - y1) / height, (x2 - x) / width, (y2 - y) / height], dim=-1)

@@ -1,12 +1,12 @@
-"""Locations instead of anchors: the points of a feature map, and which object each of them is to predict.
+"""Locations instead of anchors: the points of a feature map, and the object that each of them is matched to.
 
-Shape shorthand: A locations of all feature maps, N objects, D numbers of a box (4: xyxy, 5: xywhr).
+Shape shorthand: A locations of all feature maps, N objects, D numbers per box (4: xyxy, 5: xywhr).
 
 Paper: FCOS (Tian et al., ICCV 2019, arXiv:1904.01355), section 3.1 (which locations are positive), 3.2 (each level has
 a range of object sizes), equation 3 (centre-ness); sampling near the centre: arXiv:2006.09214, section 2.
 
-A location is written as a square anchor of its stride's size around it, so that dense detectors with and without anchors are
-the same frame.
+A location is represented by a square anchor around it, whose side is the stride, so that dense detectors with and without
+anchors share their code.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from otus.parts.boxes.anchors import GridAnchorGenerator
 from otus.parts.boxes.matching import NEGATIVE, NEUTRAL, pairwise_ioa
 
 Geometry = Callable[[Float[Tensor, "a 2"], Float[Tensor, "n d"]], tuple[Tensor, Tensor, Tensor]]
-"""Points and boxes to distances to the four edges (A, N, 4), offsets from the centres (A, N, 2) and box areas (N,)."""
+"""Function of points and boxes: distances to the four edges (A, N, 4), offsets from the centres (A, N, 2), areas (N,)."""
 
 
 def location_generator(strides: Sequence[int]) -> GridAnchorGenerator:
@@ -37,15 +37,14 @@ def ltrb_geometry(points: Float[Tensor, "a 2"], boxes: Float[Tensor, "n 4"]) -> 
 
 @dataclass(frozen=True)
 class LocationMatcher:
-    """Match locations to objects: inside the box, near its centre, and of a size that is the level's; of several, the
-    smallest.
+    """Match each location to the smallest object that contains it, is centred near it and is of the level's size.
 
     Parameters
     ----------
     radius
-        Half the side of the square around an object's centre that its locations lie in, in strides.
+        A location is near the centre if x and y differ by less than this many strides.
     geometry
-        How boxes are measured (default: boxes xyxy).
+        Computes distances and areas (default: for boxes xyxy).
     """
 
     radius: float = 1.5
@@ -58,10 +57,10 @@ class LocationMatcher:
         *,
         crowds: Float[Tensor, "c 4"] | None = None,
     ) -> Int[Tensor, "a"]:
-        """Return the index of each location's object, or NEGATIVE, or NEUTRAL within ``crowds``.
+        """Return the index of each location's object, or NEGATIVE, or NEUTRAL inside ``crowds``.
 
-        A level is for objects whose farthest edge is 4 to 8 strides away, the finest level for smaller ones too and the
-        coarsest for larger.
+        A level is responsible for objects whose farthest edge is 4 to 8 strides away from the location, the finest level
+        also for smaller ones and the coarsest also for larger ones.
         """
         points, strides = (locations[:, :2] + locations[:, 2:]) / 2, locations[:, 2] - locations[:, 0]
         matches = torch.full_like(strides, NEGATIVE, dtype=torch.int64)

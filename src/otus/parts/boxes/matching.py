@@ -2,8 +2,8 @@
 
 Shape shorthand: R regions (anchors or proposals), N objects.
 
-Papers: R-CNN (arXiv:1311.2524, section 2.3: positive, negative, and neutral ones left out); Faster R-CNN
-(arXiv:1506.01497, section 3.1.2: besides, the best anchors of each object are positive however little they overlap).
+Papers: R-CNN (arXiv:1311.2524, section 2.3: positive, negative, and neutral, which are ignored); Faster R-CNN
+(arXiv:1506.01497, section 3.1.2: the anchors of highest IoU with each object are positive too, however low that IoU is).
 """
 
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ class IoUMatcher:
     positive_iou
         A region with at least this IoU with an object is positive; its object is the one with the highest IoU.
     negative_iou
-        Below this IoU with every object a region is negative; in between it is neutral, which is not trained on.
+        A region whose IoU with every object is below this is negative; in between it is neutral, and not trained on.
     keep_best
-        Whether the regions of highest IoU with each object (ties included) are positive too, if they overlap it at all
+        Whether the regions of highest IoU with each object (ties included) are positive too, if that IoU is above 0
         (torchvision's ``allow_low_quality_matches``).
     """
 
@@ -45,20 +45,20 @@ class IoUMatcher:
     ) -> Int[Tensor, "r"]:
         """Return the index of each region's object, or ``NEGATIVE`` (-1) or ``NEUTRAL`` (-2).
 
-        ``crowds`` are boxes of many objects at once, which are never matched: a negative region at least half inside one
-        is neutral, because nobody knows what it shows.
+        ``crowds`` are boxes of many objects at once, which are never matched: a negative region of which at least half
+        lies in one is neutral, because it may show an object that is not annotated by itself.
         """
         matches = torch.full((len(regions),), NEGATIVE, dtype=torch.int64, device=regions.device)
         if len(boxes) and len(regions):
             iou = box_iou(boxes, regions)
-            best, matches = iou.max(dim=0)
-            closest = matches.clone()
-            matches[best < self.positive_iou] = NEUTRAL
-            matches[best < self.negative_iou] = NEGATIVE
+            best_iou, matches = iou.max(dim=0)
+            best_matches = matches.clone()
+            matches[best_iou < self.positive_iou] = NEUTRAL
+            matches[best_iou < self.negative_iou] = NEGATIVE
             if self.keep_best:
-                of_objects = iou.max(dim=1, keepdim=True).values
-                chosen = ((iou == of_objects) & (of_objects > 0)).any(dim=0)
-                matches[chosen] = closest[chosen]
+                best_iou_of_object = iou.max(dim=1, keepdim=True).values
+                is_best = ((iou == best_iou_of_object) & (best_iou_of_object > 0)).any(dim=0)
+                matches[is_best] = best_matches[is_best]
         if crowds is not None and len(crowds):
             matches[(matches == NEGATIVE) & (pairwise_ioa(regions, crowds) >= 0.5)] = NEUTRAL
         return matches

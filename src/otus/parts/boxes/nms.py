@@ -10,10 +10,10 @@ from torchvision import ops
 
 from otus.parts.boxes import _nms_kernels as kernels
 
-_FEW = 1000
-"""Up to so many boxes torchvision moves the groups apart and suppresses once, which rounds; above, it is exact."""
+_OFFSET_TRICK_MAX = 1000
+"""Up to this many boxes torchvision offsets the groups and runs NMS once, with rounding; beyond, it loops over groups."""
 
-_ENOUGH = 4  # times the limit
+_CANDIDATES_PER_KEPT = 4
 
 
 def batched_nms(
@@ -24,37 +24,40 @@ def batched_nms(
     iou_threshold: float,
     limit: int | None = None,
 ) -> Int[Tensor, "kept"]:
-    """Indices of the boxes that stay, highest score first.
+    """Return the indices of the boxes that remain after NMS within each group, highest score first.
 
     Parameters
     ----------
     boxes
-        xyxy; compared in float32 whatever came.
+        Boxes xyxy; compared in float32 whatever their dtype.
+    scores
+        Score of each box.
     groups
-        Boxes of different groups (categories, levels of a pyramid) do not suppress one another.
+        Group of each box, such as its label or pyramid level; boxes of different groups do not suppress one another.
     iou_threshold
-        A box with more IoU than this with a kept box of its group goes.
+        A box whose IoU with a kept box of its group exceeds this is removed.
     limit
-        The best of those that stay; all without it.
+        Maximum number of boxes to keep, the highest-scoring ones (default: all).
 
     Notes
     -----
-    torchvision goes through all boxes anew for each group and to the end. Many boxes on a CPU are therefore compared here,
-    until the limit is reached. Of equal scores the first comes first, which torchvision leaves open.
+    For more than 1000 boxes torchvision loops over the groups and visits all boxes of each. On a CPU a compiled kernel is
+    used instead, which stops at the limit. Equal scores are ordered by index, which torchvision leaves open.
     """
     boxes, scores = boxes.detach().float(), scores.detach().float()
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if traced or boxes.device.type != "cpu" or len(boxes) <= _FEW:
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if is_traced or boxes.device.type != "cpu" or len(boxes) <= _OFFSET_TRICK_MAX:
         kept = ops.batched_nms(boxes, scores, groups, iou_threshold)
-        if not traced:
+        if not is_traced:
             kept = kept.sort().values
             kept = kept[scores[kept].argsort(descending=True, stable=True)]
         return kept[:limit]
     limit = len(boxes) if limit is None else limit
-    # To sort all takes longer than the rest, and nearly always the best few are enough.
-    if 0 < _ENOUGH * limit < len(boxes):
-        least = scores.topk(_ENOUGH * limit, sorted=False).values.min()
-        best = torch.where(~(scores < least))[0]
+    # Sorting all boxes takes longer than NMS itself, and the highest-scoring ones are nearly always enough.
+    num_candidates = _CANDIDATES_PER_KEPT * limit
+    if 0 < num_candidates < len(boxes):
+        min_score = scores.topk(num_candidates, sorted=False).values.min()
+        best = torch.where(~(scores < min_score))[0]
         kept = best[_keep_greedily(boxes[best], scores[best], groups[best], iou_threshold, limit)]
         if len(kept) == limit:
             return kept
@@ -72,9 +75,9 @@ def nms_per_image(
     iou_threshold: float,
     limit: int,
 ) -> Int[Tensor, "kept"]:
-    """Return what :func:`batched_nms` keeps of each image of a batch, image by image, highest score first.
+    """Apply :func:`batched_nms` to each image of a batch; return indices image by image, highest score first.
 
-    It has no loop over images and no step that depends on values, as ``torch.export`` needs it.
+    For ``torch.export`` there is no loop over images and no control flow that depends on values.
 
     Parameters
     ----------
@@ -83,24 +86,24 @@ def nms_per_image(
     image_index
         Index of each box's image in the batch.
     num_images
-        Images of the batch.
+        Number of images in the batch.
     padded_hw
-        Size of the batch, which the boxes lie in.
+        Height and width of the batch, which contain all boxes.
     iou_threshold
-        1 removes none.
+        See :func:`batched_nms`; 1 removes no box.
     limit
-        Boxes per image.
+        Maximum number of boxes per image.
     """
     if iou_threshold < 1:
-        # Groups lie side by side and images below one another: in two directions the coordinates, which are rounded, stay
-        # smaller than in torchvision's one.
-        corner = torch.stack([groups * (padded_hw[1] + 1), image_index * (padded_hw[0] + 1)], dim=1)
-        kept = ops.nms(boxes + corner.repeat(1, 2), scores, iou_threshold)
+        # As in torchvision's offset trick, groups and images are moved apart; groups in x and images in y, so that
+        # coordinates stay smaller, and their rounding errors too.
+        offsets = torch.stack([groups * (padded_hw[1] + 1), image_index * (padded_hw[0] + 1)], dim=1)
+        kept = ops.nms(boxes + offsets.repeat(1, 2), scores, iou_threshold)
     else:
-        kept = scores.argsort(descending=True)  # the exporter knows no stable one
-    of_image = image_index[kept, None]
-    is_of = of_image == torch.arange(num_images, device=kept.device)
-    rank = is_of.long().cumsum(dim=0).gather(1, of_image)[:, 0]
+        kept = scores.argsort(descending=True)  # a stable argsort cannot be exported
+    kept_image = image_index[kept, None]
+    is_in_image = kept_image == torch.arange(num_images, device=kept.device)
+    rank = is_in_image.long().cumsum(dim=0).gather(1, kept_image)[:, 0]
     best = torch.where(rank <= limit)[0]
     return kept[best[(image_index[kept[best]] * kept.shape[0] + best).argsort()]]
 

@@ -19,7 +19,7 @@ class BalancedSampler:
     Parameters
     ----------
     batch_size_per_image
-        Regions per image; negatives fill up what positives leave.
+        Regions per image: positives, then negatives up to this number.
     positive_fraction
         Maximum fraction of positives.
     """
@@ -35,19 +35,19 @@ class BalancedSampler:
         Parameters
         ----------
         matches
-            What :class:`~otus.parts.boxes.matching.IoUMatcher` answers.
+            Result of :class:`~otus.parts.boxes.matching.IoUMatcher`.
         generator
-            Where randomness comes from (a CPU generator); torch's own without it.
+            Source of randomness, on the CPU (default: PyTorch's global generator).
         """
         positives = torch.where(matches >= 0)[0]
         negatives = torch.where(matches == NEGATIVE)[0]
         positive_count = min(len(positives), int(self.batch_size_per_image * self.positive_fraction))
         negative_count = min(len(negatives), self.batch_size_per_image - positive_count)
         return (
-            positives[_draw(len(positives), positive_count, generator).to(matches.device)],
-            negatives[_draw(len(negatives), negative_count, generator).to(matches.device)],
+            positives[_sample(len(positives), positive_count, generator).to(matches.device)],
+            negatives[_sample(len(negatives), negative_count, generator).to(matches.device)],
         )
 
 
-def _draw(total: int, count: int, generator: torch.Generator | None) -> Int[Tensor, "count"]:
+def _sample(total: int, count: int, generator: torch.Generator | None) -> Int[Tensor, "count"]:
     return torch.randperm(total, generator=generator)[:count]

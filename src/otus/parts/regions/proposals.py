@@ -1,4 +1,4 @@
-"""Proposals of a batch, as region-based detectors pass them on."""
+"""Proposals of a batch of images."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class OriginalImageSearch(Protocol):
-    """Finds proposals on the image as it came, before it is prepared: of a prepared one they would be others.
+    """A proposal method that must run on the original image, because its proposals would differ on a resized one.
 
-    ``search`` goes from an image uint8 (H, W, 3) to :class:`otus.proposals.interface.Proposals`, of which the ``count`` best
-    are taken.
+    ``search`` maps an image, uint8 (H, W, 3), to :class:`otus.proposals.interface.Proposals`, of which the ``count`` best
+    are used.
     """
 
     count: int
@@ -22,9 +22,10 @@ class OriginalImageSearch(Protocol):
 
 @dataclass(frozen=True)
 class Proposals:
-    """Regions of each image that may hold an object, the likeliest first.
+    """Regions of each image that may contain an object, highest score first.
 
-    ``scores`` are in [0, 1]. ``levels`` and ``anchors`` say of which map and anchor each was made, where there are any.
+    ``scores`` are in [0, 1]. ``levels`` (index of the feature map) and ``anchors`` are those that each proposal was
+    predicted from, if it was predicted from an anchor.
     """
 
     boxes: list[Float[Tensor, "_ 4"]]

@@ -4,8 +4,8 @@ Shape shorthand: B images, R regions of all images, C channels, s the output siz
 
 Papers: RoI pool: Fast R-CNN (Girshick, ICCV 2015, arXiv:1504.08083, section 2.1). RoI align: Mask R-CNN (He et al., ICCV
 2017, arXiv:1703.06870, section 3). Choice of the level: FPN (arXiv:1612.03144, equation 1).
-Reference: torchvision ``MultiScaleRoIAlign`` (BSD-3-Clause), equal to it but for this: strides are the backbone's, not
-guessed from the first batch.
+Reference: torchvision ``MultiScaleRoIAlign`` (BSD-3-Clause). The only difference: strides are those of the backbone, not
+inferred from the first batch.
 """
 
 import math
@@ -34,13 +34,14 @@ class RoIPooler:
     output_size
         Height and width of a region's features.
     strides
-        Strides of the maps to cut from, fine to coarse; further maps are not looked at.
+        Strides of the feature maps to pool from, fine to coarse; further maps are ignored.
     method
-        ``align`` samples by bilinear interpolation; ``pool`` takes maxima of whole cells, as the original Fast R-CNN.
+        ``align`` samples by bilinear interpolation; ``pool`` takes maxima over bins of whole locations, as the original
+        Fast R-CNN.
     sampling_ratio
-        Samples a bin and axis of ``align``.
+        Sampling points per bin and axis of ``align``.
     canonical_size
-        Side of the boxes that are cut from level 4 (stride 16) upwards; the paper's suits images of 800 pixels.
+        Side of the boxes that are assigned to level 4 (stride 16); the default, the paper's, suits images of 800 pixels.
     """
 
     def __init__(
@@ -65,27 +66,27 @@ class RoIPooler:
         return self.pool(maps, boxes_to_rois(boxes))
 
     def pool(self, maps: Sequence[Float[Tensor, "b c _ _"]], regions: Float[Tensor, "r 5"]) -> Float[Tensor, "r c s s"]:
-        """Return the float32 features of boxes, each preceded by the index of its image."""
+        """Return the float32 features of boxes that are each preceded by the index of their image."""
         if len(self.strides) == 1:
-            return self._cut(maps[0], regions, self.strides[0])
+            return self._pool_level(maps[0], regions, self.strides[0])
         levels = self.levels(regions[:, 1:])
         roi_features = regions.new_zeros((regions.shape[0], maps[0].shape[1], self.output_size, self.output_size))
         for level, (x, stride) in enumerate(zip(maps, self.strides, strict=False)):
-            here = torch.where(levels == level)[0]
-            if not torch.compiler.is_compiling() and len(here) == 0 and not roi_features.requires_grad:
-                continue  # a map that no region looks at is not brought to float32
-            roi_features = roi_features.index_copy(0, here, self._cut(x, regions[here], stride))
+            index = torch.where(levels == level)[0]
+            if not torch.compiler.is_compiling() and len(index) == 0 and not roi_features.requires_grad:
+                continue  # saves the conversion of the feature map to float32
+            roi_features = roi_features.index_copy(0, index, self._pool_level(x, regions[index], stride))
         return roi_features
 
     def levels(self, boxes: Float[Tensor, "r 4"]) -> Int[Tensor, "r"]:
-        """The map of each box: one of the canonical size goes to level 4 (stride 16), one of half the side a level finer."""
+        """Return the index of each box's feature map: that of level floor(4 + log2(sqrt(area) / canonical_size))."""
         finest, coarsest = (int(math.log2(self.strides[i])) for i in (0, -1))
         size = box_area(boxes).sqrt()
         level = torch.floor(CANONICAL_LEVEL + torch.log2(size / self.canonical_size) + 1e-6)
         return level.clamp(min=finest, max=coarsest).to(torch.int64) - finest
 
-    def _cut(self, x: Tensor, regions: Tensor, stride: int) -> Tensor:
-        # The CPU operators know float32 with channels first only; both at once is one pass over the map instead of two.
+    def _pool_level(self, x: Tensor, regions: Tensor, stride: int) -> Tensor:
+        # The CPU operators take float32 with channels first only; converting both at once is one pass instead of two.
         x = x.to(torch.float32, memory_format=torch.contiguous_format)
         if self.method == "pool":
             return roi_pool(x, regions, self.output_size, 1 / stride)
@@ -94,8 +95,8 @@ class RoIPooler:
 
 def boxes_to_rois(boxes: Sequence[Float[Tensor, "_ 4"]]) -> Float[Tensor, "r 5"]:
     """Return the boxes of all images in one tensor, each preceded by the index of its image."""
-    index = torch.cat([torch.full_like(of_one[:, :1], i) for i, of_one in enumerate(boxes)])
-    return torch.cat([index, torch.cat(list(boxes))], dim=1)
+    image_index = torch.cat([torch.full_like(boxes_of_image[:, :1], i) for i, boxes_of_image in enumerate(boxes)])
+    return torch.cat([image_index, torch.cat(list(boxes))], dim=1)
 
 
 class RoIFeatures(nn.Module):
@@ -104,11 +105,11 @@ class RoIFeatures(nn.Module):
     Parameters
     ----------
     backbone
-        Images in, maps out.
+        Maps images to feature maps.
     roi_pooler
         Pools the features of the box head.
     pyramid
-        Feature pyramid over the backbone's maps; None for the backbone's own.
+        Feature pyramid over the backbone (default: none, features are pooled from the backbone's feature maps).
     """
 
     def __init__(self, backbone: Backbone, roi_pooler: RoIPooler, *, pyramid: FeaturePyramid | None = None) -> None:
@@ -119,30 +120,30 @@ class RoIFeatures(nn.Module):
 
     @property
     def out_channels(self) -> int:
-        """Channels of the maps."""
+        """Channels of the feature maps."""
         return self.backbone.channels[-1] if self.pyramid is None else self.pyramid.out_channels
 
     @property
     def out_features(self) -> int:
-        """Numbers that a region's piece has."""
+        """Length of a region's flattened features."""
         return self.out_channels * self.roi_pooler.output_size**2
 
     @property
     def min_size(self) -> int:
-        """The backbone's."""
+        """Minimum height and width of an image: the backbone's."""
         return self.backbone.min_size
 
     def prepare(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c _ _"]]:
-        """The maps that proposer and heads share, fine to coarse."""
+        """Return the feature maps that proposer and heads share, fine to coarse."""
         return self(images)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c _ _"]]:
-        """The same, as what another runtime may run."""
+        """Compute :meth:`prepare`, as a forward pass that another runtime can replace."""
         maps = self.backbone(images)
         return maps if self.pyramid is None else self.pyramid(maps)
 
     def extract(
         self, maps: Sequence[Tensor], batch: Batch, boxes: Sequence[Float[Tensor, "_ 4"]]
     ) -> Float[Tensor, "r c s s"]:
-        """The pieces of the boxes of each image (the images themselves are not looked at again)."""
+        """Return the features of the boxes of each image; ``batch`` is not used."""
         return self.roi_pooler(maps, boxes)
