@@ -114,7 +114,7 @@ def test_default_boxes_lie_in_images_of_any_size_or_a_step_beside():
         centres = (found[:, :2] + found[:, 2:]) / 2
         assert (centres > 0).all()
         assert (centres < torch.tensor([size_hw[1] + 16, size_hw[0] + 16])).all()
-    with pytest.raises(ShapeError, match="made for 1 maps, but there are 2"):
+    with pytest.raises(ShapeError, match="expected 1 feature maps, got 2"):
         DefaultBoxGenerator([[2]], [0.2, 0.4])([(1, 1)] * 2, (4, 4))
 
 

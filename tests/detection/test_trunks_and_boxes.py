@@ -62,5 +62,5 @@ def test_anchors_of_another_number_of_maps_are_an_error():
     maps = RoIFeatures(backbone, RoIPooler(6, strides=backbone.strides, method="pool"))
     proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator([[32], [64]]))
     system = faster_rcnn(maps, proposer, THING_CATEGORIES, representation_size=32)
-    with pytest.raises(ShapeError, match="given for 2 maps, but there are 1"):
+    with pytest.raises(ShapeError, match="expected 2 feature maps, as many as sizes, got 1"):
         system.predict([{"image": torch.zeros(3, 64, 64)}])

@@ -153,7 +153,7 @@ def test_unsupported_combinations_are_skipped_and_logged() -> None:
         kind for kind in UPSAMPLINGS if kind != "max-unpooling"
     ]
     assert len(messages) == 1
-    assert "skipped: upsampling: max-unpooling needs a max pooling" in messages[0]
+    assert "skipped: upsampling: max-unpooling needs an encoder with max pooling" in messages[0]
     both = variants_of("sliding_window_segmenter", {"shared": ["True"]})
     assert [(one.label, one.arguments) for one in both] == [("sliding_window_segmenter, shared=True", {"shared": True})]
 

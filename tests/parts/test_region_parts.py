@@ -55,7 +55,7 @@ def test_anchors_made_while_predicting_serve_training():
 
 
 def test_anchors_for_another_number_of_maps_are_refused():
-    with pytest.raises(ValueError, match="1 maps, but there are 2"):
+    with pytest.raises(ValueError, match="expected 1 feature maps, as many as sizes, got 2"):
         GridAnchorGenerator([[8.0]])([(1, 1), (1, 1)], (8, 8))
 
 

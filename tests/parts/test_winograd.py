@@ -21,8 +21,8 @@ def direct_of(conv: nn.Conv2d) -> nn.Module:
 
 @pytest.fixture(autouse=True)
 def of_few_channels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "_LEAST_TILES", 1)
-    monkeypatch.setattr(winograd, "_LEAST_CHANNELS", 2)
+    monkeypatch.setattr(winograd, "_MIN_TILES", 1)
+    monkeypatch.setattr(winograd, "_MIN_CHANNELS", 2)
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (4, 4), (5, 13), (16, 9), (33, 21)])
@@ -44,7 +44,7 @@ def test_large_maps_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     conv = nn.Conv2d(3, 4, 3, padding=2, dilation=2)
     x = torch.randn(1, 3, 50, 30)
     with torch.inference_mode():
-        monkeypatch.setattr(winograd, "_VALUES_AT_ONCE", 1)  # a row of tiles at a time
+        monkeypatch.setattr(winograd, "_MAX_TRANSFORMED_VALUES", 1)  # a row of tiles at a time
         found = WinogradConvolution(conv, direct_of(conv), relu=False)(x)
         torch.testing.assert_close(found, conv(x), atol=1e-5, rtol=1e-5)
 
@@ -88,6 +88,6 @@ def test_a_fused_head_takes_it_and_a_small_map_does_not(monkeypatch: pytest.Monk
     x = torch.randn(1, 32, 17, 23).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         torch.testing.assert_close(fused(x), head(x), atol=1e-5, rtol=1e-5)
-        monkeypatch.setattr(winograd, "_LEAST_TILES", 32)
+        monkeypatch.setattr(winograd, "_MIN_TILES", 32)
         monkeypatch.setattr(WinogradConvolution, "_tiles", lambda *arguments: pytest.fail("30 tiles are too few"))
         torch.testing.assert_close(fused(x), head(x), atol=1e-5, rtol=1e-5)

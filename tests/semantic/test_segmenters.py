@@ -108,10 +108,10 @@ def test_segnet_takes_every_way_up(kind):
 
 
 def test_max_unpooling_without_max_pooling_is_refused_when_it_is_built():
-    with pytest.raises(UsageError, match="needs a max pooling"):
+    with pytest.raises(UsageError, match="needs an encoder with max pooling"):
         segnet(CATEGORIES, **SMALL, downsampling="strided-convolution")
     for build in (unet, unet_efficientnet_lite0, fcn_efficientnet_lite0):
-        with pytest.raises(UsageError, match=r"needs a max pooling.*expected one of bed-of-nails, .*"):
+        with pytest.raises(UsageError, match=r"needs an encoder with max pooling.*expected one of bed-of-nails, .*"):
             build(CATEGORIES, upsampling="max-unpooling")
 
 

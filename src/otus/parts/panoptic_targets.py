@@ -1,4 +1,4 @@
-"""What a system learns from the panoptic map of a tensor sample: its segments as objects."""
+"""Training targets from the panoptic map of a tensor sample: segment ids, and segments as objects."""
 
 from collections.abc import Mapping
 
@@ -20,36 +20,41 @@ def panoptic_ids(sample: TensorSample, *, category_count: int) -> Tensor:
         If it has no panoptic map, or a segment's label is not in 0..category_count - 1.
     """
     if "panoptic" not in sample or "segments" not in sample:
-        raise ShapeError(f"sample {sample.get('key', '')}: expected a panoptic map to learn, got {sorted(sample)}")
-    wrong = [segment for segment in sample["segments"] if not 0 <= segment.label < category_count]
-    if wrong:
         raise ShapeError(
-            f"sample {sample.get('key', '')}: expected labels from 0 to {category_count - 1}, got {wrong[0].label} of "
-            f"segment {wrong[0].id}"
+            f"sample {sample.get('key', '')}: expected a panoptic map and its segments, got {sorted(sample)}"
+        )
+    invalid = [segment for segment in sample["segments"] if not 0 <= segment.label < category_count]
+    if invalid:
+        raise ShapeError(
+            f"sample {sample.get('key', '')}: expected labels from 0 to {category_count - 1}, got {invalid[0].label} of "
+            f"segment {invalid[0].id}"
         )
     return sample["panoptic"].as_subclass(Tensor)
 
 
 def segments_as_objects(sample: TensorSample, ids: Tensor, labels: Mapping[int, int]) -> TensorSample:
-    """Return the segments of some categories as the objects of a sample, with masks and the boxes around these.
+    """Return a sample whose objects are the segments of some categories, with masks and boxes around these.
 
     Parameters
     ----------
+    sample
+        A sample with ``segments``.
     ids
-        The segment ids of the sample.
+        Segment ids of the sample, int64 (H, W).
     labels
-        By the label of a segment that of its object; other segments are left out.
+        Label of the object for each label of a segment; segments with other labels are left out.
     """
-    chosen = [segment for segment in sample["segments"] if segment.label in labels]
-    masks = ids == torch.tensor([segment.id for segment in chosen], dtype=ids.dtype, device=ids.device)[:, None, None]
-    seen = masks.flatten(start_dim=1).any(dim=1)  # augmentation may have cut off the others
-    masks, chosen = masks[seen], [segment for segment, is_seen in zip(chosen, seen.tolist(), strict=True) if is_seen]
+    segments = [segment for segment in sample["segments"] if segment.label in labels]
+    masks = ids == torch.tensor([segment.id for segment in segments], dtype=ids.dtype, device=ids.device)[:, None, None]
+    nonempty = masks.flatten(start_dim=1).any(dim=1)  # augmentation may have cropped others away
+    masks = masks[nonempty]
+    segments = [segment for segment, kept in zip(segments, nonempty.tolist(), strict=True) if kept]
     boxes = masks_to_boxes(masks)
     boxes[:, 2:] += 1  # pixel i covers [i, i + 1)
     return {
         "key": sample.get("key", ""),
         "boxes": boxes,
-        "labels": torch.tensor([labels[segment.label] for segment in chosen], dtype=torch.int64),
-        "is_crowd": torch.tensor([segment.is_crowd for segment in chosen], dtype=torch.bool),
+        "labels": torch.tensor([labels[segment.label] for segment in segments], dtype=torch.int64),
+        "is_crowd": torch.tensor([segment.is_crowd for segment in segments], dtype=torch.bool),
         "masks": tv_tensors.Mask(masks),
     }

@@ -1,8 +1,8 @@
-"""Losses of scores and labels per pixel: cross-entropy, focal, Dice, Lovász-softmax, and the hardest pixels only.
+"""Losses for semantic segmentation: cross-entropy, focal, OHEM, Dice and Lovász-softmax.
 
 Shape shorthand: B images, K categories, H x W pixels, P labelled pixels.
 
-All take scores (B, K, H, W) and labels (B, H, W), ignore pixels labelled 255, and are 0 where no pixel is labelled.
+All take logits (B, K, H, W) and labels (B, H, W), ignore pixels labelled 255, and are 0 if no pixel is labelled.
 
 References
 ----------
@@ -11,7 +11,7 @@ References
 - Lovász-softmax: Berman, Triki, Blaschko, CVPR 2018 (arXiv:1705.08790), equations 9 and 10, over categories that occur.
 - OHEM: Wu, Shen, van den Hengel, "High-performance semantic segmentation using very deep fully convolutional networks", 2016
   (arXiv:1604.04339), section 2.2.
-- Balance: Eigen and Fergus, ICCV 2015 (arXiv:1411.4734), section 6.3.2: median frequency balancing, as SegNet's.
+- Median frequency balancing: Eigen and Fergus, ICCV 2015 (arXiv:1411.4734), section 6.3.2; used by SegNet.
 """
 
 import torch
@@ -30,9 +30,9 @@ def cross_entropy(
     Parameters
     ----------
     logits, labels
-        Scores and labels of each pixel.
+        Logits and label of each pixel.
     weights
-        Of each category, e.g. of :func:`median_frequency_weights` (default: all 1).
+        Weight of each category, e.g. from :func:`median_frequency_weights` (default: all 1).
     """
     weights = None if weights is None else weights.to(logits)
     losses = F.cross_entropy(logits, labels, weight=weights, ignore_index=IGNORE, reduction="sum")
@@ -53,65 +53,67 @@ def focal_cross_entropy(
 def hardest_cross_entropy(
     logits: Float[Tensor, "b k h w"], labels: Int[Tensor, "b h w"], *, probability: float = 0.7, share: float = 0.0625
 ) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy over the pixels whose true category has less than ``probability``.
+    """Return the mean cross-entropy over the pixels whose true category has a probability below ``probability`` (OHEM).
 
     Parameters
     ----------
     logits, labels
-        Scores and labels of each pixel.
+        Logits and label of each pixel.
     probability
-        Pixels with more are left out.
+        Pixels whose true category has a higher probability are left out.
     share
-        At least this share of the labelled pixels counts, the hardest ones.
+        Minimum fraction of the labelled pixels that is used, those of the highest loss.
     """
     losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")[labels != IGNORE]
     if not len(losses):
         return logits.sum() * 0
     hard = losses.detach() > -torch.log(losses.new_tensor(probability))
-    least = max(1, int(share * len(losses)))
-    if int(hard.sum()) < least:
-        return losses.topk(least).values.mean()
+    min_count = max(1, int(share * len(losses)))
+    if int(hard.sum()) < min_count:
+        return losses.topk(min_count).values.mean()
     return losses[hard].mean()
 
 
 def dice(logits: Float[Tensor, "b k h w"], labels: Int[Tensor, "b h w"]) -> Float[Tensor, ""]:
     """Return 1 minus the mean Dice coefficient of the categories that occur: ``2 sum(p t) / (sum(p) + sum(t))``."""
-    probabilities, truth = _labelled(logits, labels)
-    present = truth.any(dim=0)
-    overlap = (probabilities * truth).sum(dim=0)
-    total = probabilities.sum(dim=0) + truth.sum(dim=0)
+    probabilities, target = _labelled(logits, labels)
+    present = target.any(dim=0)
+    overlap = (probabilities * target).sum(dim=0)
+    total = probabilities.sum(dim=0) + target.sum(dim=0)
     return _mean(1 - 2 * overlap[present] / total[present], logits)
 
 
 def lovasz_softmax(logits: Float[Tensor, "b k h w"], labels: Int[Tensor, "b h w"]) -> Float[Tensor, ""]:
     """Return the Lovász extension of 1 - IoU, the mean over the categories that occur.
 
-    A category's errors, by how much the probability of each pixel differs from the truth, are sorted, the largest first;
-    each is weighted by what the IoU loses when its pixel joins those that are wrong.
+    For each category, the errors |t - p| of all pixels are sorted in descending order; each is weighted by the increase of
+    1 - IoU when its pixel is added to the wrong ones.
     """
-    probabilities, truth = _labelled(logits, labels)
+    probabilities, target = _labelled(logits, labels)
     losses = []
-    for label in torch.where(truth.any(dim=0))[0].tolist():
-        is_label = truth[:, label].to(probabilities.dtype)
+    for label in torch.where(target.any(dim=0))[0].tolist():
+        is_label = target[:, label].to(probabilities.dtype)
         errors, order = (is_label - probabilities[:, label]).abs().sort(descending=True)
-        sorted_truth = is_label[order]
-        intersection = sorted_truth.sum() - sorted_truth.cumsum(0)
-        union = sorted_truth.sum() + (1 - sorted_truth).cumsum(0)
-        jaccard = 1 - intersection / union
-        gained = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
-        losses.append((errors * gained).sum())
+        sorted_target = is_label[order]
+        intersection = sorted_target.sum() - sorted_target.cumsum(0)
+        union = sorted_target.sum() + (1 - sorted_target).cumsum(0)
+        jaccard_loss = 1 - intersection / union
+        gradient = torch.cat([jaccard_loss[:1], jaccard_loss[1:] - jaccard_loss[:-1]])
+        losses.append((errors * gradient).sum())
     return _mean(torch.stack(losses) if losses else logits.new_zeros(0), logits)
 
 
 def median_frequency_weights(pixel_counts: Int[Tensor, "k"], image_pixels: Int[Tensor, "k"]) -> Float[Tensor, "k"]:
-    """Return the weight of each category: the median of all frequencies over its own, 0 for those that never occur.
+    """Return the weight of each category: the median of all frequencies divided by its own; 0 if it never occurs.
+
+    The frequency of a category is ``pixel_counts / image_pixels``.
 
     Parameters
     ----------
     pixel_counts
-        (K,) pixels of each category in a data set.
+        (K,) number of pixels of each category in a data set.
     image_pixels
-        (K,) pixels of the images in which it occurs.
+        (K,) number of pixels of all images in which the category occurs.
     """
     occurs = pixel_counts > 0
     frequencies = pixel_counts[occurs].double() / image_pixels[occurs]
@@ -124,7 +126,7 @@ def median_frequency_weights(pixel_counts: Int[Tensor, "k"], image_pixels: Int[T
 def _labelled(
     logits: Float[Tensor, "b k h w"], labels: Int[Tensor, "b h w"]
 ) -> tuple[Float[Tensor, "p k"], Float[Tensor, "p k"]]:
-    """Probabilities and one-hot truth of the labelled pixels."""
+    """Return probabilities and one-hot targets of the labelled pixels."""
     known = labels != IGNORE
     probabilities = logits.softmax(dim=1).movedim(1, -1)[known]
     return probabilities, F.one_hot(labels[known], logits.shape[1]).bool()

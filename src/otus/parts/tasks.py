@@ -1,7 +1,7 @@
-"""Tasks as values: what a model predicts, from which labels it learns, and by which protocol it is judged.
+"""Tasks: what a model predicts, from which labels it is trained, and by which protocol it is evaluated.
 
-Training, validation, prediction, evaluation and reports ask the task of a system; none of them asks for the type of the
-system. A further task is one more value here, its result in :mod:`otus.structures` and its protocol in
+Training, validation, prediction, evaluation and reports depend on the task of a system, never on the type of the system. A
+new task needs one more value here, its result in :mod:`otus.structures` and its protocol in
 :mod:`otus.evaluation.protocols`. How a result is mapped back to its image belongs to its type: ``result.resized(size_hw)``,
 which ``Preprocess.undo`` calls. Torch is not imported here.
 """
@@ -27,47 +27,47 @@ from otus.parts.display import CLASSIFICATION_DISPLAY, INSTANCES_DISPLAY, PANOPT
 from otus.structures import Categories, Classification, Instances, MaskCandidates, PanopticMap, SemanticMap
 
 OBJECT = Categories(("object",))
-"""What a promptable model knows: that something is an object."""
+"""The only category of promptable models, which segment objects without naming them."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a model predicts, and what follows from it.
+    """What a model predicts, with the labels, metrics and display that belong to it.
 
     Parameters
     ----------
     name
-        ``detection``, ``semantic`` …, as ``otus models`` lists it; also the folder of its training runs.
+        Name such as ``detection`` or ``semantic``, as listed by ``otus models``; also the folder of its training runs.
     labels
-        Labels it needs for training and evaluation.
+        Labels needed for training and evaluation.
     result_type
         Type of the result for one image.
     predicts
-        What a result holds, in words, for error messages.
+        What a result contains, in words, for error messages.
     protocol
         Name of the protocol used in validation, and in evaluation unless another is named.
     validation_metrics
         Metrics of that protocol and their titles, in order of preference: the first available one selects the best
         weights.
     comparison_metrics
-        Columns of a comparison of models: by name, the protocol's metric and the title.
+        Columns of a comparison of models: by name, the protocol's metric and the column's title.
     plotted_metric
-        Name of the one that is plotted over seconds.
+        Name of the column that is plotted against seconds per image.
     display
         How results are shown.
     ground_truth
-        From a sample to its labels as such a result; None if it has none.
+        Maps a sample to its ground truth as a result; None if it has none.
     compact
-        A result in a form that takes little memory, to be kept for a whole data set.
+        Converts a result to a form that needs little memory, so that those of a whole data set can be kept.
     head_labels, amodal_head_labels
-        Labels for the mask or keypoint head, without which the model's ``boxes_only`` is trained instead; the second
-        ones also serve where amodal boxes are learned.
+        Labels for the mask or keypoint head, without which the model's ``boxes_only`` is trained instead; with amodal boxes
+        the second suffice too.
     categories
-        From a data set to the categories of its labels for this task.
+        Maps a data set to the categories of its labels for this task.
     remap
-        ``(data set, categories)`` to the data set with class indices of these categories.
+        Maps ``(data set, categories)`` to the data set with labels that index these categories.
     validation_set
-        From a data set to the one whose images are predicted and judged.
+        Maps a data set to the one whose images are predicted and evaluated.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Task:
         return f"Task({self.name!r})"
 
     def score(self, figures: Mapping[str, float]) -> float:
-        """Return the first of ``validation_metrics`` in figures by ``kind/name``; 0 where it is undefined."""
+        """Return the first of ``validation_metrics`` that is in ``figures``, metrics by ``kind/name``; 0 if it is NaN."""
         value = next(figures[name] for name in self.validation_metrics if name in figures)
         return 0.0 if np.isnan(value) else value
 

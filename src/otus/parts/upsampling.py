@@ -1,22 +1,22 @@
-"""Downsampling and upsampling: from fine feature maps to coarse ones, and six ways up again.
+"""Downsampling of feature maps, and six upsampling methods.
 
 Shape shorthand: N images, C channels, H x W the fine map, h x w the coarse one, f the factor.
 
-A network that labels pixels looks at an image through coarse maps, because these see far and cost little, and must come back
-to the image's own size. Each way down leaves a :class:`Pooled`, and each way up takes the one of its level, so a decoder
-wires pairs without knowing of which kind they are: the size to come back to is known to the pixel (odd sizes too), and max
-unpooling finds the places of the maxima there.
+A segmentation network computes coarse feature maps, which have large receptive fields and cost little, and must upsample
+them to the size of the image. Each downsampling returns a :class:`Pooled`, and each upsampling takes that of its level, so
+that a decoder works with every pair of methods: the output size is exact (for odd sizes too), and max unpooling finds the
+indices of the maxima.
 
 ======================  ==================================================  ==========
-way up                  a fine pixel is                                     learns
+upsampling              a fine pixel is                                     learned
 ======================  ==================================================  ==========
 bed of nails            the coarse pixel at its block's corner, else 0      no
 nearest                 the coarse pixel whose block it lies in             no
-bilinear                the mean of 4 coarse pixels, by distance            no
+bilinear                the weighted mean of 4 coarse pixels                no
 bicubic                 the weighted sum of 16, by Keys' cubic              no
 max unpooling           the coarse pixel where the maximum was, else 0      no
-transposed convolution  the sum of the kernels, weighted by coarse pixels,  yes
-                        that overlap there
+transposed convolution  the sum of overlapping kernels, each multiplied     yes
+                        by its coarse pixel
 ======================  ==================================================  ==========
 
 References
@@ -39,26 +39,26 @@ from otus.errors import ShapeError, UsageError, did_you_mean
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 UnpairedUpsampling = Literal["bed-of-nails", "nearest", "bilinear", "bicubic", "transposed-convolution"]
-"""The ways up that do not ask how the way down was."""
+"""The upsampling methods that do not depend on the downsampling method."""
 Upsampling = Literal["bed-of-nails", "nearest", "bilinear", "bicubic", "max-unpooling", "transposed-convolution"]
 Downsampling = Literal["max-pooling", "strided-convolution"]
 AnyName = TypeVar("AnyName", bound=str)
 
-_KEYS = -0.75
+_KEYS_A = -0.75
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """A coarse map and what the way back up needs.
+    """A downsampled feature map, and what upsampling needs.
 
     Parameters
     ----------
     map
         (N, C, h, w) coarse map.
     fine
-        (N, D, H, W) map that it was made from: the size to come back to, and what a skip connection adds there.
+        (N, D, H, W) map that it was computed from: it gives the output size of upsampling, and the skip connection.
     indices
-        (N, C, h, w) index of each maximum in the flattened fine map, of max pooling only.
+        (N, C, h, w) index of each maximum in the flattened fine map; None unless downsampled by max pooling.
     """
 
     map: Float[Tensor, "n c h w"]
@@ -72,9 +72,9 @@ class Pooled:
 
 
 class MaxPooling(nn.Module):
-    """Keep the maximum of each block of ``factor`` x ``factor`` pixels, and remember where it was.
+    """Max pooling over blocks of ``factor`` x ``factor`` pixels that records the indices of the maxima.
 
-    The last blocks of a side that ``factor`` does not divide are smaller; nothing is dropped.
+    If ``factor`` does not divide a side, the last blocks are smaller; no pixel is dropped.
     """
 
     def __init__(self, factor: int = 2) -> None:
@@ -82,22 +82,21 @@ class MaxPooling(nn.Module):
         self.factor = factor
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Pooled:
-        """Pool."""
+        """Downsample a feature map."""
         coarse, indices = F.max_pool2d(x, self.factor, ceil_mode=True, return_indices=True)
         return Pooled(coarse, x, indices)
 
 
 class StridedConvolution(nn.Module):
-    """Downsample by a convolution of stride ``factor``, which learns what to keep; the coarse map is ceil(H / f) x
-    ceil(W / f)."""
+    """Downsample by a convolution of stride ``factor``; the coarse map is ceil(H / f) x ceil(W / f)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, factor: int = 2) -> None:
         super().__init__()
-        size = factor + 1 + factor % 2  # odd, so that it has a centre, and wide enough that every pixel is seen
+        size = factor + 1 + factor % 2  # odd, so that it has a centre, and wide enough to cover every pixel
         self.convolution = nn.Conv2d(in_channels, out_channels, size, stride=factor, padding=size // 2)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Pooled:
-        """Convolve."""
+        """Downsample a feature map."""
         return Pooled(self.convolution(x), x)
 
 
@@ -109,7 +108,7 @@ def bed_of_nails(x: Float[Tensor, "n c h w"], size_hw: tuple[int, int]) -> Float
     x
         (N, C, h, w) coarse map.
     size_hw
-        Size of the fine map. Blocks are ceil(H / h) x ceil(W / w), the last ones cut off.
+        Size of the fine map. Blocks are ceil(H / h) x ceil(W / w), the last ones cropped.
     """
     (height, width), (rows, columns) = size_hw, x.shape[-2:]
     dy, dx = -(-height // rows), -(-width // columns)
@@ -121,7 +120,7 @@ def bed_of_nails(x: Float[Tensor, "n c h w"], size_hw: tuple[int, int]) -> Float
 def interpolate(
     x: Float[Tensor, "n c h w"], size_hw: tuple[int, int], *, mode: Interpolation, align_corners: bool = False
 ) -> Float[Tensor, "n c H W"]:
-    """Interpolate a map at the pixels of a finer one.
+    """Resize a feature map by interpolation.
 
     Parameters
     ----------
@@ -132,12 +131,12 @@ def interpolate(
     mode
         ``nearest``, ``bilinear`` or ``bicubic``.
     align_corners
-        Whether the centres of the corner pixels, and not the outer edges of the maps, lie on one another. Of ``nearest``
-        there is only the second.
+        Whether the centres of the corner pixels are aligned, instead of the outer edges of the maps, as in PyTorch. Ignored
+        by ``nearest``.
 
     Notes
     -----
-    This is the product of :func:`interpolation_weights` with the map's columns and rows, computed by PyTorch's kernels.
+    The result is W_y x W_x^T per channel, with the matrices of :func:`interpolation_weights`, computed by PyTorch's kernels.
     """
     if mode == "nearest":
         return F.interpolate(x, size_hw, mode="nearest-exact")
@@ -147,10 +146,10 @@ def interpolate(
 def interpolation_weights(
     length: int, fine_length: int, *, mode: Interpolation, align_corners: bool = False
 ) -> Float[Tensor, "F f"]:
-    """Return the weight of each coarse pixel in each fine one along one axis: what :func:`interpolate` computes, to be read.
+    """Return the weight of each coarse pixel in each fine one along one axis: the readable form of :func:`interpolate`.
 
-    A fine pixel i lies at s = (i + 0.5) f - 0.5 on the coarse axis, f = length / fine_length; with ``align_corners`` at
-    s = i (length - 1) / (fine_length - 1). Coarse pixels beyond the border count for the last one. Rows sum to 1.
+    Fine pixel i is at position s = (i + 0.5) length / fine_length - 0.5 of the coarse axis; with ``align_corners``, at
+    s = i (length - 1) / (fine_length - 1). Positions outside take the pixel at the border. Rows sum to 1.
 
     Parameters
     ----------
@@ -159,22 +158,22 @@ def interpolation_weights(
     mode, align_corners
         See :func:`interpolate`.
     """
-    fine = torch.arange(fine_length, dtype=torch.float64)
+    index = torch.arange(fine_length, dtype=torch.float64)
     if align_corners and mode != "nearest":
-        at = fine * ((length - 1) / max(fine_length - 1, 1))
+        position = index * ((length - 1) / max(fine_length - 1, 1))
     else:
-        at = (fine + 0.5) * (length / fine_length) - 0.5
+        position = (index + 0.5) * (length / fine_length) - 0.5
     if mode == "nearest":
-        at, reach, kernel = (at + 0.5).floor(), 0, _box
+        position, reach, kernel = (position + 0.5).floor(), 0, _box
     elif mode == "bilinear":
-        at, reach, kernel = at.clamp(min=0), 1, _tent
+        position, reach, kernel = position.clamp(min=0), 1, _tent
     else:
         reach, kernel = 2, _cubic
-    first = at.floor().long()
+    first = position.floor().long()
     weights = torch.zeros(fine_length, length, dtype=torch.float64)
     for offset in range(1 - reach, reach + 1) if reach else (0,):
         neighbour = first + offset
-        weights.scatter_add_(1, neighbour.clamp(0, length - 1)[:, None], kernel(at - neighbour)[:, None])
+        weights.scatter_add_(1, neighbour.clamp(0, length - 1)[:, None], kernel(position - neighbour)[:, None])
     return weights
 
 
@@ -187,8 +186,8 @@ def _tent(distance: Float[Tensor, "f"]) -> Float[Tensor, "f"]:
 
 
 def _cubic(distance: Float[Tensor, "f"]) -> Float[Tensor, "f"]:
-    """Keys' equation 15: a piecewise cubic, 1 at 0, 0 at all other whole numbers, smooth everywhere."""
-    d, a = distance.abs(), _KEYS
+    """Keys' equation 15: a piecewise cubic, 1 at 0, 0 at all other integers, continuously differentiable."""
+    d, a = distance.abs(), _KEYS_A
     near = (a + 2) * d**3 - (a + 3) * d**2 + 1
     far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
     return torch.where(d <= 1, near, torch.where(d < 2, far, 0.0))
@@ -204,7 +203,7 @@ def max_unpool(
     x
         (N, C, h, w) coarse map.
     indices
-        (N, C, h, w) places of the maxima in the flattened fine map.
+        (N, C, h, w) indices of the maxima in the flattened fine map.
     size_hw
         Size of the fine map.
     """
@@ -220,10 +219,10 @@ def transposed_convolution_by_patches(
     padding: int,
     size_hw: tuple[int, int],
 ) -> Float[Tensor, "n d H W"]:
-    """Convolve, transposed, as it is explained: each coarse pixel stamps the kernel, times its value; overlaps are summed.
+    """Compute a transposed convolution by its definition: each coarse pixel adds a patch, the kernel times its value.
 
-    The stamp of pixel (i, j) begins at row ``stride * i - padding`` and column ``stride * j - padding`` of the fine map, and
-    what falls beyond the map is cut off: without that, h coarse rows make ``(h - 1) * stride + k - 2 * padding`` fine ones.
+    The patch of pixel (i, j) begins at row ``stride * i - padding`` and column ``stride * j - padding`` of the fine map, and
+    is cropped to the map. The natural height of the fine map is ``(h - 1) * stride + k - 2 * padding``.
 
     Parameters
     ----------
@@ -234,29 +233,28 @@ def transposed_convolution_by_patches(
     stride, padding
         In fine pixels.
     size_hw
-        Size of the fine map. Where it is larger than what the stamps reach, zeros.
+        Size of the fine map; zeros beyond the patches.
     """
     size, (rows, columns) = weight.shape[-1], x.shape[-2:]
-    stamps = torch.einsum("nchw,cdyx->ndyxhw", x, weight)
-    reach = ((rows - 1) * stride + size, (columns - 1) * stride + size)
-    canvas = x.new_zeros(
-        (len(x), weight.shape[1], max(reach[0], padding + size_hw[0]), max(reach[1], padding + size_hw[1]))
-    )
+    patches = torch.einsum("nchw,cdyx->ndyxhw", x, weight)
+    height = max((rows - 1) * stride + size, padding + size_hw[0])
+    width = max((columns - 1) * stride + size, padding + size_hw[1])
+    padded = x.new_zeros((len(x), weight.shape[1], height, width))
     for i in range(rows):
         for j in range(columns):
-            canvas[..., i * stride : i * stride + size, j * stride : j * stride + size] += stamps[..., i, j]
-    return canvas[..., padding : padding + size_hw[0], padding : padding + size_hw[1]]
+            padded[..., i * stride : i * stride + size, j * stride : j * stride + size] += patches[..., i, j]
+    return padded[..., padding : padding + size_hw[0], padding : padding + size_hw[1]]
 
 
 class FixedUpsampling(nn.Module):
-    """Upsample by a rule that nothing teaches: ``bed-of-nails``, ``nearest``, ``bilinear`` or ``bicubic``."""
+    """Upsample without learned weights: ``bed-of-nails``, ``nearest``, ``bilinear`` or ``bicubic``."""
 
     def __init__(self, kind: Literal["bed-of-nails", "nearest", "bilinear", "bicubic"]) -> None:
         super().__init__()
         self.kind = kind
 
     def forward(self, x: Float[Tensor, "n c h w"], pooled: Pooled) -> Float[Tensor, "n c H W"]:
-        """Upsample to the size of the fine map that ``pooled`` was made from."""
+        """Upsample to the size of the fine map of ``pooled``."""
         if self.kind == "bed-of-nails":
             return bed_of_nails(x, pooled.size_hw)
         return interpolate(x, pooled.size_hw, mode=self.kind)
@@ -267,26 +265,26 @@ class FixedUpsampling(nn.Module):
 
 
 class MaxUnpooling(nn.Module):
-    """Undo a :class:`MaxPooling` of as many channels: values go back to where the maxima were."""
+    """Undo a :class:`MaxPooling` with the same number of channels: values go back to where the maxima were."""
 
     def forward(self, x: Float[Tensor, "n c h w"], pooled: Pooled) -> Float[Tensor, "n c H W"]:
-        """Upsample to the size of the fine map that ``pooled`` was made from."""
+        """Upsample to the size of the fine map of ``pooled``."""
         if pooled.indices is None:
-            raise ShapeError("max-unpooling: needs a map made by max pooling, which remembers where the maxima were")
+            raise ShapeError("max-unpooling: expected a map downsampled by max pooling, with indices of the maxima")
         return max_unpool(x, pooled.indices, pooled.size_hw)
 
 
 class TransposedConvolution(nn.Module):
-    """Upsample by a transposed convolution, which learns how: see :func:`transposed_convolution_by_patches`.
+    """Upsample by a transposed convolution, see :func:`transposed_convolution_by_patches`.
 
-    Kernels are twice as wide as the stride, so that neighbouring stamps overlap evenly (a width that the stride does
-    not divide leaves a checkerboard; Odena et al., distill.pub, 2016), and begin as bilinear interpolation of each
-    channel, as FCN's do.
+    The kernel size is twice an even stride, so that patches overlap evenly (a kernel size that is no multiple of the
+    stride leaves checkerboard artefacts; Odena et al., distill.pub, 2016). Weights are initialised to bilinear
+    interpolation of each channel, as in FCN.
 
     Parameters
     ----------
     channels
-        Of the coarse and of the fine map.
+        Channels of the coarse and of the fine map.
     factor
         The stride.
     """
@@ -303,7 +301,7 @@ class TransposedConvolution(nn.Module):
             self.convolution.bias.zero_()  # type: ignore[union-attr]
 
     def forward(self, x: Float[Tensor, "n c h w"], pooled: Pooled) -> Float[Tensor, "n c H W"]:
-        """Upsample to the size of the fine map that ``pooled`` was made from: what is too much is cut off."""
+        """Upsample to the size of the fine map of ``pooled``; rows and columns beyond it are cropped."""
         height, width = pooled.size_hw
         return self.convolution(x)[..., :height, :width]
 
@@ -316,14 +314,14 @@ UPSAMPLINGS: dict[Upsampling, Callable[[int, int], nn.Module]] = {
     "max-unpooling": lambda channels, factor: MaxUnpooling(),
     "transposed-convolution": lambda channels, factor: TransposedConvolution(channels, factor=factor),
 }
-"""The six ways up, by name: functions of the channels and the factor."""
+"""The six upsampling methods by name: functions of the channels and the factor."""
 
 
 DOWNSAMPLINGS: dict[Downsampling, Callable[[int, int], nn.Module]] = {
     "max-pooling": lambda channels, factor: MaxPooling(factor),
     "strided-convolution": lambda channels, factor: StridedConvolution(channels, channels, factor=factor),
 }
-"""The ways down, by name: functions of the channels and the factor."""
+"""The downsampling methods by name: functions of the channels and the factor."""
 
 
 def make_upsampling(name: Upsampling, channels: int, factor: int = 2, *, paired: bool = False) -> nn.Module:
@@ -331,21 +329,27 @@ def make_upsampling(name: Upsampling, channels: int, factor: int = 2, *, paired:
 
     Parameters
     ----------
+    name
+        Name of the method.
+    channels
+        Channels of the feature map.
+    factor
+        Upsampling factor.
     paired
-        Whether the way down is a max pooling of as many channels, which max unpooling needs.
+        Whether the encoder downsamples by a max pooling with the same number of channels, which max unpooling needs.
 
     Raises
     ------
     UsageError
-        If there is none of that name, or it is ``max-unpooling`` and there is no such pooling.
+        If the name is unknown, or it is ``max-unpooling`` and not ``paired``.
     """
-    known = [one for one in UPSAMPLINGS if paired or one != "max-unpooling"]
+    available = [method for method in UPSAMPLINGS if paired or method != "max-unpooling"]
     if name == "max-unpooling" and not paired:
         raise UsageError(
-            "upsampling: max-unpooling needs a max pooling of as many channels on the way down, which this model does not "
-            f"have; expected one of {', '.join(known)}"
+            "upsampling: max-unpooling needs an encoder with max pooling of the same number of channels, which this model "
+            f"does not have; expected one of {', '.join(available)}"
         )
-    return _named("upsampling", name, {one: UPSAMPLINGS[one] for one in known})(channels, factor)
+    return _find("upsampling", name, {method: UPSAMPLINGS[method] for method in available})(channels, factor)
 
 
 def make_downsampling(name: Downsampling, channels: int, factor: int = 2) -> nn.Module:
@@ -354,14 +358,14 @@ def make_downsampling(name: Downsampling, channels: int, factor: int = 2) -> nn.
     Raises
     ------
     UsageError
-        If there is none of that name.
+        If the name is unknown.
     """
-    return _named("downsampling", name, DOWNSAMPLINGS)(channels, factor)
+    return _find("downsampling", name, DOWNSAMPLINGS)(channels, factor)
 
 
-def _named(
-    what: str, name: AnyName, known: Mapping[AnyName, Callable[[int, int], nn.Module]]
+def _find(
+    option: str, name: AnyName, methods: Mapping[AnyName, Callable[[int, int], nn.Module]]
 ) -> Callable[[int, int], nn.Module]:
-    if name not in known:
-        raise UsageError(f"{what}: expected one of {', '.join(known)}, got {name!r}{did_you_mean(name, known)}")
-    return known[name]
+    if name not in methods:
+        raise UsageError(f"{option}: expected one of {', '.join(methods)}, got {name!r}{did_you_mean(name, methods)}")
+    return methods[name]

@@ -74,7 +74,7 @@ class DefaultBoxGenerator:
     ) -> list[Float[Tensor, "_ 4"]]:
         """Return the default boxes of each feature map (xyxy, in pixels), ordered by row, column and shape."""
         if len(grids_hw) != len(self.sizes_wh):
-            raise ShapeError(f"default boxes: made for {len(self.sizes_wh)} maps, but there are {len(grids_hw)}")
+            raise ShapeError(f"default boxes: expected {len(self.sizes_wh)} feature maps, got {len(grids_hw)}")
         side = torch.tensor([padded_hw[1], padded_hw[0]], dtype=torch.float32)
         boxes_per_map = []
         for i, (grid, sizes) in enumerate(zip(grids_hw, self.sizes_wh, strict=True)):

@@ -1,13 +1,12 @@
-"""The fast forms of operators on a CPU: the same results but for rounding, in less time. Nothing here explains an idea.
+"""Fast CPU implementations of operators: the same results up to rounding, in less time.
 
-Read the idea elsewhere; come here for speed, measured by ``benchmarks/``:
+Nothing here is needed to understand a model; the speed is measured in ``benchmarks/``:
 
-- :mod:`~otus.parts.fast.roi_align`: the gradient of RoI align (the idea: :mod:`otus.parts.regions.roi_features`);
-- :mod:`~otus.parts.fast.depthwise`: the gradient of depthwise convolutions (the idea: a convolution with as many groups as
-  channels);
+- :mod:`~otus.parts.fast.roi_align`: the gradient of RoI align (explained in :mod:`otus.parts.regions.roi_features`);
+- :mod:`~otus.parts.fast.depthwise`: the gradient of depthwise convolutions (as many groups as channels);
 - :mod:`~otus.parts.fast.fusion`: a copy of a system for inference, with norms and activations fused into convolutions;
-- :mod:`~otus.parts.fast.winograd`: 3x3 convolutions of many channels in that copy (the idea: a convolution).
+- :mod:`~otus.parts.fast.winograd`: 3x3 convolutions of many channels in that copy.
 
-Each has a readable reference that the tests compare it with. Kernels compiled by numba are in the files that begin with an
+Tests compare each with a readable reference. Kernels compiled by numba are in the files whose names begin with an
 underscore.
 """

@@ -1,15 +1,16 @@
-"""A copy of a system for fast inference on a CPU: the same figures but for rounding, in less time.
+"""A copy of a system for fast inference on a CPU: the same results up to rounding, in less time.
 
-Three things cost time without changing a figure, and go:
+Three optimisations:
 
-- norms whose statistics are fixed are folded into the convolution before them (:func:`fuse_frozen_norms`);
-- memory lies channels last, as oneDNN's convolutions want it;
-- an activation, or a residual sum and the activation after it, is done by the convolution while its result is still in the
-  cache. PyTorch has these operators for its own compiler (``torch.ops.mkldnn``); without them the modules stay as they are.
+- norms with fixed statistics are folded into the preceding convolution (:func:`fuse_frozen_norms`);
+- the memory format is channels last, which oneDNN's convolutions prefer;
+- an activation, or a residual sum and the activation after it, is fused into the convolution, while its result is still in
+  the cache. PyTorch has these operators for its own compiler (``torch.ops.mkldnn``); if they are missing, the modules are
+  not replaced.
 
 3x3 convolutions of many channels are computed with a quarter of the multiplications (:mod:`otus.parts.fast.winograd`).
 
-The readable modules stay what is trained and saved; the copy is for predicting only.
+The original modules are those that are trained and saved; the copy is for inference only.
 """
 
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ from otus.parts.transformer.attention import Float32Linear
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
-# Name and scalars of an activation as oneDNN has it.
+# oneDNN's name and scalars of each activation.
 _ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.ReLU: ("relu", []),
     nn.ReLU6: ("hardtanh", [0.0, 6.0]),
@@ -35,14 +36,14 @@ _ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
 
 
 class FusedConvolution(nn.Module):
-    """A convolution that also adds and activates.
+    """A convolution fused with a residual sum and an activation.
 
     Parameters
     ----------
     conv
-        Its weights are shared, not copied.
+        The convolution; its weights are shared, not copied.
     activation
-        Of the types in ``_ACTIVATIONS``; None for none.
+        The activation, of a type in ``_ACTIVATIONS``; None for none.
     """
 
     def __init__(self, conv: nn.Conv2d, activation: nn.Module | None) -> None:
@@ -52,10 +53,7 @@ class FusedConvolution(nn.Module):
         self.activation, self.scalars = _ACTIVATIONS[type(activation)] if activation is not None else ("none", [])
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """The activated convolution of ``x``, plus ``residual`` before the activation where there is one.
-
-        ``residual`` is overwritten.
-        """
+        """Compute ``activation(conv(x) + residual)``; ``residual`` is overwritten by the result."""
         x = x.to(self.weight.dtype)
         if residual is None:
             return torch.ops.mkldnn._convolution_pointwise(
@@ -67,27 +65,33 @@ class FusedConvolution(nn.Module):
 
 
 class FusedBlock(nn.Module):
-    """A residual block of ResNet whose last convolution adds the shortcut and activates the sum."""
+    """A residual block of ResNet whose last convolution is fused with the residual sum and the activation."""
 
     def __init__(self, block: BasicBlock | Bottleneck) -> None:
         super().__init__()
         convs = [block.conv1, block.conv2, *([block.conv3] if isinstance(block, Bottleneck) else [])]
-        self.convs = nn.Sequential(*(_activated(conv, block.relu) for conv in convs[:-1]))
+        self.convs = nn.Sequential(*(_fuse(conv, block.relu) for conv in convs[:-1]))
         self.last = FusedConvolution(convs[-1], block.relu)
         self.downsample = block.downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the block it was made of gives."""
+        """Compute the residual block."""
         y = self.convs(x)
-        # The sum is written over the shortcut, which without a downsampling is the caller's own map.
+        # The sum overwrites the shortcut; without downsampling that would be the caller's tensor, so it is copied.
         shortcut = x.to(self.last.weight.dtype, copy=True) if self.downsample is None else self.downsample(x)
         return self.last(y, shortcut)
 
 
 def fused_for_inference(module: AnyModule, *, precision: str = "float32") -> AnyModule:
-    """A copy for predicting on a CPU: ``float32``, or ``bfloat16`` to be run under autocast.
+    """Return a copy of a module for fast inference on a CPU.
 
-    In bfloat16 the weights of convolutions and linear layers are stored so, instead of being converted at every call.
+    Parameters
+    ----------
+    module
+        Not changed.
+    precision
+        ``float32``, or ``bfloat16`` for a copy to be run under autocast: the weights of convolutions and linear layers are
+        stored in bfloat16 instead of being converted at every call.
     """
     fused = fuse_frozen_norms(module)
     if precision == "bfloat16":
@@ -101,7 +105,7 @@ def fused_for_inference(module: AnyModule, *, precision: str = "float32") -> Any
 
 def _replace(module: nn.Module) -> None:
     for name, child in list(module.named_children()):
-        if isinstance(child, BasicBlock | Bottleneck) and _folded(child):
+        if isinstance(child, BasicBlock | Bottleneck) and _has_folded_norms(child):
             setattr(module, name, FusedBlock(child))
         else:
             _replace(child)
@@ -110,27 +114,27 @@ def _replace(module: nn.Module) -> None:
 
 
 def _replace_in_sequence(sequence: nn.Sequential | LayeredBackbone) -> None:
-    """Convolution, nothing (a norm that was folded), activation: one module and two that do nothing."""
-    asked_for = sequence.taps if isinstance(sequence, LayeredBackbone) else ()
+    """Fuse each convolution with the activation after it; a folded norm, now an identity, may be in between."""
+    taps = sequence.taps if isinstance(sequence, LayeredBackbone) else ()
     names = [name for name, child in sequence.named_children() if not isinstance(child, nn.Identity)]
-    for name, following in zip(names, [*names[1:], ""], strict=True):
+    for name, next_name in zip(names, [*names[1:], ""], strict=True):
         conv = sequence.get_submodule(name)
-        activation = sequence.get_submodule(following) if following else None
+        activation = sequence.get_submodule(next_name) if next_name else None
         if not is_plain_convolution(conv) or type(activation) not in _ACTIVATIONS:
             continue
-        if conv.padding_mode == "zeros" and name not in asked_for:
-            setattr(sequence, name, _activated(conv, activation))
-            setattr(sequence, following, nn.Identity())
+        if conv.padding_mode == "zeros" and name not in taps:  # a returned feature map must not be activated
+            setattr(sequence, name, _fuse(conv, activation))
+            setattr(sequence, next_name, nn.Identity())
 
 
-def _activated(conv: nn.Conv2d, activation: nn.Module | None) -> nn.Module:
+def _fuse(conv: nn.Conv2d, activation: nn.Module | None) -> nn.Module:
     direct = FusedConvolution(conv, activation)
     if suits_winograd(conv) and isinstance(activation, nn.ReLU):
         return WinogradConvolution(conv, direct, relu=True)
     return direct
 
 
-def _folded(block: BasicBlock | Bottleneck) -> bool:
+def _has_folded_norms(block: BasicBlock | Bottleneck) -> bool:
     norms = [block.bn1, block.bn2, *([block.bn3] if isinstance(block, Bottleneck) else [])]
     return all(isinstance(norm, nn.Identity) for norm in norms)
 
@@ -140,7 +144,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _operators_work() -> bool:
-    """Try them, because PyTorch does not promise them to anybody."""
+    """Return whether the fused operators exist and work; they are not part of PyTorch's public interface."""
     conv = nn.Conv2d(2, 2, 1)
     x = torch.ones(1, 2, 3, 3).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():

@@ -1,10 +1,10 @@
-"""Multi-head attention: softmax(Q K^T / sqrt(d)) V, and the small networks around it.
+"""Multi-head attention: softmax(Q K^T / sqrt(d)) V, and feed-forward networks.
 
 Shape shorthand: B images, Q queries, K keys, D the embedding dimension, H heads.
 
 Paper: "Attention Is All You Need" (Vaswani et al., NeurIPS 2017, arXiv:1706.03762), section 3.2. Reference:
-``torch.nn.MultiheadAttention`` (BSD-3-Clause), which keeps the three projections in one matrix; they are initialised here
-as parts of such a matrix.
+``torch.nn.MultiheadAttention`` (BSD-3-Clause), which keeps the three input projections in one matrix; here they are
+separate, but initialised as if they were parts of one.
 """
 
 from itertools import pairwise
@@ -23,7 +23,7 @@ class Attention(nn.Module):
     embed_dim
         D, of queries, keys, values and outputs.
     num_heads
-        H, each of as many channels of the projections.
+        H, each with inner_dim / H channels.
     inner_dim
         Channels of the projections, a multiple of H (default: D).
     dropout
@@ -52,10 +52,12 @@ class Attention(nn.Module):
         *,
         attention_mask: Bool[Tensor, "*b q k"] | None = None,
     ) -> Float[Tensor, "b q d"]:
-        """Attend from queries to keys and values.
+        """Compute the attention of queries to keys and values.
 
         Parameters
         ----------
+        queries, keys, values
+            Positional encodings, if any, are already added.
         attention_mask
             True where a query may attend to a key; leading axes broadcast (default: everywhere).
         """
@@ -75,31 +77,29 @@ class Attention(nn.Module):
         *,
         attention_mask: Bool[Tensor, "*b q k"] | None = None,
     ) -> Float[Tensor, "b h q k"]:
-        """Compute the attention weights of each head, which add up to 1 over the keys."""
-        logits = self.split_heads(self.q_proj(queries)).float() @ self.split_heads(self.k_proj(keys)).float().transpose(
-            2, 3
-        )
-        logits = logits / self.head_dim**0.5
+        """Compute the attention weights of each head, which sum to 1 over the keys; parameters as for :meth:`forward`."""
+        q, k = self.split_heads(self.q_proj(queries)).float(), self.split_heads(self.k_proj(keys)).float()
+        logits = q @ k.transpose(2, 3) / self.head_dim**0.5
         if attention_mask is not None:
             logits = logits.masked_fill(~attention_mask.unsqueeze(-3), float("-inf"))
         return logits.softmax(dim=3)
 
     def split_heads(self, x: Float[Tensor, "b n e"]) -> Float[Tensor, "b h n c"]:
-        """Return projected queries, keys or values by head."""
+        """Reshape projected queries, keys or values (B, N, H * C) to (B, H, N, C)."""
         return torch.unflatten(x, 2, (self.num_heads, -1)).transpose(1, 2)
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32 under autocast too: scores and boxes need all digits."""
+    """A linear layer that computes in float32 even under autocast, for scores and boxes, which need the precision."""
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
-        """Return float32 whatever the input's dtype."""
+        """Compute the layer; the output is float32 whatever the dtype of the input."""
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x.float(), self.weight, self.bias)
 
 
 def mlp(*widths: int, layer: type[nn.Linear] = nn.Linear) -> nn.Sequential:
-    """Build linear layers with ReLU between them: ``mlp(256, 256, 4)`` has two."""
+    """Build linear layers of the given widths with ReLU between them: ``mlp(256, 256, 4)`` has two layers."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         layers += [layer(inputs, outputs), nn.ReLU()]
@@ -107,7 +107,7 @@ def mlp(*widths: int, layer: type[nn.Linear] = nn.Linear) -> nn.Sequential:
 
 
 def feed_forward(embed_dim: int, ffn_dim: int, *, dropout: float = 0.0) -> nn.Sequential:
-    """Build a transformer's feed-forward network; weights initialised by Xavier, as in DETR."""
+    """Build a transformer's feed-forward network, with Xavier initialisation as in DETR."""
     layers = nn.Sequential(nn.Linear(embed_dim, ffn_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn_dim, embed_dim))
     for layer in layers:
         if isinstance(layer, nn.Linear):

@@ -3,11 +3,11 @@
 Shape shorthand: B images, Q queries, D the embedding dimension, H heads, V levels, P points per level.
 
 Paper: "Deformable DETR" (Zhu et al., ICLR 2021, arXiv:2010.04159), section 4.1; sampling points are offsets from a box's
-centre in halves of its size, as in its iterative refinement (appendix A.4). Official code:
-github.com/fundamentalvision/Deformable-DETR (Apache-2.0), whose CUDA kernel is ``grid_sample`` here.
+centre in units of half its size, as in its iterative refinement (appendix A.4). Official code:
+github.com/fundamentalvision/Deformable-DETR (Apache-2.0), whose CUDA kernel is replaced by ``grid_sample`` here.
 
-Departure: the value projection has no bias. The weights of a query add up to 1, so a bias could only add to that of the
-output projection; without it, zeros in the padding count as little as what lies outside the feature map.
+Departure: the value projection has no bias. The weights of a query sum to 1, so a bias would only add a constant to the
+output, which has a bias already; without it, padding contributes 0, as do points outside the feature map.
 """
 
 import math
@@ -37,14 +37,14 @@ class DeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(embed_dim, num_heads * num_levels * num_points)
         self.value_proj = nn.Linear(embed_dim, embed_dim, bias=False)
         self.output_proj = nn.Linear(embed_dim, embed_dim)
-        # At first each head samples in a direction of its own, each point one unit further.
+        # Initially each head samples in its own direction, point p at distance p + 1.
         angle = torch.arange(num_heads) * (2 * math.pi / num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], dim=1)
         direction = direction / direction.abs().amax(dim=1, keepdim=True)
-        steps = direction[:, None, None] * torch.arange(1, num_points + 1)[:, None]
+        offsets = direction[:, None, None] * torch.arange(1, num_points + 1)[:, None]
         nn.init.zeros_(self.sampling_offsets.weight)
         with torch.no_grad():
-            self.sampling_offsets.bias.copy_(steps.expand(num_heads, num_levels, num_points, 2).flatten())
+            self.sampling_offsets.bias.copy_(offsets.expand(num_heads, num_levels, num_points, 2).flatten())
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for layer in (self.value_proj, self.output_proj):
@@ -54,13 +54,13 @@ class DeformableAttention(nn.Module):
     def sampling_locations(
         self, queries: Float[Tensor, "b q d"], boxes: Float[Tensor, "b q 4"]
     ) -> tuple[Float[Tensor, "b h q v p 2"], Float[Tensor, "b h q v p"]]:
-        """Compute where each head samples, x and y in the frame of the boxes (cxcywh), and the weights; float32."""
+        """Compute the sampling locations of each head (x, y; normalised as the boxes, cxcywh) and their weights; float32."""
         shape = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(queries).float().unflatten(2, (*shape, 2)).transpose(1, 2)
         weights = self.attention_weights(queries).float().unflatten(2, (self.num_heads, -1)).softmax(dim=3)
         boxes = boxes[:, None, :, None, None]
-        around = boxes[..., :2] + offsets / self.num_points * boxes[..., 2:] / 2
-        return around, weights.unflatten(3, shape[1:]).transpose(1, 2)
+        locations = boxes[..., :2] + offsets / self.num_points * boxes[..., 2:] / 2
+        return locations, weights.unflatten(3, shape[1:]).transpose(1, 2)
 
     def forward(
         self,
@@ -69,10 +69,12 @@ class DeformableAttention(nn.Module):
         maps: Sequence[Float[Tensor, "b d _ _"]],
         extent: Float[Tensor, "b 2"],
     ) -> Float[Tensor, "b q d"]:
-        """Attend from each query to points around its box.
+        """Compute the attention of each query to sampling points around its reference box.
 
         Parameters
         ----------
+        queries
+            Query features, with positional encodings added.
         boxes
             Reference boxes cxcywh, normalised by each image's size.
         maps

@@ -3,7 +3,7 @@
 Shape shorthand: B images, K locations of the feature map, D the embedding dimension.
 
 Paper: "Attention Is All You Need" (arXiv:1706.03762), section 3.1, with the norms after each sum ("post-norm"); as in DETR
-(arXiv:2005.12872, appendix A.3), positional encodings are added anew in every layer.
+(arXiv:2005.12872, appendix A.3), positional encodings are added in every layer.
 """
 
 from jaxtyping import Bool, Float
@@ -22,7 +22,7 @@ class TransformerEncoderLayer(nn.Module):
     ffn_dim
         Hidden features of the feed-forward network.
     dropout
-        After attention, in and after the feed-forward network.
+        Dropout probability: of attention weights, after attention, and in and after the feed-forward network.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, *, dropout: float = 0.0) -> None:
@@ -35,7 +35,7 @@ class TransformerEncoderLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "b k d"], pos_embed: Float[Tensor, "b k d"], attention_mask: Bool[Tensor, "b 1 k"] | None
     ) -> Float[Tensor, "b k d"]:
-        """``sampling_locations`` are added to what is compared, not to what is gathered."""
+        """Compute the layer; positional encodings are added to queries and keys, not to values."""
         with_pos = x + pos_embed
         x = self.norm1(x + self.dropout(self.self_attn(with_pos, with_pos, x, attention_mask=attention_mask)))
         return self.norm2(x + self.dropout(self.feed_forward(x)))

@@ -1,6 +1,6 @@
 """Sinusoidal positional encodings of feature-map locations and of boxes.
 
-Shape shorthand: B images, h x w a map, D channels.
+Shape shorthand: B images, h x w the feature map, D channels.
 
 Papers: "Attention Is All You Need" (Vaswani et al., NeurIPS 2017, arXiv:1706.03762), section 3.5; for two coordinates and
 padded images DETR (Carion et al., ECCV 2020, arXiv:2005.12872), appendix A.4; for boxes DAB-DETR (Liu et al., ICLR 2022,
@@ -17,7 +17,7 @@ TEMPERATURE = 10000.0
 
 
 def sine_positional_encoding(valid: Bool[Tensor, "b h w"], channels: int) -> Float[Tensor, "b d h w"]:
-    """Encode each location of a feature map, counted from 1 and normalised by the image's extent without padding.
+    """Encode the location (y, x) of a feature map, counted from 1 and normalised by the image's extent without padding.
 
     Parameters
     ----------

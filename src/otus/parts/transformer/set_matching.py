@@ -1,9 +1,8 @@
 """Bipartite matching of predictions and objects, and the box losses of the pairs.
 
-Shape shorthand: Q queries, N objects of one image, M = min(Q, N) pairs. Boxes are (centre x, centre y, width, height) in
-shares of the image.
+Shape shorthand: Q queries, N objects of one image, M = min(Q, N) pairs. Boxes are cxcywh normalised by the image's size.
 
-Paper: DETR (Carion et al., ECCV 2020, arXiv:2005.12872), section 3.1: the assignment of least total cost ("Hungarian
+Paper: DETR (Carion et al., ECCV 2020, arXiv:2005.12872), section 3.1: the assignment of minimum total cost ("Hungarian
 algorithm"; scipy's ``linear_sum_assignment``), and L1 and generalised IoU (Rezatofighi et al., CVPR 2019,
 arXiv:1902.09630) for boxes.
 """
@@ -20,12 +19,12 @@ from otus.parts.batching import Target
 from otus.parts.boxes.matching import pairwise_ioa
 
 L1_WEIGHT, GIOU_WEIGHT = 5.0, 2.0
-"""Of the two box losses, and of the two costs of the matching, in DETR and its successors."""
+"""Weights of the two box losses, and of the two box costs of the matching, in DETR and its successors."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """The pairs of one image. Objects beyond the number of queries are in no pair."""
+    """The matched pairs of one image: indices of queries and of objects. With more objects than queries, some have none."""
 
     queries: Int[Tensor, "m"]
     objects: Int[Tensor, "m"]
@@ -33,7 +32,7 @@ class Match:
 
 @dataclass(frozen=True)
 class HungarianMatcher:
-    """Match one query to each object so that the total cost is least.
+    """Match one query to each object so that the total cost is minimal.
 
     Parameters
     ----------
@@ -49,18 +48,20 @@ class HungarianMatcher:
     def __call__(
         self, class_cost: Float[Tensor, "q n"], boxes: Float[Tensor, "q 4"], target_boxes: Float[Tensor, "n 4"]
     ) -> Match:
-        """Match predicted to target boxes, both cxcywh normalised.
+        """Match predictions to objects.
 
-        Predictions that are not finite are matched last and are no error here: the loss will show them.
+        Predictions that are not finite get a high cost instead of raising an error: the loss will show them.
 
         Parameters
         ----------
         class_cost
             Cost of each query's class prediction for each object.
+        boxes, target_boxes
+            Predicted and ground-truth boxes, cxcywh normalised by the image's size.
         """
-        from scipy.optimize import linear_sum_assignment  # slow to import, and only for learning
+        from scipy.optimize import linear_sum_assignment  # slow to import, and needed in training only
 
-        corners, target_corners = (box_convert(one, "cxcywh", "xyxy") for one in (boxes, target_boxes))
+        corners, target_corners = (box_convert(cxcywh, "cxcywh", "xyxy") for cxcywh in (boxes, target_boxes))
         cost = (
             self.class_weight * class_cost
             + self.l1_weight * torch.cdist(boxes, target_boxes, p=1)
@@ -90,7 +91,10 @@ def box_losses(
     targets: Sequence[Target],
     sizes_hw: Sequence[tuple[int, int]],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Compute L1 and 1 - GIoU of all pairs, divided by the number of objects; 0 with a gradient where there are none."""
+    """Compute L1 and 1 - GIoU losses, summed over all pairs and divided by the number of objects.
+
+    Without objects both are 0, with a gradient of zeros.
+    """
     predicted = torch.cat([boxes[i, match.queries] for i, match in enumerate(matches)])
     target_boxes = torch.cat(
         [
@@ -99,14 +103,14 @@ def box_losses(
         ]
     )
     count = max(1, sum(len(target.boxes) for target in targets))
-    corners, target_corners = (box_convert(one, "cxcywh", "xyxy") for one in (predicted, target_boxes))
+    corners, target_corners = (box_convert(cxcywh, "cxcywh", "xyxy") for cxcywh in (predicted, target_boxes))
     l1 = (predicted - target_boxes).abs().sum() / count
     return l1, generalized_box_iou_loss(corners, target_corners, reduction="sum") / count
 
 
 def inside_crowd(boxes: Float[Tensor, "q 4"], target: Target, size_hw: tuple[int, int]) -> Bool[Tensor, "q"]:
-    """Return which predicted boxes lie at least half inside a crowd: whether they are right is unknown, so they are not
-    taught."""
+    """Return which predicted boxes lie at least half inside a crowd: whether they are correct is unknown, so they have no
+    loss."""
     if not len(target.crowds):
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     return pairwise_ioa(denormalize_boxes(boxes.detach(), size_hw), target.crowds) >= 0.5
