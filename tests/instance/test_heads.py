@@ -99,7 +99,7 @@ def test_heads_need_shared_maps_and_categories_with_keypoints():
         region_features=Crops(),
         box_head=BoxHead(nn.Identity(), in_features=4, class_indices=(1,)),
     )
-    with pytest.raises(UsageError, match="shared maps, not Crops"):
+    with pytest.raises(UsageError, match="needs RoIFeatures, which share feature maps, got Crops"):
         mask_rcnn(detector)
     with pytest.raises(ShapeError, match="none of the categories cat has any"):
         keypoint_rcnn(detector)

@@ -376,7 +376,7 @@ def test_categories_without_masks_are_noted(scenes: Dataset) -> None:
         None if objects.labels[i] == label else objects.segmentations.segmentation(i) for i in range(len(objects))
     )
     warnings = system.warnings(replace(scenes, objects=replace(objects, segmentations=some)))
-    assert f"no mask to learn from of {scenes.categories[label]}" in warnings[0]
+    assert f"no object of {scenes.categories[label]} has a mask" in warnings[0]
 
 
 def test_data_are_looked_at_before_a_model_is_asked_for(coco_scenes: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Image classification: a backbone and a softmax over the categories, as the first detectors build on.
+"""Image classification: a backbone and a softmax over the categories, on which the first detectors are built.
 
 Shape shorthand: B images, R crops of all images, C categories.
 
@@ -95,7 +95,7 @@ class ImageClassifier(BaseSystem[ClassifierStages, Classification]):
         label = sample["label"].to(self.device).reshape(1)
         if not 0 <= int(label) < count:
             raise ShapeError(f"sample {sample.get('key', '')}: expected a label 0..{count - 1}, got {int(label)}")
-        return _whole(sample, self.device), label
+        return _image_box(sample, self.device), label
 
     def results(self, record: ClassifierStages) -> list[Classification]:
         """Return the scores of each whole image, or of the ``region`` of its sample."""
@@ -116,7 +116,7 @@ class ImageClassifier(BaseSystem[ClassifierStages, Classification]):
     ) -> ClassifierStages:
         """Compute the class scores of crops."""
         if targets is None:
-            crops = [_whole_or_region(sample, self.device) for sample in batch.samples]
+            crops = [_inference_crop(sample, self.device) for sample in batch.samples]
         else:
             crops = [boxes for boxes, _ in targets]
         with watch.time("regions"):
@@ -125,19 +125,19 @@ class ImageClassifier(BaseSystem[ClassifierStages, Classification]):
         record = ClassifierStages(batch=batch, features=[], milliseconds=watch.milliseconds, crops=crops, logits=logits)
         if targets is not None:
             record.labels = [labels for _, labels in targets]
-            nothing = zero_loss(self) + logits.sum()
-            record.losses = {"class": F.cross_entropy(logits, torch.cat(record.labels)) if len(logits) else nothing}
+            zero = zero_loss(self) + logits.sum()
+            record.losses = {"class": F.cross_entropy(logits, torch.cat(record.labels)) if len(logits) else zero}
         return record
 
 
-def _whole_or_region(sample: TensorSample, device: torch.device) -> Float[Tensor, "1 4"]:
+def _inference_crop(sample: TensorSample, device: torch.device) -> Float[Tensor, "1 4"]:
     """Return the crop to classify in inference: the ``region`` of the sample, else the whole image."""
     if "region" not in sample:
-        return _whole(sample, device)
+        return _image_box(sample, device)
     return sample["region"].as_subclass(Tensor).to(device, torch.float32)
 
 
-def _whole(sample: TensorSample, device: torch.device) -> Float[Tensor, "1 4"]:
+def _image_box(sample: TensorSample, device: torch.device) -> Float[Tensor, "1 4"]:
     height, width = sample["image"].shape[-2:]
     return torch.tensor([[0.0, 0.0, width, height]], device=device)
 

@@ -103,23 +103,23 @@ class SingleObjectDetector(BaseSystem[RegionStages, Instances]):
         watch: Stopwatch,
     ) -> RegionStages:
         """Compute one class and one box per image: the only proposal is the whole image, and there is no background."""
-        whole = [batch.images.new_tensor([[0, 0, width, height]]) for height, width in batch.sizes_hw]
+        image_boxes = [batch.images.new_tensor([[0, 0, width, height]]) for height, width in batch.sizes_hw]
         with watch.time("maps"):
             features = self.backbone(batch.images)[-1:]
         with watch.time("regions"):
-            vectors = self.network(self.roi_pooler(features, whole))
+            vectors = self.network(self.roi_pooler(features, image_boxes))
             logits, box_deltas = self.cls_score(vectors).float(), self.bbox_pred(vectors).float()
         record = RegionStages(
             batch=batch,
             features=features,
             milliseconds=watch.milliseconds,
-            proposals=Proposals(whole, [torch.ones_like(box[:, 0]) for box in whole]),
+            proposals=Proposals(image_boxes, [torch.ones_like(box[:, 0]) for box in image_boxes]),
             logits=logits,
             box_deltas=box_deltas[:, None],
         )
         if targets is not None:
             with watch.time("losses"):
-                record.losses = self._losses(logits, box_deltas, whole, targets)
+                record.losses = self._losses(logits, box_deltas, image_boxes, targets)
         if postprocess is not None:
             with watch.time("postprocess"):
                 self._postprocess(record, postprocess)
@@ -129,20 +129,20 @@ class SingleObjectDetector(BaseSystem[RegionStages, Instances]):
         self,
         logits: Float[Tensor, "b c"],
         box_deltas: Float[Tensor, "b 4"],
-        whole: list[Float[Tensor, "1 4"]],
+        image_boxes: list[Float[Tensor, "1 4"]],
         targets: Sequence[Target],
     ) -> dict[str, Tensor]:
-        known = [i for i, target in enumerate(targets) if len(target.boxes)]
-        if not known:
-            nothing = (logits.sum() + box_deltas.sum()) * 0
-            return {"class": nothing, "box": nothing}
-        largest = [int(box_area(targets[i].boxes).argmax()) for i in known]
-        labels = torch.stack([targets[i].labels[j] for i, j in zip(known, largest, strict=True)])
-        boxes = torch.stack([targets[i].boxes[j] for i, j in zip(known, largest, strict=True)])
-        target_deltas = self.box_coder.encode(boxes, torch.cat(whole)[known])
+        images = [i for i, target in enumerate(targets) if len(target.boxes)]
+        if not images:
+            zero = (logits.sum() + box_deltas.sum()) * 0
+            return {"class": zero, "box": zero}
+        largest = [int(box_area(targets[i].boxes).argmax()) for i in images]
+        labels = torch.stack([targets[i].labels[j] for i, j in zip(images, largest, strict=True)])
+        boxes = torch.stack([targets[i].boxes[j] for i, j in zip(images, largest, strict=True)])
+        target_deltas = self.box_coder.encode(boxes, torch.cat(image_boxes)[images])
         return {
-            "class": F.cross_entropy(logits[known], labels),
-            "box": box_delta_loss(box_deltas[known], target_deltas, count=len(known)),
+            "class": F.cross_entropy(logits[images], labels),
+            "box": box_delta_loss(box_deltas[images], target_deltas, count=len(images)),
         }
 
     def _postprocess(self, record: RegionStages, postprocess: Postprocess) -> None:
@@ -150,9 +150,9 @@ class SingleObjectDetector(BaseSystem[RegionStages, Instances]):
         thresholds = postprocess.thresholds(torch.arange(len(self.categories), device=record.logits.device))
         for i, scores in enumerate(record.scores):
             score, label = scores.max(dim=1)
-            answer = Detections(self._boxes(record, i), score, label, torch.zeros_like(label))
-            sure = answer[score > thresholds[label]]
-            record.keep(sure[remove_small_boxes(sure.boxes, 1e-2)], postprocess)
+            detections = Detections(self._boxes(record, i), score, label, torch.zeros_like(label))
+            candidates = detections[score > thresholds[label]]
+            record.keep(candidates[remove_small_boxes(candidates.boxes, 1e-2)], postprocess)
 
     def _boxes(self, record: RegionStages, index: int) -> Float[Tensor, "1 4"]:
         boxes = self.box_coder.decode(record.box_deltas[index], record.proposals.boxes[index])

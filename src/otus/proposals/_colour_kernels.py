@@ -1,4 +1,4 @@
-"""Compiled conversions of colours, all to 0..255."""
+"""Compiled kernels: conversions to colour spaces, with all channels in 0..255."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -41,7 +41,8 @@ def lab(
 ) -> Float[np.ndarray, "3 h w"]:
     """Convert sRGB to CIE L*a*b*: L scaled from 0..100 to 0..255, a + 128, b + 128.
 
-    ``linear`` is the light of each value, ``to_xyz`` makes XYZ relative to white of it, ``curve`` CIE's f over 0..1.
+    ``linear`` is the linear intensity of each sRGB value, ``to_xyz`` converts it to XYZ relative to white, and ``curve``
+    tabulates CIE's f over 0..1.
     """
     height, width, _ = image.shape
     out = np.empty((3, height, width), np.float32)
@@ -51,9 +52,9 @@ def lab(
         for x in range(width):
             r, g, b = linear[image[y, x, 0]], linear[image[y, x, 1]], linear[image[y, x, 2]]
             for k in range(3):
-                at = (to_xyz[k, 0] * r + to_xyz[k, 1] * g + to_xyz[k, 2] * b) * np.float32(last + 1)
-                step = min(last, int(at))
-                f[k] = curve[step] + (at - np.float32(step)) * (curve[step + 1] - curve[step])
+                position = (to_xyz[k, 0] * r + to_xyz[k, 1] * g + to_xyz[k, 2] * b) * np.float32(last + 1)
+                step = min(last, int(position))
+                f[k] = curve[step] + (position - np.float32(step)) * (curve[step + 1] - curve[step])
             out[0, y, x] = (np.float32(116) * f[1] - np.float32(16)) * np.float32(2.55)
             out[1, y, x] = np.float32(500) * (f[0] - f[1]) + np.float32(128)
             out[2, y, x] = np.float32(200) * (f[1] - f[2]) + np.float32(128)

@@ -1,6 +1,6 @@
-"""Compiled inner loops of the graph-based over-segmentation.
+"""Compiled kernels: the inner loops of graph-based over-segmentation.
 
-Shape shorthand: C channels, H x W the image, E edges (4 a pixel), P pixels.
+Shape shorthand: C channels, H x W the image, E edges (4 per pixel), P pixels.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from otus._numba import kernel
 
 STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))
-"""Row and column steps from a pixel to the neighbours that its four edges lead to: right, down, and the two diagonals."""
+"""Row and column offsets from a pixel to the neighbours of its four edges: right, down, down-right, down-left."""
 
 OUTSIDE = np.uint16(65535)
 """The weight of an edge that leaves the image."""
@@ -71,9 +71,9 @@ def edge_weights(planes: Float[np.ndarray, "c h w"], per_unit: float) -> Int[np.
 
 @kernel
 def sort_edges(weights: Int[np.ndarray, "4 h w"]) -> tuple[Int[np.ndarray, "e"], Int[np.ndarray, "65535"]]:
-    """Return the edges by increasing weight (counting sort, stable), and the end of each weight.
+    """Return the edges sorted by weight (stable counting sort), and for each weight the end of its edges in that order.
 
-    Edge e is the ``e % 4``-th of pixel ``e // 4``; those of weight w end before the w-th end.
+    Edge e is edge ``e % 4`` of pixel ``e // 4``.
     """
     flat = weights.reshape(4, -1)
     start = np.zeros(65537, np.int64)
@@ -92,14 +92,15 @@ def sort_edges(weights: Int[np.ndarray, "4 h w"]) -> tuple[Int[np.ndarray, "e"],
 
 
 @kernel
-def _find(above: Int[np.ndarray, "p"], node: np.int64) -> np.int64:
-    up = above[node]
-    while up >= 0:
-        upper = above[up]
-        if upper < 0:
-            return up
-        above[node] = upper
-        node, up = upper, above[upper]
+def _find(parent: Int[np.ndarray, "p"], node: np.int64) -> np.int64:
+    """Return the root of a node's tree (union-find with path halving)."""
+    above = parent[node]
+    while above >= 0:
+        grandparent = parent[above]
+        if grandparent < 0:
+            return above
+        parent[node] = grandparent
+        node, above = grandparent, parent[grandparent]
     return node
 
 
@@ -107,52 +108,51 @@ def _find(above: Int[np.ndarray, "p"], node: np.int64) -> np.int64:
 def segment(
     order: Int[np.ndarray, "e"], ends: Int[np.ndarray, "65535"], size_hw: tuple[int, int], scale: float, min_size: int
 ) -> tuple[Int[np.ndarray, "h w"], int]:
-    """Return the labels, numbered in scan order, and the number of regions; ``scale`` is in weight steps.
+    """Return the region of each pixel, numbered in scan order, and the number of regions; ``scale`` is in weight steps.
 
-    Edges come from all over the image, so what is looked up for each costs most once it is larger than the caches. It is
-    six bytes a pixel: the pixel above in the region's tree, or less the region's size at its root, and there the largest
-    weight inside.
+    Sorted edges access the image at random, so memory per pixel is kept small for the caches, at six bytes: the parent in
+    the region's tree (for a root, minus the region's size), and for a root the largest weight inside the region.
     """
     height, width = size_hw
     count = height * width
-    above = np.full(count, -1, np.int32)
+    parent = np.full(count, -1, np.int32)
     internal = np.zeros(count, np.uint16)
     offsets = np.empty(4, np.int64)
     for d in range(4):
         offsets[d] = STEPS[d][0] * width + STEPS[d][1]
-    left_over = np.empty(len(order), np.int32)
-    left_count = 0
+    deferred = np.empty(len(order), np.int32)
+    num_deferred = 0
     first = 0
     for weight in range(len(ends)):
         for edge in order[first : ends[weight]]:
             p = np.int64(edge >> 2)
-            a, b = _find(above, p), _find(above, p + offsets[edge & 3])
+            a, b = _find(parent, p), _find(parent, p + offsets[edge & 3])
             if a == b:
                 continue
-            size_a, size_b = -above[a], -above[b]
+            size_a, size_b = -parent[a], -parent[b]
             if weight <= internal[a] + scale / size_a and weight <= internal[b] + scale / size_b:
                 if size_a < size_b:
                     a, b = b, a
-                above[a] = -(size_a + size_b)
-                above[b] = a
+                parent[a] = -(size_a + size_b)
+                parent[b] = a
                 internal[a] = weight
             else:
-                left_over[left_count] = edge
-                left_count += 1
+                deferred[num_deferred] = edge
+                num_deferred += 1
         first = ends[weight]
-    for edge in left_over[:left_count]:
+    for edge in deferred[:num_deferred]:
         p = np.int64(edge >> 2)
-        a, b = _find(above, p), _find(above, p + offsets[edge & 3])
-        if a != b and (-above[a] < min_size or -above[b] < min_size):
-            if above[a] > above[b]:
+        a, b = _find(parent, p), _find(parent, p + offsets[edge & 3])
+        if a != b and (-parent[a] < min_size or -parent[b] < min_size):
+            if parent[a] > parent[b]:
                 a, b = b, a
-            above[a] += above[b]
-            above[b] = a
+            parent[a] += parent[b]
+            parent[b] = a
     label_of = np.full(count, -1, np.int32)
     labels = np.empty(count, np.int32)
     regions = 0
     for pixel in range(count):
-        root = _find(above, np.int64(pixel))
+        root = _find(parent, np.int64(pixel))
         if label_of[root] < 0:
             label_of[root] = regions
             regions += 1

@@ -40,7 +40,7 @@ class ProposalCache:
     proposer
         Computes missing proposals.
     count
-        Number of proposals to keep per image, the highest-scoring first; all if None. Files with more are used too.
+        Number of proposals per image, the highest-scoring first; all if None. Cached files with more are used too.
     """
 
     folder: Path
@@ -53,44 +53,46 @@ class ProposalCache:
         return self._parameters_folder / key[:2] / f"{key}.npz"
 
     def proposals(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
-        """Return the proposals of an image: cached, else computed and stored.
+        """Return the proposals of an image, from the cache or else computed and stored in it.
 
         Raises
         ------
         DataError
             If the folder cannot be written to.
         """
-        kept = self.read(image)
-        if kept is not None:
-            return kept
-        found = self.proposer(image).best(self.count)
+        cached = self.read(image)
+        if cached is not None:
+            return cached
+        proposals = self.proposer(image).best(self.count)
         with staged_file(self.path(image)) as stage:
             header = json.dumps({**self._header(image), "count": self.count})
-            np.savez(stage, boxes_xyxy=found.boxes_xyxy, scores=found.scores, header=np.array(header))
-        return found
+            np.savez(stage, boxes_xyxy=proposals.boxes_xyxy, scores=proposals.scores, header=np.array(header))
+        return proposals
 
     def read(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals | None:
         """Return the cached proposals of an image; None if missing, invalid or too few."""
         try:
             with open(self.path(image), "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 header = json.loads(str(file["header"]))
-                kept = Proposals(file["boxes_xyxy"], file["scores"])
-                held = header.pop("count")
-        except Exception:  # missing, cut off, or something else: on broken bytes zipfile raises nearly anything
+                cached = Proposals(file["boxes_xyxy"], file["scores"])
+                stored_count = header.pop("count")
+        except Exception:  # missing or damaged: zipfile raises many kinds of exceptions for damaged files
             return None
-        enough = held is None or (self.count is not None and held >= self.count)
-        return kept.best(self.count) if enough and header == self._header(image) else None
+        enough = stored_count is None or (self.count is not None and stored_count >= self.count)
+        return cached.best(self.count) if enough and header == self._header(image) else None
 
     def fill(self, dataset: Dataset, *, workers: int = 1, report: Callable[[int, int], object] | None = None) -> None:
         """Compute the missing proposals of a data set; an interrupted run continues where it stopped.
 
         Parameters
         ----------
+        dataset
+            The data set.
         workers
-            Processes. They are spawned: a script that asks for more than one must be importable
+            Number of processes. They are spawned, so a script that uses more than one must be importable
             (``if __name__ == "__main__":``).
         report
-            Called with how many images are done and of how many.
+            Called with the number of images done and the total number.
 
         Raises
         ------
@@ -102,36 +104,36 @@ class ProposalCache:
         if workers < 1:
             raise UsageError(f"workers: expected a number >= 1, got {workers}")
         done, total = 0, len(dataset)
-        tell = report or (lambda done, total: None)
-        with ThreadPoolExecutor(workers) as pool:  # decoding and hashing release Python's lock
-            there = pool.map(lambda index: self.read(dataset.image(index)) is not None, range(total))
+        report = report or (lambda done, total: None)
+        with ThreadPoolExecutor(workers) as pool:  # decoding and hashing release the GIL
+            is_cached = pool.map(lambda index: self.read(dataset.image(index)) is not None, range(total))
             missing = []
-            for index, found in enumerate(there):
-                if found:
+            for index, cached in enumerate(is_cached):
+                if cached:
                     done += 1
-                    tell(done, total)
+                    report(done, total)
                 else:
                     missing.append(index)
         tasks = [(dataset.images.path(index), dataset.images.size_hw(index)) for index in missing]
         workers = min(workers, len(tasks))
         if workers <= 1:
             for task in tasks:
-                self._find(*task)
+                self._compute(*task)
                 done += 1
-                tell(done, total)
+                report(done, total)
             return
         try:
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as processes:
-                for _ in processes.map(self._find, *zip(*tasks, strict=True)):
+                for _ in processes.map(self._compute, *zip(*tasks, strict=True)):
                     done += 1
-                    tell(done, total)
+                    report(done, total)
         except BrokenProcessPool:
             raise UsageError(
-                f"workers: of {workers} processes one ended unexpectedly, after {done} of {total} images. Is there memory "
-                'enough, and does the script guard what it does by if __name__ == "__main__"? Else say workers=1'
+                f"workers: one of {workers} processes ended unexpectedly, after {done} of {total} images. Check that there "
+                'is enough memory and that the script has an if __name__ == "__main__" guard, or use workers=1'
             ) from None
 
-    def _find(self, path: Path, size_hw: tuple[int, int]) -> None:
+    def _compute(self, path: Path, size_hw: tuple[int, int]) -> None:
         from otus.data.images import read_image
 
         self.proposals(read_image(path, expected_size_hw=size_hw))
@@ -143,7 +145,7 @@ class ProposalCache:
         return Path(self.folder) / f"{parameters.get('method', 'proposals')}-{digest}"
 
     def _header(self, image: UInt8[np.ndarray, "h w 3"]) -> dict[str, Any]:
-        parameters = json.loads(json.dumps(dict(self.proposer.parameters)))  # as it comes back: tuples become lists
+        parameters = json.loads(json.dumps(dict(self.proposer.parameters)))  # as read from a file: tuples become lists
         return {"pixels": _pixels_key(image), "parameters": parameters}
 
 
@@ -156,8 +158,8 @@ class ProposedDataset(Dataset):
     @classmethod
     def of(cls, dataset: Dataset, proposals: ProposalCache) -> "ProposedDataset":
         """Return the data set with proposals; missing ones are computed on access."""
-        known = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
-        return cls(**{**known, "proposals": proposals})
+        values = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
+        return cls(**{**values, "proposals": proposals})
 
     def __getitem__(self, index: int) -> Sample:
         """Return one sample with its proposals."""
@@ -165,7 +167,7 @@ class ProposedDataset(Dataset):
         return self._with_proposals(sample)
 
     def input(self, index: int, *, target_size: "TargetSize | None" = None) -> Sample:
-        """One image, at its own size because proposals are searched there, and its proposals."""
+        """Return one image with its proposals, at its original size, on which proposals are computed."""
         return self._with_proposals(super().input(index))
 
     def _with_proposals(self, sample: Sample) -> Sample:

@@ -1,6 +1,6 @@
-"""Colour spaces in which classical methods compare pixels.
+"""Colour spaces of classical methods.
 
-Every channel is scaled to 0..255, so that one threshold fits all.
+Every channel is scaled to 0..255, so that the same thresholds suit all of them.
 """
 
 from enum import Enum
@@ -11,24 +11,24 @@ from jaxtyping import Float, UInt8
 
 from otus.proposals import _colour_kernels as kernels
 
-_CURVE_STEPS = 1 << 14  # interpolated between: L, a and b are off by less than 0.01
+_CURVE_STEPS = 1 << 14  # of a lookup table with linear interpolation: errors of L, a and b are below 0.01
 
 
 class ColourSpace(Enum):
-    """What the channels of an image mean."""
+    """Colour spaces."""
 
     RGB = "rgb"
-    """As they are."""
+    """Red, green, blue."""
     GREY = "grey"
-    """Intensity alone: the weights of ITU-R BT.601."""
+    """Intensity, with the weights of ITU-R BT.601."""
     RGI = "rgi"
-    """Red and green as shares of red + green + blue, and the intensity: the colour apart from the shade."""
+    """Normalised red and green, r / (r + g + b) and g / (r + g + b), which do not depend on shading, and intensity."""
     HSV = "hsv"
     """Hue, saturation, value."""
     HUE = "hue"
-    """The hue of HSV alone."""
+    """The hue of HSV."""
     LAB = "lab"
-    """CIE L*a*b* of sRGB under D65: equal distances look equally different."""
+    """CIE L*a*b* of sRGB under D65, in which equal distances look about equally different."""
 
 
 def colour_planes(image: UInt8[np.ndarray, "h w 3"], space: ColourSpace) -> Float[np.ndarray, "c h w"]:
@@ -44,8 +44,8 @@ def colour_planes(image: UInt8[np.ndarray, "h w 3"], space: ColourSpace) -> Floa
             return (image @ np.array([0.299, 0.587, 0.114], dtype=np.float32))[None]
         case ColourSpace.RGI:
             planes = image.transpose(2, 0, 1).astype(np.float32)
-            shares = planes[:2] * (255 / np.maximum(planes.sum(axis=0), 1))
-            return np.concatenate([shares, colour_planes(image, ColourSpace.GREY)])
+            chromaticity = planes[:2] * (255 / np.maximum(planes.sum(axis=0), 1))
+            return np.concatenate([chromaticity, colour_planes(image, ColourSpace.GREY)])
         case ColourSpace.HSV:
             return kernels.hsv(image)
         case ColourSpace.HUE:

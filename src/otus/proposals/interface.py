@@ -1,9 +1,6 @@
-"""Proposals, and the interface of what finds them.
+"""Proposals, and the interface of proposers.
 
-Shape shorthand: P proposals, M images, H x W an image.
-
-A file of the cache is named by the image's pixels and the proposer's parameters, and says both again inside. One that is
-half-written, of another image or of other parameters counts as missing: it is computed anew, never believed.
+Shape shorthand: P proposals, H x W an image.
 """
 
 from collections.abc import Mapping
@@ -27,7 +24,7 @@ class Proposals:
     boxes_xyxy
         float32 (P, 4).
     scores
-        float32 (P,), falling; comparable within one image only.
+        float32 (P,), in decreasing order; comparable within one image only.
     """
 
     boxes_xyxy: Float[np.ndarray, "p 4"]
@@ -37,7 +34,9 @@ class Proposals:
         object.__setattr__(self, "boxes_xyxy", as_boxes(self.boxes_xyxy).astype(np.float32, copy=False))
         object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float32))
         if self.scores.shape != (len(self.boxes_xyxy),):
-            raise ShapeError(f"proposals: {len(self.boxes_xyxy)} boxes, but scores of shape {self.scores.shape}")
+            raise ShapeError(
+                f"proposals: expected scores of shape ({len(self.boxes_xyxy)},), one per box, got {self.scores.shape}"
+            )
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
@@ -50,14 +49,14 @@ class Proposals:
 
 
 class Proposer(Protocol):
-    """A proposal method: from an image to proposals, e.g. :class:`~otus.proposals.selective_search.SelectiveSearch`.
+    """A proposal method: maps an image to proposals, e.g. :class:`~otus.proposals.selective_search.SelectiveSearch`.
 
-    Workers of a data set are sent one by pickling.
+    Proposers can be pickled, so that worker processes can run them.
     """
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """All that the proposals depend on besides the image, including method and version; JSON values."""
+        """Everything besides the image that the proposals depend on, including method and version; JSON values."""
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
         """Return the proposals of an image."""
@@ -83,5 +82,5 @@ class ResizedProposer:
             return self.proposer(image)
         small_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = Image.fromarray(image).resize(small_wh, Image.Resampling.BILINEAR)
-        found = self.proposer(np.asarray(small))
-        return replace(found, boxes_xyxy=found.boxes_xyxy * np.tile(np.array([width, height]) / small_wh, 2))
+        proposals = self.proposer(np.asarray(small))
+        return replace(proposals, boxes_xyxy=proposals.boxes_xyxy * np.tile(np.array([width, height]) / small_wh, 2))

@@ -1,4 +1,4 @@
-"""Proposal methods by name, for an image or a whole data set, without torch."""
+"""Proposal methods by name, for an image or a whole data set. Torch is not imported here."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ METHODS: dict[str, type[SelectiveSearch] | type[SlidingWindows]] = {
     "selective-search": SelectiveSearch,
     "sliding-window": SlidingWindows,
 }
-"""What needs nothing learned."""
+"""Proposal methods that need no trained weights, by name."""
 
 
 def make_proposer(method: str, **options: Any) -> Proposer:
@@ -23,20 +23,22 @@ def make_proposer(method: str, **options: Any) -> Proposer:
 
     Parameters
     ----------
+    method
+        Name of the method.
     options
         Arguments of its class, e.g. ``mode`` and ``seed`` of :class:`~otus.proposals.selective_search.SelectiveSearch`.
 
     Raises
     ------
     UsageError
-        An unknown method, or options that it does not have.
+        If the method is unknown, or does not have one of the options.
     """
     if method not in METHODS:
         raise UsageError(f"method: expected one of {', '.join(METHODS)}, got {method!r}{did_you_mean(method, METHODS)}")
-    known = METHODS[method].__dataclass_fields__
-    unknown = [name for name in options if name not in known]
+    fields = METHODS[method].__dataclass_fields__
+    unknown = [name for name in options if name not in fields]
     if unknown:
-        raise UsageError(f"{', '.join(unknown)}: the method {method} has no such option, only {', '.join(known)}")
+        raise UsageError(f"{', '.join(unknown)}: the method {method} has no such option, only {', '.join(fields)}")
     return METHODS[method](**options)
 
 
@@ -51,8 +53,8 @@ def find_proposals(
 ) -> ProposedDataset:
     """Return the data set with proposals for every image, in ``Sample.columns["proposals_xyxy"]``.
 
-    They are found once and kept on disk, by the image's pixels and the options; what a run that was stopped had found is
-    there for the next. A bar on stderr counts them while somebody watches. In memory they are only while a sample is.
+    Proposals are computed once and cached on disk by the image's pixels and the options; an interrupted run continues where
+    it stopped. On a terminal, a progress bar is shown on stderr. Proposals are loaded with each sample, not kept in memory.
 
     Parameters
     ----------
@@ -65,14 +67,14 @@ def find_proposals(
     cache
         Cache folder (default: ``proposals`` in the folder of :func:`~otus._files.cache_folder`).
     workers
-        Processes that compute missing proposals; see :meth:`~otus.proposals.cache.ProposalCache.fill`.
+        Number of processes that compute missing proposals; see :meth:`~otus.proposals.cache.ProposalCache.fill`.
     options
         Arguments of the method, see :func:`make_proposer`.
 
     Raises
     ------
     UsageError, DataError
-        As in :func:`make_proposer` and :meth:`~otus.proposals.cache.ProposalCache.fill`.
+        As :func:`make_proposer` and :meth:`~otus.proposals.cache.ProposalCache.fill`.
 
     Examples
     --------
@@ -93,10 +95,12 @@ def find_proposals(
     if count is not None and count < 0:
         raise UsageError(f"count: expected a number >= 0, got {count}")
     folder = cache_folder() / "proposals" if cache is None else Path(cache)
-    kept = ProposalCache(folder, make_proposer(method, **options), count)
+    proposal_cache = ProposalCache(folder, make_proposer(method, **options), count)
     console = Console(stderr=True)
     columns = (TextColumn(method), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(method, total=len(dataset))
-        kept.fill(dataset, workers=workers, report=lambda done, total: bar.update(task, completed=done, total=total))
-    return ProposedDataset.of(dataset, kept)
+        proposal_cache.fill(
+            dataset, workers=workers, report=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    return ProposedDataset.of(dataset, proposal_cache)

@@ -3,9 +3,9 @@
 Shape shorthand: C channels, H x W the image, R regions.
 
 Paper: "Efficient Graph-Based Image Segmentation" (Felzenszwalb and Huttenlocher, IJCV 2004), sections 3 and 5.
-Departures: the weights of the edges are whole sixteenths of a unit, so that a counting sort orders them; equal ones count in
-the order of their pixels. Small regions are joined in a second pass over the edges, as the authors' code does and the paper
-does not say.
+Departures: edge weights are integers, in sixteenths of a unit, so that they can be sorted by counting; equal ones are in the
+order of their pixels. Small regions are merged in a second pass over the edges, as in the authors' code (the paper does not
+mention it).
 """
 
 import math
@@ -74,7 +74,7 @@ class PixelGraph:
 
     @cached_property
     def weights(self) -> Int[np.ndarray, "4 h w"]:
-        """Of each pixel's edges to the right, down, and down to the right and left, in sixteenths; 65535 where none is."""
+        """Weights of each pixel's edges to the right, down, down-right and down-left, in sixteenths; 65535 if no edge."""
         return kernels.edge_weights(gaussian_smooth(self.planes, self.sigma), STEPS_PER_UNIT)
 
     @cached_property
@@ -110,13 +110,13 @@ def gaussian_derivatives(
 def _gaussian(sigma: float) -> Float[np.ndarray, "taps"]:
     """Return a normalised sampled Gaussian, float32, truncated at four sigma; a single 1 if sigma is 0."""
     radius = math.ceil(4 * sigma)
-    at = np.arange(-radius, radius + 1)
-    taps = np.exp(-0.5 * (at / (sigma or 1)) ** 2)
+    x = np.arange(-radius, radius + 1)
+    taps = np.exp(-0.5 * (x / (sigma or 1)) ** 2)
     return (taps / taps.sum()).astype(np.float32)
 
 
 def reference_regions(weights: Int[np.ndarray, "4 h w"], *, scale: float, min_size: int) -> Int[np.ndarray, "h w"]:
-    """Compute :meth:`PixelGraph.regions` slowly and readably: the reference for tests."""
+    """Compute :meth:`PixelGraph.regions` slowly and readably, as the reference for tests."""
     _, height, width = weights.shape
     edges = []
     for y in range(height):
@@ -128,18 +128,18 @@ def reference_regions(weights: Int[np.ndarray, "4 h w"], *, scale: float, min_si
     region = {(y, x): {(y, x)} for y in range(height) for x in range(width)}
     internal = dict.fromkeys(region, 0.0)  # the largest weight in the region's spanning tree, by any of its pixels
 
-    def join(p: tuple[int, int], q: tuple[int, int], weight: float) -> None:
-        both = region[p] | region[q]
-        for pixel in both:
-            region[pixel] = both
+    def merge(p: tuple[int, int], q: tuple[int, int], weight: float) -> None:
+        merged = region[p] | region[q]
+        for pixel in merged:
+            region[pixel] = merged
             internal[pixel] = weight
 
     for weight, p, q in edges:
         if region[p] is not region[q] and all(weight <= internal[r] + scale / len(region[r]) for r in (p, q)):
-            join(p, q, weight)
+            merge(p, q, weight)
     for weight, p, q in edges:
         if region[p] is not region[q] and min(len(region[p]), len(region[q])) < min_size:
-            join(p, q, weight)
+            merge(p, q, weight)
     numbers: dict[int, int] = {}
     labels = [numbers.setdefault(id(region[y, x]), len(numbers)) for y in range(height) for x in range(width)]
     return np.array(labels, dtype=np.int32).reshape(height, width)

@@ -1,7 +1,7 @@
-"""Proposers of region-based detectors that need no training: every window, or proposals computed beforehand.
+"""Proposers of region-based detectors that need no training: sliding windows, or proposals computed beforehand.
 
-Papers: R-CNN (arXiv:1311.2524), section 2.1: about 2,000 proposals an image from Selective Search (Uijlings et al., IJCV
-2013), made on images of 500 pixels.
+Papers: R-CNN (arXiv:1311.2524), section 2.1: about 2,000 proposals per image from Selective Search (Uijlings et al., IJCV
+2013), computed on images of 500 pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ WindowFunction = Callable[[tuple[int, int]], Float[np.ndarray, "w 4"]]
 
 
 class PrecomputedProposals:
-    """Proposals that come with the sample (``proposals``); without them, those of Selective Search.
+    """The proposals of the sample (``proposals``) or, if it has none, those of Selective Search.
 
     Boxes that have no area inside the image are left out. Scores only express the order: 1 for the first, then decreasing.
 
@@ -59,7 +59,7 @@ class PrecomputedProposals:
 
     @property
     def original_image_search(self) -> OriginalImageSearch:
-        """The proposer itself: its search looks at the image as it came."""
+        """The proposer itself: its ``search`` must run on the original image."""
         return self
 
     def propose(
@@ -70,31 +70,31 @@ class PrecomputedProposals:
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Proposals, dict[str, Tensor]]:
-        """Return the first ``count`` proposals of each image; no losses."""
-        found = []
+        """Return the first ``count`` proposals of each image, and no losses."""
+        proposals = []
         for sample, size_hw in zip(batch.samples, batch.sizes_hw, strict=True):
             boxes = sample.get("proposals")
             if boxes is None:
-                boxes = self._searched(sample["image"].as_subclass(Tensor))
+                boxes = self._search(sample["image"].as_subclass(Tensor))
             boxes = boxes.as_subclass(Tensor).to(batch.images.device, torch.float32).reshape(-1, 4)
             boxes = clip_boxes_to_image(boxes, size_hw)
-            found.append(boxes[(boxes[:, 2:] > boxes[:, :2]).all(dim=1)][: self.count])
-        return Proposals(found, [_falling(boxes) for boxes in found]), {}
+            proposals.append(boxes[(boxes[:, 2:] > boxes[:, :2]).all(dim=1)][: self.count])
+        return Proposals(proposals, [_rank_scores(boxes) for boxes in proposals]), {}
 
-    def _searched(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "p 4"]:
+    def _search(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "p 4"]:
         mean, std = image.new_tensor(self.mean), image.new_tensor(self.std)
         pixels = ((image * std[:, None, None] + mean[:, None, None]).clamp(0, 1) * 255).round().byte()
         return torch.from_numpy(self.search(pixels.permute(1, 2, 0).contiguous().cpu().numpy()).boxes_xyxy)
 
 
 class SlidingWindowProposer:
-    """All windows of the image, at every location, scale and aspect ratio, with equal scores.
+    """Sliding windows at every location, scale and aspect ratio, with equal scores.
 
     Parameters
     ----------
     windows
-        A function from the image's height and width to boxes xyxy; set scales, aspect ratios and stride by
-        ``functools.partial``.
+        A function from the image's height and width to boxes xyxy (default: :func:`sliding_windows`; use
+        ``functools.partial`` to set its scales, aspect ratios and stride).
     """
 
     learns = False
@@ -111,13 +111,14 @@ class SlidingWindowProposer:
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Proposals, dict[str, Tensor]]:
-        """Return the windows of each image; no losses."""
+        """Return the windows of each image, and no losses."""
         device = batch.images.device
-        found = [torch.from_numpy(self.windows(size_hw)).to(device, torch.float32) for size_hw in batch.sizes_hw]
-        return Proposals(found, [torch.ones_like(windows[:, 0]) for windows in found]), {}
+        windows = [torch.from_numpy(self.windows(size_hw)).to(device, torch.float32) for size_hw in batch.sizes_hw]
+        return Proposals(windows, [torch.ones_like(boxes[:, 0]) for boxes in windows]), {}
 
 
-def _falling(boxes: Float[Tensor, "p 4"]) -> Float[Tensor, "p"]:
+def _rank_scores(boxes: Float[Tensor, "p 4"]) -> Float[Tensor, "p"]:
+    """Return scores in (0, 1] that decrease with the rank."""
     count = len(boxes)
     return torch.arange(count, 0, -1, device=boxes.device, dtype=torch.float32) / max(count, 1)
 
@@ -133,14 +134,18 @@ def with_proposals(
 
     Parameters
     ----------
+    dataset
+        The data set.
+    system
+        The system that will be trained on it.
     workers
-        Processes that find what is not on disk yet.
+        Number of processes that compute proposals missing in the cache.
     report
-        Called with how many images are done and of how many.
+        Called with the number of images done and the total number.
     """
     search = system.original_image_search
     if search is None or isinstance(dataset, ProposedDataset):
         return dataset
-    kept = ProposalCache(cache_folder() / "proposals", search.search, search.count)
-    kept.fill(dataset, workers=workers, report=report)
-    return ProposedDataset.of(dataset, kept)
+    cache = ProposalCache(cache_folder() / "proposals", search.search, search.count)
+    cache.fill(dataset, workers=workers, report=report)
+    return ProposedDataset.of(dataset, cache)

@@ -3,14 +3,14 @@
 Shape shorthand: C channels, H x W the image, R regions, B bins of a region's histograms, K pairs of neighbours.
 
 Paper: "Selective Search for Object Recognition" (Uijlings, van de Sande, Gevers and Smeulders, IJCV 2013): grouping in
-section 3.1, similarities and colour spaces in 3.2, the order of the proposals in 3.3, the presets in section 5. The first
+section 3.1, similarities and colour spaces in 3.2, the order of the proposals in 3.3, the presets in section 5. The initial
 regions are those of Felzenszwalb and Huttenlocher (:mod:`otus.proposals.oversegmentation`), sigma 0.8.
-Departures: every channel is spread over 0..255, hue too, which the paper leaves open; textures are plain derivatives of a
-Gaussian along x and y, turned to the eight directions, whose bins reach to 30 a pixel; similarities are whole numbers, 2^24
-for 1; a box that nearly coincides with one before it (IoU 0.85) is left out, the paper leaves out equal ones only. OpenCV's
-presets of the same names have other scales: 150, 300 (fast) and 150 to 600 (quality), and another order: of its first
-500 boxes by ``quality`` 45 in a hundred are smaller than 32 x 32, of ours 18. So it finds more of the small objects by few
-proposals (recall at IoU 0.5), and places the others less well (at 0.7).
+Departures: every channel is scaled to 0..255, hue too, which the paper leaves open; textures are Gaussian derivatives along
+x and y, projected on the eight directions, and their bins reach to 30 per pixel; similarities are integers, 2^24 for 1; a
+box that nearly coincides with an earlier one (IoU 0.85) is left out, while the paper leaves out equal ones only. OpenCV's
+presets of the same names have other scales, 150 and 300 (fast) and 150 to 600 (quality), and another order: of its first
+500 boxes with ``quality``, 45% are smaller than 32 x 32, of ours 18%. With few proposals it therefore has a higher recall
+of small objects at IoU 0.5, and a lower recall of the others at IoU 0.7.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,24 +29,24 @@ from otus.proposals.interface import Proposals
 from otus.proposals.oversegmentation import PixelGraph, gaussian_derivatives
 
 VERSION = 1
-"""Counted up when the same parameters give other proposals: what was kept on disk is then found anew."""
+"""Increased whenever the same parameters give other proposals, which invalidates cached ones."""
 
 
-STEEPEST = 30.0
-"""The derivative, per pixel, that the last bin of a texture begins near; steeper ones are in it too."""
+MAX_DERIVATIVE = 30.0
+"""Derivative, per pixel, up to which the texture bins reach; larger ones are in the last bin."""
 
 
 class Similarity(Flag):
     """Similarity measures of two regions, each in [0, 1]; the chosen ones are added."""
 
     COLOUR = auto()
-    """The overlap of their histograms of colours: 25 bins a channel."""
+    """Intersection of their colour histograms: 25 bins per channel."""
     TEXTURE = auto()
-    """The overlap of their histograms of derivatives: 8 directions with 10 bins each, a channel."""
+    """Intersection of their histograms of derivatives: 8 directions with 10 bins each per channel."""
     SIZE = auto()
-    """1 less the share of the image that they fill: small regions join early."""
+    """1 - (size(a) + size(b)) / size(image), so that small regions are merged early."""
     FILL = auto()
-    """1 less the share of the image that the box around both has beside them: regions that fit into each other join."""
+    """1 - (size(box around both) - size(a) - size(b)) / size(image), so that regions that fit into each other are merged."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +73,22 @@ MODES: Mapping[str, Strategies] = {
         (_ALL, _ALL & ~Similarity.COLOUR, Similarity.FILL, Similarity.SIZE),
     ),
 }
-"""The paper's two presets: 8 ways of grouping and 80."""
+"""The paper's two presets, with 8 and with 80 strategies."""
 
 
 class Regions(NamedTuple):
-    """Features of the R regions of an image that grouping needs.
+    """The features of an image's R regions that grouping needs.
 
     Parameters
     ----------
     sizes
-        (R,) pixels.
+        (R,) number of pixels.
     boxes_xyxy
-        (R, 4).
+        (R, 4) bounding boxes.
     counts
-        (R, B) pixels in each bin: 25 of colour a channel, then 8 times 10 of texture a channel.
+        (R, B) number of pixels in each bin: per channel 25 bins of colour, then per channel 8 times 10 bins of texture.
     neighbours
-        (K, 2) pairs of regions that touch.
+        (K, 2) pairs of adjacent regions.
     """
 
     sizes: Int[np.ndarray, "r"]
@@ -104,20 +104,20 @@ class SelectiveSearch:
     Parameters
     ----------
     mode
-        ``fast``, ``quality``, or strategies of one's own.
+        ``fast``, ``quality``, or custom strategies.
     seed
         Random seed of the order of the proposals.
     same_iou
-        A box that overlaps one before it by so much is left out as the same; 1 for equal boxes only, as in the paper.
+        A box whose IoU with an earlier one is at least this is a duplicate and left out; 1 for equal boxes only, as in the
+        paper.
     workers
-        Threads.
+        Number of threads.
 
     Examples
     --------
     >>> image = np.zeros((40, 60, 3), dtype=np.uint8)
     >>> image[10:30, 20:50] = 200, 30, 30
-    >>> found = SelectiveSearch()(image).boxes_xyxy.tolist()
-    >>> [20, 10, 50, 30] in found
+    >>> [20, 10, 50, 30] in SelectiveSearch()(image).boxes_xyxy.tolist()
     True
     """
 
@@ -130,7 +130,7 @@ class SelectiveSearch:
         if not isinstance(self.mode, Strategies) and self.mode not in MODES:
             raise UsageError(f"mode: expected {' or '.join(MODES)}, got {self.mode!r}")
         if not 0 < self.same_iou <= 1:
-            raise UsageError(f"same_iou: expected a number over 0 and up to 1, got {self.same_iou}")
+            raise UsageError(f"same_iou: expected a number above 0 and at most 1, got {self.same_iou}")
         if self.seed < 0:
             raise UsageError(f"seed: expected a number >= 0, got {self.seed}")
         if self.workers < 1:
@@ -143,7 +143,7 @@ class SelectiveSearch:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """All that the proposals of an image depend on."""
+        """Everything besides the image that the proposals depend on."""
         return {
             "method": "selective-search",
             "version": VERSION,
@@ -157,8 +157,8 @@ class SelectiveSearch:
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
         """Return the boxes of all regions of all hierarchies, without near-duplicates of earlier ones.
 
-        Those of regions made late, hence large, come early on the whole: a region's place, counted from the last one made,
-        times a random number is what they are ordered by. The scores say that order: 1 / (1 + place x random number).
+        Boxes are sorted by position times a random number in [0, 1), the position counted from the last region merged, so
+        that large regions tend to come first. The score is 1 / (1 + position * random number).
 
         Raises
         ------
@@ -169,14 +169,14 @@ class SelectiveSearch:
             raise ShapeError(f"image: expected uint8 (H, W, 3) with pixels, got {image.dtype} {image.shape}")
         with ThreadPoolExecutor(self.workers) as pool:
             by_space = pool.map(lambda space: list(self._hierarchies(image, space)), self.strategies.spaces)
-            hierarchies = [boxes for of_space in by_space for boxes in of_space]
+            hierarchies = [boxes for space_hierarchies in by_space for boxes in space_hierarchies]
         random = np.random.default_rng(self.seed)
-        places = [np.arange(len(boxes), 0, -1) * random.random(len(boxes)) for boxes in hierarchies]
-        place = np.concatenate(places)
-        order = np.argsort(place, kind="stable")
+        priorities = [np.arange(len(boxes), 0, -1) * random.random(len(boxes)) for boxes in hierarchies]
+        priority = np.concatenate(priorities)
+        order = np.argsort(priority, kind="stable")
         boxes = np.concatenate(hierarchies)[order]
         kept = kernels.distinct(boxes, self.same_iou)
-        return Proposals(boxes[kept], 1 / (1 + place[order[kept]]))
+        return Proposals(boxes[kept], 1 / (1 + priority[order[kept]]))
 
     def _hierarchies(
         self, image: UInt8[np.ndarray, "h w 3"], space: ColourSpace
@@ -206,7 +206,7 @@ def pixel_bins(planes: Float[np.ndarray, "c h w"]) -> tuple[UInt8[np.ndarray, "c
     """Return the colour bin and the signed texture bins (four directions per channel) of every pixel."""
     colours = np.clip(planes * np.float32(kernels.COLOUR_BINS / 256), 0, kernels.COLOUR_BINS - 1).astype(np.uint8)
     along_x, along_y = gaussian_derivatives(planes, sigma=1.0)
-    return colours, kernels.texture_bins(along_x, along_y, kernels.TEXTURE_BINS / STEEPEST)
+    return colours, kernels.texture_bins(along_x, along_y, kernels.TEXTURE_BINS / MAX_DERIVATIVE)
 
 
 def describe_regions(
@@ -226,41 +226,41 @@ def hierarchical_grouping(regions: Regions, similarity: Similarity) -> Int[np.nd
 
 
 def reference_hierarchical_grouping(regions: Regions, similarity: Similarity) -> Int[np.ndarray, "nodes 4"]:
-    """Compute :func:`hierarchical_grouping` slowly and readably: the reference for tests."""
+    """Compute :func:`hierarchical_grouping` slowly and readably, as the reference for tests."""
     image_size = int(regions.sizes.sum())
     channels = regions.counts.shape[1] // (kernels.COLOUR_BINS + kernels.DIRECTIONS * kernels.TEXTURE_BINS)
-    split = channels * kernels.COLOUR_BINS
+    first_texture_bin = channels * kernels.COLOUR_BINS
+    colours, textures = slice(first_texture_bin), slice(first_texture_bin, None)
     sizes, boxes, counts = list(regions.sizes), list(regions.boxes_xyxy), list(regions.counts)
     alive = set(range(len(sizes)))
-    touching: dict[int, list[int]] = {region: [] for region in alive}
-    similarities: dict[tuple[int, int], int] = {}  # in the order in which regions meet: the first of equal ones wins
+    adjacent: dict[int, list[int]] = {region: [] for region in alive}
+    similarities: dict[tuple[int, int], int] = {}  # in order of creation: of equal ones the first is merged
 
-    def shared(bins_a: np.ndarray, size_a: int, bins_b: np.ndarray, size_b: int, per_pixel: int) -> int:
-        shares = [
-            (bins * (kernels.ONE / (size * per_pixel))).astype(np.int64)
-            for bins, size in ((bins_a, size_a), (bins_b, size_b))
+    def intersection(a: int, b: int, bins: slice, values_per_pixel: int) -> int:
+        histograms = [
+            (counts[r][bins] * (kernels.ONE / (sizes[r] * values_per_pixel))).astype(np.int64) for r in (a, b)
         ]
-        return int(np.minimum(*shares).sum())
+        return int(np.minimum(*histograms).sum())
 
-    def meet(a: int, b: int) -> None:
-        touching[a].append(b)
-        touching[b].append(a)
-        both = sizes[a] + sizes[b]
+    def add_pair(a: int, b: int) -> None:
+        adjacent[a].append(b)
+        adjacent[b].append(a)
+        size = sizes[a] + sizes[b]
         total = 0
         if Similarity.COLOUR in similarity:
-            total += shared(counts[a][:split], sizes[a], counts[b][:split], sizes[b], channels)
+            total += intersection(a, b, colours, channels)
         if Similarity.TEXTURE in similarity:
-            total += shared(counts[a][split:], sizes[a], counts[b][split:], sizes[b], channels * kernels.DIRECTIONS)
+            total += intersection(a, b, textures, channels * kernels.DIRECTIONS)
         if Similarity.SIZE in similarity:
-            total += (image_size - both) * kernels.ONE // image_size
+            total += (image_size - size) * kernels.ONE // image_size
         if Similarity.FILL in similarity:
             x1, y1 = np.minimum(boxes[a][:2], boxes[b][:2])
             x2, y2 = np.maximum(boxes[a][2:], boxes[b][2:])
-            total += (image_size - ((x2 - x1) * (y2 - y1) - both)) * kernels.ONE // image_size
+            total += (image_size - ((x2 - x1) * (y2 - y1) - size)) * kernels.ONE // image_size
         similarities[a, b] = int(total)
 
     for a, b in regions.neighbours.tolist():
-        meet(a, b)
+        add_pair(a, b)
     while similarities:
         a, b = max(similarities, key=lambda pair: similarities[pair])
         new = len(sizes)
@@ -268,9 +268,9 @@ def reference_hierarchical_grouping(regions: Regions, similarity: Similarity) ->
         sizes.append(sizes[a] + sizes[b])
         boxes.append(np.concatenate([np.minimum(boxes[a][:2], boxes[b][:2]), np.maximum(boxes[a][2:], boxes[b][2:])]))
         counts.append(counts[a] + counts[b])
-        touching[new] = []
+        adjacent[new] = []
         similarities = {pair: value for pair, value in similarities.items() if alive.issuperset(pair)}
-        for neighbour in dict.fromkeys(touching[a] + touching[b]):
+        for neighbour in dict.fromkeys(adjacent[a] + adjacent[b]):
             if neighbour in alive:
-                meet(neighbour, new)
+                add_pair(neighbour, new)
     return np.array(boxes, dtype=np.int64)

@@ -1,11 +1,11 @@
-"""Sliding windows: boxes at every location, scale and aspect ratio, the search before there were region proposals.
+"""Sliding windows: boxes at every location, scale and aspect ratio, as used before there were region proposals.
 
 Shape shorthand: W windows.
 
 Paper: "Robust Real-Time Face Detection" (Viola and Jones, IJCV 2004), section 4; "Histograms of Oriented Gradients for
 Human Detection" (Dalal and Triggs, CVPR 2005).
-Departures: windows of several shapes instead of one; sides relative to the image instead of an image pyramid; the last
-window of a row ends at the border, so the steps are evenly a little shorter than ``stride``.
+Departures: windows of several aspect ratios instead of one; sides relative to the image instead of an image pyramid; the
+last window of a row ends at the border, so all steps are slightly and equally shorter than ``stride``.
 """
 
 import math
@@ -39,11 +39,11 @@ def sliding_windows(
     size_hw
         Height and width of the image.
     scales
-        Square roots of the windows' areas, as shares of the square root of the image's area.
+        Square roots of the windows' areas, as fractions of the square root of the image's area.
     aspect_ratios
-        Height / width. A side longer than the image's is cut to it, one below a pixel is a pixel.
+        Height / width. A side longer than the image's is shortened to it, one below a pixel is enlarged to a pixel.
     stride
-        The step from a window to the next, at most, as a share of the window's side; at least one pixel.
+        Maximum step between neighbouring windows, as a fraction of the window's side; at least one pixel.
 
     Raises
     ------
@@ -65,32 +65,34 @@ def sliding_windows(
         if not all(math.isfinite(value) and value > 0 for value in values):
             raise UsageError(f"{name}: expected positive numbers, got {values}")
     windows = [np.zeros((0, 4))]
-    sides_seen = set()
+    previous_sizes = set()
     for scale in scales:
         for ratio in aspect_ratios:
             side = scale * math.sqrt(height * width)
-            sides = min(width, max(1.0, side / math.sqrt(ratio))), min(height, max(1.0, side * math.sqrt(ratio)))
-            if sides in sides_seen:  # several shapes may be cut to the same
+            size_wh = min(width, max(1.0, side / math.sqrt(ratio))), min(height, max(1.0, side * math.sqrt(ratio)))
+            if size_wh in previous_sizes:  # shortening to the image can make several sizes equal
                 continue
-            sides_seen.add(sides)
-            x1, y1 = _starts(width, sides[0], stride), _starts(height, sides[1], stride)
+            previous_sizes.add(size_wh)
+            x1, y1 = _starts(width, size_wh[0], stride), _starts(height, size_wh[1], stride)
             y, x = (grid.reshape(-1) for grid in np.meshgrid(y1, x1, indexing="ij"))
-            windows.append(np.stack([x, y, np.minimum(x + sides[0], width), np.minimum(y + sides[1], height)], axis=1))
+            x2, y2 = np.minimum(x + size_wh[0], width), np.minimum(y + size_wh[1], height)
+            windows.append(np.stack([x, y, x2, y2], axis=1))
     return np.concatenate(windows)
 
 
 def _starts(length: int, side: float, stride: float) -> Float[np.ndarray, "steps"]:
-    """Return the start positions of windows along a side: evenly spaced, the first at 0, the last at the end."""
-    free = length - side
-    steps = math.ceil(free / max(stride * side, 1.0))
-    return np.linspace(0, free, steps + 1)
+    """Return the start positions of windows along one axis: evenly spaced, from 0 to ``length - side``."""
+    last = length - side
+    steps = math.ceil(last / max(stride * side, 1.0))
+    return np.linspace(0, last, steps + 1)
 
 
 @dataclass(frozen=True)
 class SlidingWindows:
-    """Sliding windows as proposals, large scales first; fields as the arguments of :func:`sliding_windows`.
+    """Sliding windows as proposals, large ones first; parameters as for :func:`sliding_windows`.
 
-    Windows are equally likely: the score is the fraction of the image that they cover, so any top k covers all of it.
+    All windows are equally likely to contain an object. The score is the fraction of the image that a window covers, so
+    that the top-scoring windows cover the whole image.
     """
 
     scales: Sequence[float] = SCALES
@@ -99,7 +101,7 @@ class SlidingWindows:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """All that the windows of an image depend on."""
+        """Everything besides the image that the windows depend on."""
         return {"method": "sliding-window", "version": 1, **asdict(self)}
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
@@ -108,6 +110,6 @@ class SlidingWindows:
         windows = sliding_windows(
             (height, width), scales=self.scales, aspect_ratios=self.aspect_ratios, stride=self.stride
         )
-        shares = area(windows) / (height * width)
-        order = np.argsort(-shares, kind="stable")
-        return Proposals(windows[order], shares[order])
+        coverage = area(windows) / (height * width)
+        order = np.argsort(-coverage, kind="stable")
+        return Proposals(windows[order], coverage[order])

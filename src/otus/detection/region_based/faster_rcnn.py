@@ -1,16 +1,16 @@
-"""Faster R-CNN: the network that finds objects also proposes where to look.
+"""Faster R-CNN: proposals are predicted by a region proposal network that shares its feature maps with the box head.
 
-Shape shorthand: B images, A anchors of all maps, K anchors a location, P proposals.
+Shape shorthand: B images, A anchors of all feature maps, K anchors per location, P proposals.
 
 Paper: "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks" (Ren, He, Girshick, Sun, NeurIPS
-2015, arXiv:1506.01497): section 3 the region proposal network, four losses at once (section 3.2, "approximate joint
-training"). With a feature pyramid: Lin et al., CVPR 2017, arXiv:1612.03144, section 4. Version 2: "Benchmarking Detection
-Transfer Learning with Vision Transformers" (Li et al., arXiv:2111.11429).
-Reference: torchvision ``models.detection.faster_rcnn`` (BSD-3-Clause), whose layers' names and defaults are kept.
+2015, arXiv:1506.01497): section 3 the region proposal network, trained jointly by four losses (section 3.2, "approximate
+joint training"). With a feature pyramid: Lin et al., CVPR 2017, arXiv:1612.03144, section 4. Version 2: "Benchmarking
+Detection Transfer Learning with Vision Transformers" (Li et al., arXiv:2111.11429).
+Reference: torchvision ``models.detection.faster_rcnn`` (BSD-3-Clause), whose layer names and defaults are kept.
 
-Departures from the paper: objectness is one logit and not a softmax of two; anchors that cross the image's border are
-learned from as well; gradients reach the maps by the features of regions, not by their coordinates; 1,000 proposals when
-predicting (the paper's 300 in the single-map form below).
+Departures from the paper: objectness is one logit instead of a softmax of two; anchors that cross the image's border are
+trained on as well; gradients do not flow through the coordinates of proposals; 1,000 proposals in inference (the paper's
+300 in the models with a single feature map).
 """
 
 from collections.abc import Sequence
@@ -42,28 +42,30 @@ from otus.structures import Categories
 
 ANCHOR_SIZES = (32, 64, 128, 256, 512)
 FPN_ANCHOR_SIZES = tuple((size,) for size in ANCHOR_SIZES)
-"""Sizes of the anchors on each level of a pyramid, P2 to P6."""
-SMALLEST = 1e-3
-"""Pixels that each side of a proposal has at least."""
+"""Anchor sizes of each level of a pyramid, P2 to P6."""
+MIN_SIZE = 1e-3
+"""Minimum side of a proposal, in pixels."""
 
 
 class RegionProposalNetwork(nn.Module):
-    """A small convolutional network over the feature maps: at each location, objectness and box deltas of K anchors.
+    """Predict objectness and box deltas of K anchors at each location of the feature maps.
 
     Parameters
     ----------
     in_channels
         Channels of the feature maps.
     anchors
-        Generates the anchors of each map.
+        Generates the anchors of each feature map.
     conv_depth
-        3x3 convolutions before the two outputs.
+        Number of 3x3 convolutions before the two outputs.
     post_nms_top_n, pre_nms_top_n
-        Proposals per image when predicting, after NMS, and per feature map before NMS.
+        Maximum number of proposals in inference: per image after NMS, and per feature map before NMS.
     train_post_nms_top_n, train_pre_nms_top_n
         The same in training.
-    nms_iou, score_threshold
-        Proposals that overlap a better one of their map more than the first, or score below the second, go.
+    nms_iou
+        A proposal whose IoU with a higher-scoring one from the same feature map exceeds this is removed.
+    score_threshold
+        Minimum objectness of a proposal.
     matcher, sampler
         Which anchors are positive and negative, and how many of each are sampled.
     """
@@ -106,7 +108,7 @@ class RegionProposalNetwork(nn.Module):
         self.sampler = sampler
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Float[Tensor, "b _"]], list[Float[Tensor, "b _ 4"]]]:
-        """Return for each feature map the objectness logits and the box deltas of its anchors, in their order; float32."""
+        """Return the objectness logits and the box deltas of the anchors, per feature map; float32."""
         logits, box_deltas = [], []
         for x in maps:
             x = self.conv(x)
@@ -127,7 +129,7 @@ class RegionProposalNetwork(nn.Module):
         logits, box_deltas = self(maps)
         grids = [(x.shape[-2], x.shape[-1]) for x in maps]
         anchors = self.anchors(grids, batch.padded_hw, maps[0].device)
-        proposals = self._select(logits, box_deltas, anchors, batch, learn=targets is not None)
+        proposals = self._select(logits, box_deltas, anchors, batch, training=targets is not None)
         if targets is None:
             return proposals, {}
         return proposals, self._losses(
@@ -136,63 +138,68 @@ class RegionProposalNetwork(nn.Module):
 
     @torch.no_grad()
     def _select(
-        self, logits: list[Tensor], box_deltas: list[Tensor], anchors: list[Tensor], batch: Batch, *, learn: bool
+        self, logits: list[Tensor], box_deltas: list[Tensor], anchors: list[Tensor], batch: Batch, *, training: bool
     ) -> Proposals:
-        before_nms = self.train_pre_nms_top_n if learn else self.pre_nms_top_n
-        count = self.train_post_nms_top_n if learn else self.post_nms_top_n
-        best, boxes, origins, level = self._best(logits, box_deltas, anchors, before_nms)
-        found: list[tuple[Tensor, ...]] = []
-        for scores, image_boxes, image_anchors, size_hw in zip(best, boxes, origins, batch.sizes_hw, strict=True):
-            image_boxes = clip_boxes_to_image(image_boxes, size_hw)
-            kept = remove_small_boxes(image_boxes, SMALLEST)
+        pre_nms_top_n = self.train_pre_nms_top_n if training else self.pre_nms_top_n
+        post_nms_top_n = self.train_post_nms_top_n if training else self.post_nms_top_n
+        all_scores, all_boxes, all_anchors, level = self._top_k(logits, box_deltas, anchors, pre_nms_top_n)
+        proposals: list[tuple[Tensor, ...]] = []
+        for scores, boxes, image_anchors, size_hw in zip(
+            all_scores, all_boxes, all_anchors, batch.sizes_hw, strict=True
+        ):
+            boxes = clip_boxes_to_image(boxes, size_hw)
+            kept = remove_small_boxes(boxes, MIN_SIZE)
             kept = kept[scores[kept] >= self.score_threshold]
-            boxes_of_levels = image_boxes[kept], scores[kept], level[kept]
-            kept = kept[batched_nms(*boxes_of_levels, iou_threshold=self.nms_iou, limit=count)]
-            found.append((image_boxes[kept], scores[kept], level[kept], image_anchors[kept]))
-        return Proposals(*(list(column) for column in zip(*found, strict=True)))
+            candidates = boxes[kept], scores[kept], level[kept]
+            kept = kept[batched_nms(*candidates, iou_threshold=self.nms_iou, limit=post_nms_top_n)]
+            proposals.append((boxes[kept], scores[kept], level[kept], image_anchors[kept]))
+        return Proposals(*(list(column) for column in zip(*proposals, strict=True)))
 
     def rois(
         self, maps: list[Tensor], padded_hw: tuple[int, int], sizes_hw: Int[Tensor, "b 2"]
     ) -> Float[Tensor, "r 5"]:
-        """Return the proposals of a whole batch, each after the index of its image.
+        """Return the proposals of a batch, each preceded by the index of its image, for export.
 
         Parameters
         ----------
+        maps
+            Feature maps.
         padded_hw, sizes_hw
-            Size of the batch, and of each image without the padding.
+            Height and width of the batch, and of each image without the padding.
         """
         logits, box_deltas = self(maps)
         anchors = self.anchors([(x.shape[-2], x.shape[-1]) for x in maps], padded_hw, maps[0].device)
-        best, all_boxes, _, level = self._best(logits, box_deltas, anchors, self.pre_nms_top_n)
+        scores, all_boxes, _, level = self._top_k(logits, box_deltas, anchors, self.pre_nms_top_n)
         clipped = clip_to_images(all_boxes, sizes_hw[:, None].expand(-1, all_boxes.shape[1], -1))
-        large = (clipped[..., 2:] - clipped[..., :2] >= SMALLEST).all(dim=2)
-        image_index, place = torch.where(large & (best >= self.score_threshold))
-        boxes = clipped[image_index, place]
+        large_enough = (clipped[..., 2:] - clipped[..., :2] >= MIN_SIZE).all(dim=2)
+        image_index, index = torch.where(large_enough & (scores >= self.score_threshold))
+        boxes = clipped[image_index, index]
         kept = nms_per_image(
             boxes,
-            best[image_index, place],
-            level[place],
+            scores[image_index, index],
+            level[index],
             image_index,
-            num_images=best.shape[0],
+            num_images=scores.shape[0],
             padded_hw=padded_hw,
             iou_threshold=self.nms_iou,
             limit=self.post_nms_top_n,
         )
         return torch.cat([image_index[kept, None].to(boxes), boxes[kept]], dim=1)
 
-    def _best(
+    def _top_k(
         self, logits: list[Tensor], box_deltas: list[Tensor], anchors: list[Tensor], count: int
     ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p 4"], Float[Tensor, "b p 4"], Int[Tensor, "p"]]:
-        """The scores, boxes and anchors of the likeliest ``count`` anchors of each map, and their maps."""
-        best, boxes, origins = [], [], []
-        for level_logits, deltas, image_anchors in zip(logits, box_deltas, anchors, strict=True):
+        """Return the ``count`` highest-scoring anchors of each feature map: scores, boxes, anchors, and indices of maps."""
+        top_logits, top_boxes, top_anchors = [], [], []
+        for level_logits, deltas, level_anchors in zip(logits, box_deltas, anchors, strict=True):
             index = stable_topk(level_logits, count)
-            origin = image_anchors[index]
-            best.append(level_logits.gather(1, index))
-            boxes.append(self.box_coder.decode(deltas.gather(1, index[..., None].expand(-1, -1, 4)), origin))
-            origins.append(origin)
-        level = torch.cat([torch.full_like(top[0], i, dtype=torch.int64) for i, top in enumerate(best)])
-        return torch.cat(best, 1).sigmoid(), torch.cat(boxes, 1), torch.cat(origins, 1), level
+            chosen_anchors = level_anchors[index]
+            chosen_deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4))
+            top_logits.append(level_logits.gather(1, index))
+            top_boxes.append(self.box_coder.decode(chosen_deltas, chosen_anchors))
+            top_anchors.append(chosen_anchors)
+        level = torch.cat([torch.full_like(x[0], i, dtype=torch.int64) for i, x in enumerate(top_logits)])
+        return torch.cat(top_logits, 1).sigmoid(), torch.cat(top_boxes, 1), torch.cat(top_anchors, 1), level
 
     def _losses(
         self,
@@ -202,8 +209,7 @@ class RegionProposalNetwork(nn.Module):
         targets: Sequence[Target],
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        # Anchors of all images are numbered through and picked at once: each pick on its own would have a gradient as large
-        # as all anchors.
+        # Anchors of all images are indexed at once: each indexing on its own would need a gradient tensor of all anchors.
         positives, negatives, target_deltas = [], [], []
         for i, target in enumerate(targets):
             matches = self.matcher(anchors, target.boxes, crowds=target.crowds)
@@ -212,12 +218,12 @@ class RegionProposalNetwork(nn.Module):
             negatives.append(negative + i * len(anchors))
             target_deltas.append(self.box_coder.encode(target.boxes[matches[positive]], anchors[positive]))
         positive, negative = torch.cat(positives), torch.cat(negatives)
-        if len(positive) + len(negative) == 0:  # the whole of every image is a crowd
+        if len(positive) + len(negative) == 0:  # crowds cover every image completely
             return {"objectness": zero_loss(self), "proposal_box": zero_loss(self)}
         objectness = logits.flatten()[torch.cat([positive, negative])]
-        truth = (torch.arange(len(objectness), device=objectness.device) < len(positive)).to(objectness)
+        is_positive = (torch.arange(len(objectness), device=objectness.device) < len(positive)).to(objectness)
         return {
-            "objectness": F.binary_cross_entropy_with_logits(objectness, truth),
+            "objectness": F.binary_cross_entropy_with_logits(objectness, is_positive),
             "proposal_box": box_delta_loss(
                 box_deltas.flatten(0, 1)[positive], torch.cat(target_deltas), count=len(objectness)
             ),
@@ -225,7 +231,7 @@ class RegionProposalNetwork(nn.Module):
 
 
 def conv_fc_head(channels: int, side: int, representation_size: int) -> nn.Sequential:
-    """The box head's network of version 2: four convolutions with batch normalisation, one fully connected layer."""
+    """Build the box head's network of version 2: four convolutions with batch norm and one fully connected layer."""
     convolutions = [Conv2dNormActivation(channels, channels, 3, norm_layer=nn.BatchNorm2d) for _ in range(4)]
     for module in nn.Sequential(*convolutions).modules():
         if isinstance(module, nn.Conv2d):
@@ -245,23 +251,27 @@ def faster_rcnn(
     sampler: BalancedSampler = DEFAULT_SAMPLER,
     postprocess: Postprocess = Postprocess(),
 ) -> RegionDetector:
-    """Faster R-CNN of any backbone.
+    """Build Faster R-CNN over any backbone.
 
     Parameters
     ----------
     region_features
-        The shared feature maps, and how RoI features are pooled from them.
+        Computes the shared feature maps and pools RoI features from them.
     proposer
         The region proposal network over the same feature maps.
+    categories
+        Names of the labels.
     box_head_network
-        RoI features in, vectors of ``representation_size`` out (default: two fully connected layers).
+        Maps RoI features to vectors of ``representation_size`` (default: two fully connected layers).
+    representation_size
+        Length of the vectors from which classes and boxes are predicted.
     class_indices
         Index of each label among the class logits, 0 being background (default: 1, 2, 3 …). See
         :mod:`otus.parts.heads.box_head`.
     sampler
-        Draws the regions that the box head is trained on.
+        Samples the regions that the box head is trained on.
     postprocess
-        Which detections are reported.
+        Score thresholds, NMS and limit of the detections.
 
     Examples
     --------
@@ -295,16 +305,18 @@ def roi_features_with_fpn(backbone: Backbone, *, norm_layer: type[nn.Module] | N
 def faster_rcnn_vgg16(
     categories: Categories, *, representation_size: int = 4096, freezing: Freezing = Freezing(level=1)
 ) -> RegionDetector:
-    """The paper's own: VGG-16, one map of stride 16, nine anchors, RoI pool, 300 proposals.
+    """Build the paper's model: VGG-16, a feature map of stride 16, 9 anchors per location, RoI pooling, 300 proposals.
 
     Departure: no dropout between the fully connected layers.
 
     Parameters
     ----------
+    categories
+        Names of the labels.
     representation_size
-        Features of each of the two fully connected layers.
+        Output features of each of the two fully connected layers.
     freezing
-        Which weights of the backbone are not trained (default: as in the paper, the layers before the second pooling).
+        Which weights of the backbone are frozen (default: as in the paper, the layers before the second pooling).
     """
     backbone = torchvision_backbone("vgg16", levels=(4,), freezing=freezing)
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
@@ -321,9 +333,10 @@ def faster_rcnn_vgg16(
 def faster_rcnn_efficientnet_lite0(
     categories: Categories, *, representation_size: int = 512, freezing: Freezing = Freezing()
 ) -> RegionDetector:
-    """The same form, small, for images of about 320 pixels: one map of stride 16, nine anchors, RoI pool, 300 proposals.
+    """Build a small Faster R-CNN over EfficientNet-Lite0 with one feature map, for images of about 320 pixels.
 
-    The backbone's last stages keep stride 16 by dilation.
+    The feature map has stride 16, by dilation of the backbone's last stages; as :func:`faster_rcnn_vgg16`, it has 9 anchors
+    per location, RoI pooling and 300 proposals.
     """
     backbone = efficientnet_lite0_backbone(levels=(4,), dilated=True, freezing=freezing)
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
@@ -345,14 +358,16 @@ def faster_rcnn_resnet50_fpn(
     class_indices: Sequence[int] | None = None,
     freezing: Freezing = Freezing(),
 ) -> RegionDetector:
-    """ResNet-50 with a feature pyramid.
+    """Build Faster R-CNN over ResNet-50 with a feature pyramid.
 
     Parameters
     ----------
+    categories
+        Names of the labels.
     class_indices
         See :func:`faster_rcnn`.
     freezing
-        Which weights of the backbone are not trained.
+        Which weights of the backbone are frozen.
     """
     backbone = torchvision_backbone("resnet50", levels=(2, 3, 4, 5), freezing=freezing)
     maps = roi_features_with_fpn(backbone)
@@ -363,7 +378,7 @@ def faster_rcnn_resnet50_fpn(
 def faster_rcnn_resnet50_fpn_v2(
     categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing(norms=False)
 ) -> RegionDetector:
-    """Version 2: batch normalisation in pyramid and box head, two convolutions in the proposer, four in the box head."""
+    """Build version 2: batch norm in pyramid and box head, two convolutions in the RPN, four in the box head."""
     backbone = torchvision_backbone("resnet50", levels=(2, 3, 4, 5), freezing=freezing)
     maps = roi_features_with_fpn(backbone, norm_layer=nn.BatchNorm2d)
     proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator(FPN_ANCHOR_SIZES), conv_depth=2)
@@ -377,15 +392,15 @@ def faster_rcnn_efficientnet_lite0_fpn(
     class_indices: Sequence[int] | None = None,
     freezing: Freezing = Freezing(),
 ) -> RegionDetector:
-    """A small one for images of about 320 pixels: EfficientNet-Lite0, a pyramid of strides 8 to 64 and 96 channels.
+    """Build a small Faster R-CNN over EfficientNet-Lite0 with a feature pyramid, for images of about 320 pixels.
 
-    Six anchors a location (two sizes an octave), 300 proposals, 512 features a region. Arguments as of
-    :func:`faster_rcnn_resnet50_fpn`.
+    The pyramid has strides 8 to 64 and 96 channels. There are 6 anchors per location (two sizes per octave), 300 proposals
+    and a representation size of 512. See :func:`faster_rcnn_resnet50_fpn` for the parameters.
     """
     channels = 96
     backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing)
     pyramid = FeaturePyramid(backbone.channels, channels)
-    pooling = RoIPooler(7, strides=backbone.strides, canonical_size=96)
+    roi_pooler = RoIPooler(7, strides=backbone.strides, canonical_size=96)
     proposer = RegionProposalNetwork(
         channels,
         GridAnchorGenerator([(20, 30), (45, 65), (95, 135), (190, 270)]),
@@ -395,7 +410,7 @@ def faster_rcnn_efficientnet_lite0_fpn(
         train_pre_nms_top_n=600,
     )
     return faster_rcnn(
-        RoIFeatures(backbone, pooling, pyramid=pyramid),
+        RoIFeatures(backbone, roi_pooler, pyramid=pyramid),
         proposer,
         categories,
         representation_size=512,
@@ -411,8 +426,8 @@ def faster_rcnn_mobilenet_v3_large_fpn(
     class_indices: Sequence[int] | None = None,
     freezing: Freezing = Freezing(level=3),
 ) -> RegionDetector:
-    """MobileNetV3-Large; its last two maps, both of stride 32, and one coarser, with five sizes of anchors on each."""
-    maps = _mobilenet_maps(freezing)
+    """Build Faster R-CNN over MobileNetV3-Large: two feature maps of stride 32 and a coarser one, five anchor sizes each."""
+    maps = _mobilenet_roi_features(freezing)
     proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator([ANCHOR_SIZES] * 3), score_threshold=0.05)
     return faster_rcnn(maps, proposer, categories, class_indices=class_indices)
 
@@ -423,8 +438,8 @@ def faster_rcnn_mobilenet_v3_large_320_fpn(
     class_indices: Sequence[int] | None = None,
     freezing: Freezing = Freezing(level=3),
 ) -> RegionDetector:
-    """The same for small images (shorter side 320): 150 proposals."""
-    maps = _mobilenet_maps(freezing)
+    """Build :func:`faster_rcnn_mobilenet_v3_large_fpn` for small images (shorter side 320), with 150 proposals."""
+    maps = _mobilenet_roi_features(freezing)
     proposer = RegionProposalNetwork(
         maps.out_channels,
         GridAnchorGenerator([ANCHOR_SIZES] * 3),
@@ -435,6 +450,6 @@ def faster_rcnn_mobilenet_v3_large_320_fpn(
     return faster_rcnn(maps, proposer, categories, class_indices=class_indices)
 
 
-def _mobilenet_maps(freezing: Freezing) -> RoIFeatures:
+def _mobilenet_roi_features(freezing: Freezing) -> RoIFeatures:
     backbone = torchvision_backbone("mobilenet_v3_large", levels=("13", "16"), freezing=freezing)
     return roi_features_with_fpn(backbone)

@@ -1,11 +1,10 @@
-"""The frame of every detector that looks at regions: where to look, what is there, what to say.
+"""The base of all region-based detectors: a proposer, region features, and heads.
 
 Shape shorthand: B images, R regions of all images, N objects, S classes of the head, K keypoints.
 
-R-CNN, SPP-net, Fast R-CNN, Faster R-CNN, Mask R-CNN and Keypoint R-CNN fill it with different parts (proposer, region
-features, heads); the order of events is the same. One pass leaves a record,
-:class:`~otus.detection.region_based.stages.RegionStages`, and losses, predictions, explanations and timings are all
-read from it.
+R-CNN, SPP-net, Fast R-CNN, Faster R-CNN, Mask R-CNN and Keypoint R-CNN differ in these parts; the forward pass is the same.
+It is recorded in :class:`~otus.detection.region_based.stages.RegionStages`, from which losses, predictions, explanations
+and timings are read.
 """
 
 from collections.abc import Sequence
@@ -31,13 +30,14 @@ from otus.parts.tasks import DETECTION, INSTANCE, KEYPOINTS, Task
 from otus.structures import Categories, Instances
 
 MAX_REGIONS = 2**31
-"""Regions of a batch, of which no exported program takes more."""
+"""Maximum number of regions of a batch in an exported program."""
 
 
 class Proposer(Protocol):
-    """Where to look. Losses are empty where nothing is learned, and where ``targets`` are None.
+    """Proposes regions; the losses are empty if it is not trained, and if ``targets`` are None.
 
-    ``learns`` says whether it is a network; ``original_image_search`` where it looks at proposals from outside.
+    ``learns`` is True for a region proposal network; ``original_image_search`` is the proposal method that must run on the
+    original image, None if there is none.
     """
 
     @property
@@ -57,7 +57,7 @@ class Proposer(Protocol):
 
 
 class LearnedProposer(Proposer, Protocol):
-    """A network that proposes; ``rois`` are the proposals of a whole batch, each after its image's index."""
+    """A region proposal network; ``rois`` returns the proposals of a batch, each preceded by the index of its image."""
 
     def rois(
         self, maps: list[Tensor], padded_hw: tuple[int, int], sizes_hw: Int[Tensor, "b 2"]
@@ -65,9 +65,9 @@ class LearnedProposer(Proposer, Protocol):
 
 
 class RegionFeatures(Protocol):
-    """What each region looks like; ``prepare`` makes the maps that all regions share, if any.
+    """Computes the features of regions; ``prepare`` computes the feature maps that all regions share, if any.
 
-    Smaller images are padded to ``min_size``.
+    Images are padded to at least ``min_size``.
     """
 
     @property
@@ -79,7 +79,7 @@ class RegionFeatures(Protocol):
 
 
 class MapHead(Protocol):
-    """A further answer for each object, read from the shared maps: its mask, its keypoints."""
+    """A further head that predicts the mask or the keypoints of each object from the shared feature maps."""
 
     def losses(
         self, maps: list[Tensor], assignments: Sequence[Assignment], targets: Sequence[Target]
@@ -87,7 +87,7 @@ class MapHead(Protocol):
 
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Tensor]: ...
 
-    def answer(self, maps: list[Tensor], rois: Float[Tensor, "n 5"], labels: Int[Tensor, "n"]) -> Tensor: ...
+    def predict_rois(self, maps: list[Tensor], rois: Float[Tensor, "n 5"], labels: Int[Tensor, "n"]) -> Tensor: ...
 
 
 class RegionDetector(BaseSystem[RegionStages, Instances]):
@@ -96,22 +96,24 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
     Parameters
     ----------
     categories
-        What the labels mean.
-    proposer, region_features
-        Where to look, and what is there.
+        Names of the labels.
+    proposer
+        Proposes regions.
+    region_features
+        Computes the features of each region.
     box_head
-        What to say of each region.
+        Predicts the class and the box of each region.
     mask_head, keypoint_head
-        What else to say of each object.
+        Predict the mask and the keypoints of each object (default: none).
     postprocess
-        Which boxes are reported.
+        Score thresholds, NMS and limit of the detections.
     size_divisor
-        Batches are padded to multiples of this, the coarsest stride of a usual backbone.
+        Batches are padded to multiples of this (default: 32, the coarsest stride of a usual backbone).
 
     Notes
     -----
-    ``losses`` are those of the proposer and of each head. An image without objects teaches background. Crowds are no
-    objects, and regions in them are not learned from. A sample without masks or keypoints adds none of that loss.
+    ``losses`` are those of the proposer and of each head. All regions of an image without objects are negatives. Crowds are
+    not objects, and regions inside them are ignored. A sample without masks or keypoints adds nothing to that loss.
     """
 
     postprocess: Postprocess
@@ -145,45 +147,47 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
         self.size_divisor = size_divisor
 
     def warnings(self, dataset: Dataset) -> list[str]:
-        """What a person should know before learning from a data set: masks and keypoints that nothing teaches."""
+        """Return warnings about heads and categories for which a data set has no masks or keypoints."""
         objects = dataset.objects
         if objects is None:
             return []
         lines = []
         if self.keypoint_head is not None and not objects.has_keypoints.any():
-            lines.append("warning: no object has keypoints: the keypoint head learns nothing, leave it out")
+            lines.append(
+                "warning: no object has keypoints: the keypoint head is not trained; choose a model without it"
+            )
         if self.mask_head is not None:
-            known = objects.has_mask
-            whole = objects.amodal_segmentations
-            known = known if whole is None else known | (whole.kinds > 0)
-            never = np.setdiff1d(objects.labels[~objects.is_crowd], objects.labels[known])
-            names = ", ".join(dataset.categories[label] for label in never)
-            if not known.any():
-                lines.append("warning: no object has a mask: the mask head learns nothing, leave it out")
+            has_mask = objects.has_mask
+            amodal = objects.amodal_segmentations
+            has_mask = has_mask if amodal is None else has_mask | (amodal.kinds > 0)
+            without_masks = np.setdiff1d(objects.labels[~objects.is_crowd], objects.labels[has_mask])
+            names = ", ".join(dataset.categories[label] for label in without_masks)
+            if not has_mask.any():
+                lines.append("warning: no object has a mask: the mask head is not trained; choose a model without it")
             elif names:
-                lines.append(f"warning: no mask to learn from of {names}: what the model draws for them means nothing")
+                lines.append(f"warning: no object of {names} has a mask: masks predicted for them will be meaningless")
         return lines
 
     @property
     def task(self) -> Task:
-        """What the finest head predicts."""
+        """Keypoints or instance segmentation if there is such a head, else detection."""
         if self.keypoint_head is not None:
             return KEYPOINTS
         return DETECTION if self.mask_head is None else INSTANCE
 
     @property
     def original_image_search(self) -> OriginalImageSearch | None:
-        """As of the proposer."""
+        """The proposal method that must run on the original image; see :class:`Proposer`."""
         return self.proposer.original_image_search
 
     @property
     def learns_proposals(self) -> bool:
-        """As of the proposer."""
+        """Whether the proposer is a region proposal network."""
         return self.proposer.learns
 
     @property
     def heavy_parts(self) -> tuple[str, ...]:
-        """Shared maps, region proposal network, and the heads' networks; nothing of a detector that looks at crops."""
+        """Feature maps, region proposal network, and the networks of the heads; none without a region proposal network."""
         if not self.proposer.learns:
             return ()
         with_masks = () if self.mask_head is None else ("mask_head",)
@@ -191,7 +195,7 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
 
     @property
     def min_size(self) -> int:
-        """As of the region features."""
+        """Minimum height and width of a batch, in pixels: that of the region features."""
         return self.region_features.min_size
 
     def results(self, record: RegionStages) -> list[Instances]:
@@ -199,32 +203,32 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
         return to_instances(record, self.categories)
 
     def tensors(self, record: RegionStages) -> dict[str, Tensor]:
-        """Return the detections as of :func:`~otus.parts.detections.as_tensors`, with ``masks`` and ``keypoints`` if any."""
-        further = {"masks": record.masks, "keypoints": record.keypoints}
-        return super().tensors(record) | {name: torch.cat(x) for name, x in further.items() if x is not None}
+        """Return :func:`~otus.parts.detections.as_tensors` of the detections, with ``masks`` and ``keypoints`` if any."""
+        outputs = {"masks": record.masks, "keypoints": record.keypoints}
+        return super().tensors(record) | {name: torch.cat(x) for name, x in outputs.items() if x is not None}
 
     def forward(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> dict[str, Tensor]:
-        """Return as :meth:`tensors` the detections of a batch."""
+        """Return the detections of a batch, in the form of :meth:`tensors`."""
         if not self.proposer.learns:
             return super().forward(images, sizes_hw)
         padded_hw = (images.shape[-2], images.shape[-1])
         features = self.region_features.prepare(images)
         rois = cast(LearnedProposer, self.proposer).rois(features, padded_hw, sizes_hw)
-        torch._check(rois.shape[0] <= MAX_REGIONS)  # so that the exporter can count regions times classes in 64 bits
+        torch._check(rois.shape[0] <= MAX_REGIONS)  # tells the exporter that regions times classes fit into 64 bits
         logits, box_deltas = self.box_head(shared_roi_features(self).roi_pooler.pool(features, rois))
         image_of_region = rois[:, 0].long()
         candidates = self.box_head.candidates(
             logits.softmax(dim=1), box_deltas, rois[:, 1:], sizes_hw[image_of_region], postprocess=self.postprocess
         )
         image_index = image_of_region[candidates.origins]
-        found = postprocess_batch(
+        outputs = postprocess_batch(
             candidates, image_index, self.postprocess, num_images=images.shape[0], padded_hw=padded_hw
         )
-        rois = torch.cat([found["image_index"][:, None].to(rois), found["boxes"]], dim=1)
+        rois = torch.cat([outputs["image_index"][:, None].to(rois), outputs["boxes"]], dim=1)
         for name, head in (("masks", self.mask_head), ("keypoints", self.keypoint_head)):
             if head is not None:
-                found[name] = head.answer(features, rois, found["labels"])
-        return found
+                outputs[name] = head.predict_rois(features, rois, outputs["labels"])
+        return outputs
 
     def compute_stages(
         self,
@@ -235,7 +239,7 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
         generator: torch.Generator | None,
         watch: Stopwatch,
     ) -> RegionStages:
-        """Compute feature maps, proposals, and what the heads say of the regions."""
+        """Compute feature maps, proposals, and the outputs of the heads for the regions."""
         with watch.time("maps"):
             features = self.region_features.prepare(batch.images)
         with watch.time("proposals"):
@@ -258,12 +262,12 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
             losses=losses,
         )
         if targets is not None and assignments is not None:
-            self._learn(record, assignments, targets, watch)
+            self._compute_losses(record, assignments, targets, watch)
         if postprocess is not None:
             self._postprocess(record, postprocess, watch)
         return record
 
-    def _learn(
+    def _compute_losses(
         self, record: RegionStages, assignments: list[Assignment], targets: list[Target], watch: Stopwatch
     ) -> None:
         with watch.time("losses"):
@@ -294,16 +298,25 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
 
 
 def shared_roi_features(detector: RegionDetector) -> RoIFeatures:
-    """Return the features that a further head can read; UsageError where regions are crops that share nothing."""
+    """Return the region features, for a further head.
+
+    Raises
+    ------
+    UsageError
+        If regions do not share feature maps.
+    """
     if not isinstance(detector.region_features, RoIFeatures):
-        raise UsageError(f"a mask or keypoint head needs shared maps, not {type(detector.region_features).__name__}")
+        raise UsageError(
+            "a mask or keypoint head needs RoIFeatures, which share feature maps, got "
+            f"{type(detector.region_features).__name__}"
+        )
     return detector.region_features
 
 
 def with_heads(
     detector: RegionDetector, *, mask_head: MapHead | None = None, keypoint_head: MapHead | None = None
 ) -> RegionDetector:
-    """Return a detector of the same parts with a further head; the one given is not changed, but shares its weights."""
+    """Return a new detector with further heads, which shares all other parts and weights with the given one."""
     return RegionDetector(
         categories=detector.categories,
         proposer=detector.proposer,

@@ -54,7 +54,7 @@ class SpatialPyramidPooling(nn.Module):
     def __init__(self, backbone: Backbone, *, bins: Sequence[int] = PYRAMID_BINS, offset: float = 0.0) -> None:
         super().__init__()
         if not bins or min(bins) < 1:
-            raise UsageError(f"levels: expected at least one number of bins from 1 on, got {tuple(bins)}")
+            raise UsageError(f"bins: expected one or more numbers of bins, each at least 1, got {tuple(bins)}")
         self.backbone = backbone
         self.bins = tuple(bins)
         self.offset = offset

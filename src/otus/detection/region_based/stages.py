@@ -1,4 +1,4 @@
-"""What a region-based detector leaves of one pass over a batch: the record that everything else is read from.
+"""The record of a region-based detector's forward pass, from which losses, predictions and explanations are read.
 
 Shape shorthand: R regions of all images, S classes of the head, K keypoints.
 """
@@ -17,10 +17,11 @@ from otus.structures import Categories, Instances
 
 @dataclass(kw_only=True)
 class RegionStages(Stages):
-    """The record of one pass. Lists have one entry per image.
+    """The record of one forward pass. Lists have one entry per image.
 
-    A pass that learns has ``assignments`` and samples the regions that ``logits`` and ``box_deltas`` are of; one that
-    predicts takes all proposals, and has ``scores`` (softmax of the logits) and what the further heads predict.
+    In training, ``logits`` and ``box_deltas`` are those of sampled regions, which ``assignments`` describe. When
+    predicting, they are those of all proposals, and there are ``scores`` (softmax of the logits) and, with the respective
+    heads, ``masks`` and ``keypoints``.
     """
 
     proposals: Proposals
@@ -33,7 +34,7 @@ class RegionStages(Stages):
 
 
 def to_instances(record: RegionStages, categories: Categories) -> list[Instances]:
-    """The detections of a pass as numpy values, masks in the low-resolution form."""
+    """Convert the detections of a pass to numpy values, with masks at low resolution."""
     return as_instances(
         record.detections, record.batch.sizes_hw, categories, masks=record.masks, keypoints=record.keypoints
     )
