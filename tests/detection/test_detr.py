@@ -18,7 +18,7 @@ from otus.detection.set_prediction.query_selection_detr import (
     _DensePredictions,
     query_selection_detr_efficientnet_lite0,
 )
-from otus.detection.set_prediction.set_detector import SetDetector, image_on_map
+from otus.detection.set_prediction.set_detector import SetDetector, valid_locations
 from otus.parts.backbones import LayeredBackbone, freeze_norms, torchvision_backbone
 from otus.parts.batching import make_batch
 from otus.parts.fast.fusion import fused_for_inference
@@ -95,7 +95,7 @@ def test_which_steps_are_the_image_is_what_scaling_a_mask_says():
         one[:height, :width] = 1
     for map_hw in ((64, 50), (32, 25), (8, 7), (2, 2), (1, 1)):
         expected = nn.functional.interpolate(mask[None], size=map_hw)[0].bool()
-        assert torch.equal(image_on_map(batch, map_hw), expected)
+        assert torch.equal(valid_locations(batch, map_hw), expected)
 
 
 def test_more_objects_than_queries_are_learned_as_far_as_they_go_and_said(system):

@@ -103,7 +103,7 @@ class KeypointHead(nn.Module):
         of_images = logits.split_with_sizes([len(x) for x in detections])
         return [heatmaps_to_keypoints(x, image.boxes) for x, image in zip(of_images, detections, strict=True)]
 
-    def answer(
+    def predict_rois(
         self, maps: list[Tensor], rois: Float[Tensor, "n 5"], labels: Int[Tensor, "n"]
     ) -> Float[Tensor, "n k 4"]:
         """Return the same of detections whose boxes come after the index of their image."""

@@ -123,10 +123,10 @@ class MaskHead(nn.Module):
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Float[Tensor, "_ m m"]]:
         """Return the mask probabilities of each detection (M x M, covering its box)."""
         rois = boxes_to_rois([x.boxes for x in detections])
-        masks = self.answer(maps, rois, torch.cat([x.labels for x in detections]))
+        masks = self.predict_rois(maps, rois, torch.cat([x.labels for x in detections]))
         return list(masks.split_with_sizes([len(x) for x in detections]))
 
-    def answer(
+    def predict_rois(
         self, maps: list[Tensor], rois: Float[Tensor, "n 5"], labels: Int[Tensor, "n"]
     ) -> Float[Tensor, "n m m"]:
         """Return the mask probabilities of detections, whose boxes come after the index of their image."""

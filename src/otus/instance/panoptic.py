@@ -57,7 +57,7 @@ class PanopticMerge:
 
 
 @dataclass(frozen=True, eq=False)
-class PanopticAnswers:
+class PanopticOutputs:
     """The two answers of one network for an image, to be merged at the size that is asked for.
 
     Parameters

@@ -31,7 +31,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from otus.data.tensors import TensorSample
 from otus.detection.set_prediction.detr import DETRHead
-from otus.detection.set_prediction.set_detector import SetDetector, SetStages, image_on_map
+from otus.detection.set_prediction.set_detector import SetDetector, SetStages, valid_locations
 from otus.parts.backbones import efficientnet_lite0_backbone, torchvision_backbone
 from otus.parts.backbones.freezing import Freezing
 from otus.parts.batching import Batch, Target, make_target
@@ -45,7 +45,7 @@ from otus.parts.tasks import PANOPTIC, Task
 from otus.structures import Categories, PanopticMap, Segment
 
 SCORE_THRESHOLD = 0.85
-SMALLEST_SEGMENT = 4
+SMALL_SEGMENT_AREA = 4
 """Pixels; a segment of no more is left out."""
 
 
@@ -261,7 +261,7 @@ class PanopticDETR(BaseSystem[PanopticDETRStages, PanopticQueries]):
     ) -> list[Float[Tensor, "_ i j"]]:
         """The mask logits of some queries of each image, at the size of the finest map."""
         *finer, coarsest = record.features
-        inside = image_on_map(record.batch, (coarsest.shape[-2], coarsest.shape[-1]))
+        inside = valid_locations(record.batch, (coarsest.shape[-2], coarsest.shape[-1]))
         x = self.head.input_proj(coarsest)
         logits = []
         for i, chosen in enumerate(queries):
@@ -348,7 +348,7 @@ def merge_queries(
     while True:
         winner = owner[kept][_argmax(logits[kept], padded_hw, size_hw)] if len(kept) else np.full(size_hw, -1)
         areas = np.bincount(winner.ravel() + 1, minlength=len(labels) + 1)[1:]
-        large = areas[owner[kept]] > SMALLEST_SEGMENT
+        large = areas[owner[kept]] > SMALL_SEGMENT_AREA
         if large.all():
             return winner, np.where(np.isin(np.arange(len(labels)), kept), owner, -1)
         kept = kept[large]

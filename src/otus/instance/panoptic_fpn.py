@@ -23,7 +23,7 @@ from otus.detection.region_based.region_detector import RegionDetector, shared_r
 from otus.detection.region_based.stages import RegionStages
 from otus.errors import UsageError
 from otus.instance.mask_rcnn import mask_rcnn_efficientnet_lite0_fpn, mask_rcnn_resnet50_fpn
-from otus.instance.panoptic import PanopticAnswers
+from otus.instance.panoptic import PanopticOutputs
 from otus.parts.backbones.freezing import Freezing
 from otus.parts.batching import Batch, Target, make_target
 from otus.parts.heads.semantic_fpn_head import SemanticFPNHead
@@ -60,7 +60,7 @@ class PanopticFPNStages(Stages):
     labels: tuple[int, ...] | None = None
 
 
-class PanopticFPN(BaseSystem[PanopticFPNStages, PanopticAnswers]):
+class PanopticFPN(BaseSystem[PanopticFPNStages, PanopticOutputs]):
     """A detector with masks for the things, and a semantic branch for the stuff, over the same maps.
 
     Parameters
@@ -164,12 +164,12 @@ class PanopticFPN(BaseSystem[PanopticFPNStages, PanopticAnswers]):
                 record.losses["semantic"] = self.semantic_weight * cross_entropy(logits, record.semantic_target)
         return record
 
-    def results(self, record: PanopticFPNStages) -> list[PanopticAnswers]:
+    def results(self, record: PanopticFPNStages) -> list[PanopticOutputs]:
         """Return the two answers for each image; its panoptic map is ``resized(size_hw)`` of them."""
         classes = Categories((*(self.categories[label] for label in self.stuff), _ANY_THING))
         logits = record.semantic_logits.cpu().numpy()
         return [
-            PanopticAnswers(
+            PanopticOutputs(
                 instances,
                 SemanticScores(image[:, : instances.size_hw[0], : instances.size_hw[1]], classes),
                 self.categories,

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from otus.detection.set_prediction.set_detector import SetDetector, SetOutputs, attention_mask_of, image_on_map
+from otus.detection.set_prediction.set_detector import SetDetector, SetOutputs, to_attention_mask, valid_locations
 from otus.parts.backbones import efficientnet_lite0_backbone, torchvision_backbone
 from otus.parts.backbones.freezing import Freezing
 from otus.parts.batching import Batch, Target
@@ -136,13 +136,13 @@ class DETRHead(nn.Module):
         generator: torch.Generator | None = None,
     ) -> tuple[SetOutputs, dict[str, Tensor]]:
         """Return the outputs of all layers and, given targets, the losses ``class``, ``box``, ``giou`` and ``auxiliary``."""
-        outputs = self(maps[-1], image_on_map(batch, (maps[-1].shape[-2], maps[-1].shape[-1])))
+        outputs = self(maps[-1], valid_locations(batch, (maps[-1].shape[-2], maps[-1].shape[-1])))
         return outputs, {} if targets is None else self.losses(outputs, targets, batch.sizes_hw)
 
     def forward(self, x: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b h w"]) -> SetOutputs:
         """Predict from a feature map; ``inside`` is False in the padding."""
         pos_embed = sine_positional_encoding(inside, self.input_proj.out_channels).flatten(2).transpose(1, 2)
-        attention_mask = attention_mask_of(inside)
+        attention_mask = to_attention_mask(inside)
         memory = self.input_proj(x).flatten(2).transpose(1, 2)
         for layer in self.encoder:
             memory = layer(memory, pos_embed, attention_mask)

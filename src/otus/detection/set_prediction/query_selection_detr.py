@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, box_convert
 
-from otus.detection.set_prediction.set_detector import SetDetector, SetOutputs, attention_mask_of, image_on_map
+from otus.detection.set_prediction.set_detector import SetDetector, SetOutputs, to_attention_mask, valid_locations
 from otus.parts.backbones import efficientnet_lite0_backbone
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
 from otus.parts.backbones.freezing import Freezing
@@ -210,13 +210,13 @@ class QuerySelectionHead(nn.Module):
         """The pyramid, 0 in the padding, and where the images are on its maps."""
         projected = [layer(x) for layer, x in zip(self.input_proj, maps, strict=True)]
         coarse = projected[-1]
-        inside = image_on_map(batch, (coarse.shape[-2], coarse.shape[-1]))
+        inside = valid_locations(batch, (coarse.shape[-2], coarse.shape[-1]))
         pos_embed = sine_positional_encoding(inside, coarse.shape[1]).flatten(2).transpose(1, 2)
-        attention_mask = attention_mask_of(inside)
+        attention_mask = to_attention_mask(inside)
         mixed = self.encoder(coarse.flatten(2).transpose(1, 2), pos_embed, attention_mask)
         projected[-1] = mixed.transpose(1, 2).unflatten(2, coarse.shape[-2:])
         pyramid = self.pyramid(projected)
-        places_inside = [image_on_map(batch, (x.shape[-2], x.shape[-1])) for x in pyramid]
+        places_inside = [valid_locations(batch, (x.shape[-2], x.shape[-1])) for x in pyramid]
         return [x * here[:, None] for x, here in zip(pyramid, places_inside, strict=True)], places_inside
 
     def _decode(

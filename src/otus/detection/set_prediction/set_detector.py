@@ -208,7 +208,7 @@ class SetDetector(BaseSystem[SetStages, Instances]):
             record.keep(Detections(denormalize_boxes(boxes[query], size_hw), score, label, query), postprocess)
 
 
-def image_on_map(batch: Batch, map_hw: tuple[int, int]) -> Bool[Tensor, "b h w"]:
+def valid_locations(batch: Batch, map_hw: tuple[int, int]) -> Bool[Tensor, "b h w"]:
     """Return which locations of a feature map lie in each image, not in its padding (nearest-neighbour resizing)."""
     device = batch.images.device
     sizes_hw = torch.as_tensor(batch.sizes_hw, device=device)
@@ -219,7 +219,7 @@ def image_on_map(batch: Batch, map_hw: tuple[int, int]) -> Bool[Tensor, "b h w"]
     return inside[0][:, :, None] & inside[1][:, None, :]
 
 
-def attention_mask_of(inside: Bool[Tensor, "b h w"]) -> Bool[Tensor, "b 1 k"] | None:
+def to_attention_mask(inside: Bool[Tensor, "b h w"]) -> Bool[Tensor, "b 1 k"] | None:
     """Return the attention mask that leaves out the padding; None where there is none, which no exported program knows."""
     if not torch.compiler.is_compiling() and inside.all():
         return None

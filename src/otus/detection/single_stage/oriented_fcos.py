@@ -22,7 +22,7 @@ from otus.parts.backbones.freezing import Freezing
 from otus.parts.backbones.with_fpn import BackboneWithFPN, efficientnet_lite0_fpn
 from otus.parts.boxes.anchors import GridAnchorGenerator
 from otus.parts.boxes.locations import LocationMatcher, location_generator
-from otus.parts.boxes.oriented import OrientedBoxCoder, OrientedPostprocess, gaussian_distance, in_frame_of
+from otus.parts.boxes.oriented import OrientedBoxCoder, OrientedPostprocess, gaussian_distance, to_box_frame
 from otus.parts.heads.class_indices import class_indices_of
 from otus.parts.heads.dense_head import SMALL_NUM_CONVS
 from otus.parts.heads.dense_scores import SigmoidScores
@@ -35,7 +35,7 @@ POSTPROCESS = OrientedPostprocess(score_threshold=0.05, nms_iou=0.1, max_detecti
 
 def ltrb_in_box_frame(offsets: Float[Tensor, "*n 2"], boxes: Float[Tensor, "*n 5"]) -> Float[Tensor, "*n 4"]:
     """Compute distances to the four sides of boxes xywhr from points at ``offsets`` from their centres."""
-    own, half = in_frame_of(offsets, boxes), boxes[..., 2:4] / 2
+    own, half = to_box_frame(offsets, boxes), boxes[..., 2:4] / 2
     return torch.cat([half + own, half - own], dim=-1)
 
 

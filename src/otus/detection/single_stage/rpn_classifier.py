@@ -35,7 +35,7 @@ from otus.parts.losses import box_delta_loss
 from otus.parts.postprocess import Postprocess
 from otus.structures import Categories
 
-ANCHORS_TO_LEARN_FROM = BalancedSampler(batch_size_per_image=256, positive_fraction=0.5)
+ANCHOR_SAMPLER = BalancedSampler(batch_size_per_image=256, positive_fraction=0.5)
 
 
 class RPNClassHead(nn.Module):
@@ -65,7 +65,7 @@ class RPNClassHead(nn.Module):
 class SampledLoss:
     """``class``: cross-entropy over anchors drawn at random; ``box``: smooth L1 of the positives among them."""
 
-    sampler: BalancedSampler = ANCHORS_TO_LEARN_FROM
+    sampler: BalancedSampler = ANCHOR_SAMPLER
 
     def __call__(
         self,

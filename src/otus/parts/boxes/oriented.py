@@ -46,7 +46,7 @@ def from_corners(points: Float[Tensor, "n 4 2"]) -> Float[Tensor, "n 5"]:
     return torch.cat([points.mean(dim=1), torch.stack([width, height, angle], dim=1)], dim=1)
 
 
-def in_frame_of(offsets: Float[Tensor, "*n 2"], boxes: Float[Tensor, "*n 5"]) -> Float[Tensor, "*n 2"]:
+def to_box_frame(offsets: Float[Tensor, "*n 2"], boxes: Float[Tensor, "*n 5"]) -> Float[Tensor, "*n 2"]:
     """Rotate offsets from the boxes' centres to the axes of each box: along its width, along its height."""
     x, y = offsets.unbind(-1)
     cos, sin = boxes[..., 4].cos(), boxes[..., 4].sin()
