@@ -1,14 +1,14 @@
-"""DETR: boxes straight from a transformer, each object matched to one query, no anchors and no NMS.
+"""DETR: a transformer predicts the set of objects directly, each object matched to one query, without anchors and NMS.
 
-Shape shorthand: L layers, B images, Q queries, K = h x w locations of the feature map, S class logits ("no object" the
-last), D the embedding dimension.
+Shape shorthand: L layers, B images, Q queries, K = h x w locations of the feature map, S class logits (the last is "no
+object"), D the embedding dimension.
 
 Paper: "End-to-End Object Detection with Transformers" (Carion et al., ECCV 2020, arXiv:2005.12872), section 3 and appendix
-A. Official code: github.com/facebookresearch/detr (Apache-2.0), whose defaults are kept and whose weights give its outputs.
+A. Official code: github.com/facebookresearch/detr (Apache-2.0), whose defaults are kept and whose weights load.
 
-As in the official code and unlike the paper: a matched query costs minus its probability (no logarithm); "no object" weighs
-0.1 in the cross-entropy, which is divided by the sum of the weights. Departures: queries that answer inside a crowd are not
-taught to say "no object"; the number of objects that the losses are divided by is this process's own.
+As in the official code and unlike the paper: the class cost is minus the probability, without a logarithm; "no object" has
+the weight 0.1 in the cross-entropy, which is divided by the sum of the weights. Departures: unmatched queries whose boxes
+are inside a crowd have no class loss; losses are divided by the number of objects of this process, not of all processes.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def self_attention(self, x: Tensor, queries: Tensor) -> Float[Tensor, "b q d"]:
-        """Compute the self-attention block: the first third of the layer."""
+        """Compute the self-attention block, the first of the layer's three."""
         with_pos = x + queries
         return self.norm1(x + self.dropout(self.self_attn(with_pos, with_pos, x)))
 
@@ -67,7 +67,7 @@ class DecoderLayer(nn.Module):
         memory_with_pos: Float[Tensor, "b k d"],
         attention_mask: Bool[Tensor, "b 1 k"] | None,
     ) -> Float[Tensor, "b q d"]:
-        """Decode; ``queries`` are learned embeddings, added to queries and keys as positional encodings are."""
+        """Compute the layer; ``queries`` are learned embeddings, added to queries and keys like positional encodings."""
         x = self.self_attention(x, queries)
         attended = self.cross_attn(x + queries, memory_with_pos, memory, attention_mask=attention_mask)
         x = self.norm2(x + self.dropout(attended))
@@ -75,14 +75,14 @@ class DecoderLayer(nn.Module):
 
 
 class DETRHead(nn.Module):
-    """The transformer over a backbone's coarsest feature map, and class logits and a box from each query.
+    """Transformer over a backbone's coarsest feature map; each query predicts class logits and a box.
 
     Parameters
     ----------
     in_channels
-        Of that map.
+        Channels of that feature map.
     class_indices
-        Index of each label among the class logits; one more, the last, is "no object".
+        Index of each label among the class logits; a further logit, the last, is "no object".
     embed_dim, num_heads, ffn_dim, num_encoder_layers, num_decoder_layers, num_queries, dropout
         Sizes of the transformer (default: the paper's).
     matcher
@@ -124,7 +124,7 @@ class DETRHead(nn.Module):
 
     @property
     def num_queries(self) -> int:
-        """Objects of one image that can be found."""
+        """Q, the maximum number of objects that can be detected in an image."""
         return self.query_embed.num_embeddings
 
     def forward_train(
@@ -148,23 +148,25 @@ class DETRHead(nn.Module):
             memory = layer(memory, pos_embed, attention_mask)
         memory_with_pos = memory + pos_embed
         queries = self.query_embed.weight.expand(x.shape[0], -1, -1)
-        y, predicted, before = torch.zeros_like(queries), [], queries
+        y, layer_outputs, last_input = torch.zeros_like(queries), [], queries
         for layer in self.decoder:
-            before, y = y, layer(y, queries, memory, memory_with_pos, attention_mask)
-            predicted.append(self.decoder_norm(y))
-        features = torch.stack(predicted)
+            last_input, y = y, layer(y, queries, memory, memory_with_pos, attention_mask)
+            layer_outputs.append(self.decoder_norm(y))
+        features = torch.stack(layer_outputs)
 
         def attention() -> Float[Tensor, "b q h w"]:
             decoder_layer: DecoderLayer = self.decoder[-1]  # type: ignore[assignment]
-            with inference_mode(decoder_layer) as last:
-                attention_queries = last.self_attention(before, queries) + queries
-                weights = last.cross_attn.weights(attention_queries, memory_with_pos, attention_mask=attention_mask)
+            with inference_mode(decoder_layer) as last_layer:
+                attention_queries = last_layer.self_attention(last_input, queries) + queries
+                weights = last_layer.cross_attn.weights(
+                    attention_queries, memory_with_pos, attention_mask=attention_mask
+                )
             return torch.unflatten(weights.mean(dim=1), 2, x.shape[-2:])
 
         return SetOutputs(
             logits=self.class_embed(features),
             boxes=self.bbox_embed(features).sigmoid(),
-            features=predicted[-1],
+            features=layer_outputs[-1],
             memory=memory.transpose(1, 2).unflatten(2, x.shape[-2:]),
             attention=attention,
         )
@@ -172,7 +174,7 @@ class DETRHead(nn.Module):
     def losses(
         self, outputs: SetOutputs, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
     ) -> dict[str, Float[Tensor, ""]]:
-        """The weighted losses of the last layer, and the sum of those of all layers before it."""
+        """Compute the weighted losses of the last layer, and ``auxiliary``, the sum of those of all layers before it."""
         per_layer = []
         for logits, boxes in zip(outputs.logits, outputs.boxes, strict=True):
             matches = self._match(logits, boxes, targets, sizes_hw)
@@ -192,8 +194,8 @@ class DETRHead(nn.Module):
         return self._match(outputs.logits[-1], outputs.boxes[-1], targets, sizes_hw)
 
     def candidates(self, logits: Float[Tensor, "q s"], *, postprocess: Postprocess) -> tuple[Tensor, Tensor, Tensor]:
-        """Return query, label and score of one image's predictions above the threshold: each query's most likely
-        category."""
+        """Return query, label and score of one image's candidates: the highest-scoring category of each query, if it is
+        above its threshold."""
         score, label = logits.softmax(dim=1)[:, self.index_of_label].max(dim=1)
         thresholds = postprocess.thresholds(torch.arange(len(self.index_of_label), device=label.device))
         query = torch.where(score > thresholds[label])[0]
@@ -202,14 +204,13 @@ class DETRHead(nn.Module):
     def _match(
         self, logits: Tensor, boxes: Tensor, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
     ) -> list[Match]:
-        return [
-            self.matcher(
-                -predicted[:, self.index_of_label[target.labels]], of_image, normalize_boxes(target.boxes, size_hw)
-            )
-            for predicted, of_image, target, size_hw in zip(
-                logits.softmax(dim=2), boxes, targets, sizes_hw, strict=True
-            )
-        ]
+        matches = []
+        for probabilities, image_boxes, target, size_hw in zip(
+            logits.softmax(dim=2), boxes, targets, sizes_hw, strict=True
+        ):
+            class_cost = -probabilities[:, self.index_of_label[target.labels]]
+            matches.append(self.matcher(class_cost, image_boxes, normalize_boxes(target.boxes, size_hw)))
+        return matches
 
     def _class_loss(
         self,
@@ -236,16 +237,18 @@ def detr_resnet50(
     num_queries: int = 100,
     freezing: Freezing = Freezing(),
 ) -> SetDetector:
-    """The paper's own, over ResNet-50.
+    """Build the paper's DETR over ResNet-50.
 
     Parameters
     ----------
+    categories
+        Names of the labels.
     class_indices
-        Index of each label among the class logits (default: 0, 1, 2 …). The official weights have COCO's ids.
+        Index of each label among the class logits (default: 0, 1, 2 …). In the official weights, these are COCO's ids.
     num_queries
-        The most objects that can be found on an image.
+        Maximum number of objects that can be detected in an image.
     freezing
-        Which weights of the backbone are not trained.
+        Which weights of the backbone are frozen.
     """
     return _over_resnet("resnet50", categories, class_indices, num_queries, freezing)
 
@@ -257,7 +260,7 @@ def detr_resnet50_dc5(
     num_queries: int = 100,
     freezing: Freezing = Freezing(),
 ) -> SetDetector:
-    """:func:`detr_resnet50` with its last stage dilated: a map of stride 16, four times as many steps."""
+    """Build :func:`detr_resnet50` with the backbone's last stage dilated: a feature map of stride 16 instead of 32."""
     return _over_resnet("resnet50", categories, class_indices, num_queries, freezing, output_stride=16)
 
 
@@ -268,7 +271,7 @@ def detr_resnet101(
     num_queries: int = 100,
     freezing: Freezing = Freezing(),
 ) -> SetDetector:
-    """The same as :func:`detr_resnet50` over ResNet-101."""
+    """Build DETR over ResNet-101; see :func:`detr_resnet50` for the parameters."""
     return _over_resnet("resnet101", categories, class_indices, num_queries, freezing)
 
 
@@ -279,7 +282,7 @@ def detr_resnet101_dc5(
     num_queries: int = 100,
     freezing: Freezing = Freezing(),
 ) -> SetDetector:
-    """:func:`detr_resnet101` with its last stage dilated."""
+    """Build :func:`detr_resnet101` with the backbone's last stage dilated: a feature map of stride 16 instead of 32."""
     return _over_resnet("resnet101", categories, class_indices, num_queries, freezing, output_stride=16)
 
 
@@ -290,9 +293,10 @@ def detr_efficientnet_lite0(
     num_queries: int = 50,
     freezing: Freezing = Freezing(),
 ) -> SetDetector:
-    """A small one for images of about 320 pixels: EfficientNet-Lite0, 128 channels, three layers each, no dropout.
+    """Build a small DETR over EfficientNet-Lite0, for images of about 320 pixels.
 
-    ``freezing`` is of the backbone.
+    It has 128 channels, three encoder and three decoder layers, and no dropout; see :func:`detr_resnet50` for the
+    parameters.
     """
     backbone = efficientnet_lite0_backbone(levels=(5,), freezing=freezing)
     class_indices = class_indices_of(categories, class_indices, background=False)

@@ -1,4 +1,4 @@
-"""Base of all set prediction detectors: one forward pass, no anchors, no NMS.
+"""The base of all set prediction detectors: one forward pass, no anchors, no NMS.
 
 Shape shorthand: L layers of the decoder, B images, Q queries, S class logits, C categories, D channels.
 
@@ -150,27 +150,27 @@ class SetDetector(BaseSystem[SetStages, Instances]):
         if dataset.objects is None:
             return []
         boxes = dataset.objects.boxes_xyxy
-        known = ~dataset.objects.is_crowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        counts = np.bincount(dataset.objects.image_index[known], minlength=1)
-        crowded = counts[counts > self.head.num_queries]
-        if not len(crowded):
+        valid = ~dataset.objects.is_crowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        counts = np.bincount(dataset.objects.image_index[valid], minlength=1)
+        too_many = counts[counts > self.head.num_queries]
+        if not len(too_many):
             return []
-        which = "1 image has" if len(crowded) == 1 else f"{len(crowded)} images have"
+        images = "1 image has" if len(too_many) == 1 else f"{len(too_many)} images have"
         return [
-            f"note: {which} more objects (at most {counts.max()}) than the {self.head.num_queries} queries; "
-            f"of these, {(crowded - self.head.num_queries).sum()} objects are not learned"
+            f"note: {images} more objects (at most {counts.max()}) than the {self.head.num_queries} queries; "
+            f"of these, {(too_many - self.head.num_queries).sum()} objects are not learned"
         ]
 
     def forward(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> dict[str, Tensor]:
-        """Return the detections of a batch as of :func:`~otus.parts.detections.as_tensors`."""
+        """Return the detections of a batch, in the form of :func:`~otus.parts.detections.as_tensors`."""
         record = self.raw_stages(images, sizes_hw)
         logits, boxes = record.outputs.logits[-1], record.outputs.boxes[-1].flatten(0, 1)
         query, label, score = self.head.candidates(logits.flatten(0, 1), postprocess=self.postprocess)
         image_index = query // logits.shape[1]
-        of_image = sizes_hw[image_index]
-        xyxy = box_convert(boxes[query], "cxcywh", "xyxy") * of_image.flip(1).repeat(1, 2)
+        image_hw = sizes_hw[image_index]
+        xyxy = box_convert(boxes[query], "cxcywh", "xyxy") * image_hw.flip(1).repeat(1, 2)
         return postprocess_batch(
-            Detections(clip_to_images(xyxy, of_image), score, label, query),
+            Detections(clip_to_images(xyxy, image_hw), score, label, query),
             image_index,
             self.postprocess,
             num_images=images.shape[0],
@@ -209,18 +209,18 @@ class SetDetector(BaseSystem[SetStages, Instances]):
 
 
 def valid_locations(batch: Batch, map_hw: tuple[int, int]) -> Bool[Tensor, "b h w"]:
-    """Return which locations of a feature map lie in each image, not in its padding (nearest-neighbour resizing)."""
+    """Return which locations of a feature map are inside each image and not in its padding, by nearest neighbour."""
     device = batch.images.device
     sizes_hw = torch.as_tensor(batch.sizes_hw, device=device)
     inside = []
-    for side in range(2):
-        steps = torch.arange(map_hw[side], device=device) * batch.padded_hw[side] // map_hw[side]
-        inside.append(steps < sizes_hw[:, side, None])
+    for axis in range(2):
+        pixels = torch.arange(map_hw[axis], device=device) * batch.padded_hw[axis] // map_hw[axis]
+        inside.append(pixels < sizes_hw[:, axis, None])
     return inside[0][:, :, None] & inside[1][:, None, :]
 
 
 def to_attention_mask(inside: Bool[Tensor, "b h w"]) -> Bool[Tensor, "b 1 k"] | None:
-    """Return the attention mask that leaves out the padding; None where there is none, which no exported program knows."""
-    if not torch.compiler.is_compiling() and inside.all():
+    """Return the attention mask that excludes the padding; None if there is no padding."""
+    if not torch.compiler.is_compiling() and inside.all():  # an exported program cannot depend on the values
         return None
     return inside.flatten(1)[:, None]

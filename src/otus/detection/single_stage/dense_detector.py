@@ -1,11 +1,10 @@
-"""The frame of every dense detector: each location of the feature maps predicts for itself, in one pass, without proposals.
+"""The base of all dense detectors: each location of the feature maps predicts objects, in one pass, without proposals.
 
-Shape shorthand: B images, A anchors of all maps, S class logits, D numbers of a box (4: xyxy, 5: xywhr).
+Shape shorthand: B images, A anchors of all feature maps, S class logits, D numbers per box (4: xyxy, 5: xywhr).
 
-RetinaNet, SSD, FCOS, the lecture's RPN that names classes and the oriented FCOS fill it with different parts: maps, head,
-anchors, assigner, coder, criterion, scores. One pass leaves a record,
-:class:`~otus.detection.single_stage.stages.DenseStages`, and losses, predictions, explanations and timings are all read
-from it.
+RetinaNet, SSD, FCOS, oriented FCOS and the RPN classifier differ in its parts: feature extractor, head, anchors, assigner,
+box coder, criterion and candidate scores. The forward pass is recorded in
+:class:`~otus.detection.single_stage.stages.DenseStages`, from which losses, predictions, explanations and timings are read.
 """
 
 from collections.abc import Sequence
@@ -37,18 +36,20 @@ from otus.structures import Categories, Instances
 
 
 class DenseDetector(BaseSystem[DenseStages, Instances]):
-    """A detector composed of a feature extractor, a head over every location, and what its outputs mean.
+    """A detector composed of a feature extractor, a dense head, anchors, an assigner, a box coder and a criterion.
 
     Parameters
     ----------
     categories
-        What the labels mean.
+        Names of the labels.
     features, head, anchors
         Feature extractor, head, and anchor generator.
     assigner, box_coder, criterion
-        Which anchor predicts which object, how boxes are encoded, and the losses.
-    scores, postprocess
-        Which predictions become candidates, and which of these are reported.
+        Matches anchors to objects, encodes boxes, and computes the losses.
+    scores
+        Chooses which predictions become candidates for NMS.
+    postprocess
+        Score thresholds, NMS and limit of the detections.
     class_indices
         Index of each label among the class logits; see :func:`~otus.parts.heads.class_indices.class_indices_of`.
     oriented
@@ -96,21 +97,21 @@ class DenseDetector(BaseSystem[DenseStages, Instances]):
 
     @property
     def min_size(self) -> int:
-        """As of the feature extractor."""
+        """Minimum height and width of a batch, in pixels: that of the feature extractor."""
         return self.features.min_size
 
     def assign(self, anchors: Float[Tensor, "a 4"], target: Target) -> DenseAssignment:
-        """What each anchor should say of an image."""
+        """Return the target of each anchor for an image."""
         boxes = oriented_boxes(target) if self.oriented else target.boxes
         matches = self.assigner(anchors, boxes, crowds=target.crowds)
         positives = torch.where(matches >= 0)[0]
-        of_objects = matches[positives]
-        class_indices = matches.index_copy(0, positives, self.index_of_label[target.labels[of_objects]])
-        return DenseAssignment(matches, class_indices, positives, boxes[of_objects])
+        objects = matches[positives]
+        class_indices = matches.index_copy(0, positives, self.index_of_label[target.labels[objects]])
+        return DenseAssignment(matches, class_indices, positives, boxes[objects])
 
     def forward(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> dict[str, Tensor]:
-        """Return the detections of a batch as of :func:`~otus.parts.detections.as_tensors`."""
-        if self.oriented:  # oriented boxes are suppressed image by image
+        """Return the detections of a batch, in the form of :func:`~otus.parts.detections.as_tensors`."""
+        if self.oriented:  # NMS of oriented boxes runs image by image
             return super().forward(images, sizes_hw)
         record = self.raw_stages(images, sizes_hw)
         thresholds = self.postprocess.thresholds(self.label_of_index)
@@ -137,7 +138,7 @@ class DenseDetector(BaseSystem[DenseStages, Instances]):
         generator: torch.Generator | None,
         watch: Stopwatch,
     ) -> DenseStages:
-        """Compute feature maps, and what the head says of each anchor."""
+        """Compute feature maps, and the head's outputs for each anchor."""
         with watch.time("maps"):
             features = self.features(batch.images)
         with watch.time("head"):

@@ -1,13 +1,14 @@
-"""FCOS: no anchors; each location inside an object predicts how far the object's four edges are.
+"""FCOS: no anchors; each location inside an object predicts the distances to the object's four edges.
 
 Paper: "FCOS: Fully Convolutional One-Stage Object Detection" (Tian, Shen, Chen, He, ICCV 2019, arXiv:1904.01355): distances
-to the edges (equation 1), each level for its range of sizes (section 3.2), centre-ness (equation 3). Centre sampling, GIoU
-and centre-ness beside the boxes: the journal version (arXiv:2006.09214, section 2).
-Reference: torchvision ``models.detection.fcos`` (BSD-3-Clause), whose layers' names and defaults are kept.
+to the edges (equation 1), a range of object sizes for each level (section 3.2), centre-ness (equation 3). Centre sampling,
+GIoU, and centre-ness in the regression branch: the journal version (arXiv:2006.09214, section 2).
+Reference: torchvision ``models.detection.fcos`` (BSD-3-Clause), whose layer names and defaults are kept.
 
-Departures, torchvision's: locations lie at multiples of the stride, not at centres of cells; "in the centre" is a square of
-1.5 strides around the middle, as in the authors' code; ReLU in the place of the exponential; the score is the root of class
-times centre-ness; the loss of boxes is not weighted by centre-ness; a size on the border of two levels belongs to neither.
+Departures, as in torchvision: locations are at multiples of the stride, not at the centres of its cells; centre sampling
+accepts locations within 1.5 strides of the centre in x and y, as in the authors' code; ReLU instead of the exponential; the
+score is the square root of class probability times centre-ness; the box loss is not weighted by centre-ness; a size exactly
+between two levels belongs to neither.
 """
 
 from collections.abc import Sequence
@@ -45,12 +46,14 @@ def fcos(
         The backbone and its pyramid, whose channels are a multiple of 32.
     locations
         Generator of the locations of each level; see :func:`~otus.parts.boxes.locations.location_generator`.
+    categories
+        Names of the labels.
     class_indices
         Index of each label among the class logits (default: 0, 1, 2 …).
     num_convs
         Convolutions per tower of the head.
     postprocess
-        Which detections are reported.
+        Score thresholds, NMS and limit of the detections.
     """
     class_indices = class_indices_of(categories, class_indices, background=False)
     return DenseDetector(
@@ -70,7 +73,7 @@ def fcos(
 def fcos_resnet50_fpn(
     categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing()
 ) -> DenseDetector:
-    """Build the paper's FCOS over ResNet-50; parameters as of :func:`fcos`, ``freezing`` of the backbone."""
+    """Build the paper's FCOS over ResNet-50; see :func:`fcos` for the parameters, ``freezing`` is that of the backbone."""
     return fcos(
         resnet50_fpn(freezing), location_generator((8, 16, 32, 64, 128)), categories, class_indices=class_indices
     )

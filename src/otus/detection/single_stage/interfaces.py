@@ -1,6 +1,6 @@
 """The interfaces of the parts that a dense detector is composed of.
 
-Shape shorthand: B images, A anchors of all maps, N objects, S class logits, D numbers of a box (4: xyxy, 5: xywhr).
+Shape shorthand: B images, A anchors of all feature maps, N objects, S class logits, D numbers per box (4: xyxy, 5: xywhr).
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from otus.parts.heads.dense_scores import BatchCandidateIndices, CandidateIndice
 
 
 class FeatureExtractor(Protocol):
-    """Images in, feature maps out, fine to coarse; smaller images are padded to ``min_size``."""
+    """Computes feature maps of images, fine to coarse; images are padded to at least ``min_size``."""
 
     @property
     def min_size(self) -> int: ...
@@ -51,7 +51,7 @@ class Assigner(Protocol):
 
 
 class BoxCoder(Protocol):
-    """Encodes boxes as deltas relative to anchors, and decodes."""
+    """Encodes boxes as deltas relative to anchors, and decodes them."""
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor: ...
 
@@ -59,7 +59,7 @@ class BoxCoder(Protocol):
 
 
 class Criterion(Protocol):
-    """Computes the losses ``class``, ``box`` and perhaps more; ``outputs`` has the feature maps concatenated."""
+    """Computes losses by name, at least ``class`` and ``box``; ``outputs`` has the feature maps concatenated."""
 
     def __call__(
         self,
@@ -73,7 +73,7 @@ class Criterion(Protocol):
 
 
 class Scores(Protocol):
-    """Chooses which predictions become candidates; ``background`` is the index of its logit, if it has one."""
+    """Chooses which predictions become candidates; ``background`` is its class index, None if it has none."""
 
     @property
     def background(self) -> int | None: ...

@@ -1,14 +1,14 @@
-"""Oriented FCOS: each location inside an object predicts its oriented box. For ships, cars and fields seen from above.
+"""Oriented FCOS: each location inside an object predicts its oriented box, e.g. for ships, cars and fields in aerial images.
 
 Shape shorthand: A locations of all feature maps, N objects.
 
-Paper: FCOS (arXiv:1904.01355), in the frame of each object's own axes: a location is inside if it is inside the
-oriented box, and distances to edges are along its sides, for the level and for centre-ness alike. The loss of boxes is
-a distance of Gaussians (arXiv:2106.06072; see :mod:`otus.parts.boxes.oriented`).
+Paper: FCOS (arXiv:1904.01355), in the coordinate system of each object's own axes: a location is inside an object if it is
+inside the oriented box, and the distances to the edges, which determine level and centre-ness, are along the box's axes.
+The box loss is a distance of Gaussians (ProbIoU, arXiv:2106.06072; see :mod:`otus.parts.boxes.oriented`).
 
-Departures: six numbers per location (centre, sizes in log space, double angle) in the place of four distances, since the
-edges of an oriented box are not defined before its angle. A Gaussian of a square has no direction, so squares are found with
-any angle. An object without an oriented box is learned upright.
+Departures: six numbers per location (centre, log sizes, double angle) instead of four distances, since the edges of an
+oriented box are only defined with its angle. The Gaussian of a square has no direction, so the predicted angle of a square
+is arbitrary. The target of an object without an oriented box is its upright box.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ POSTPROCESS = OrientedPostprocess(score_threshold=0.05, nms_iou=0.1, max_detecti
 
 def ltrb_in_box_frame(offsets: Float[Tensor, "*n 2"], boxes: Float[Tensor, "*n 5"]) -> Float[Tensor, "*n 4"]:
     """Compute distances to the four sides of boxes xywhr from points at ``offsets`` from their centres."""
-    own, half = to_box_frame(offsets, boxes), boxes[..., 2:4] / 2
-    return torch.cat([half + own, half - own], dim=-1)
+    rotated, half_size = to_box_frame(offsets, boxes), boxes[..., 2:4] / 2
+    return torch.cat([half_size + rotated, half_size - rotated], dim=-1)
 
 
 def oriented_geometry(points: Float[Tensor, "a 2"], boxes: Float[Tensor, "n 5"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,7 +51,7 @@ def gaussian_loss(predicted: Float[Tensor, "p 5"], target: Float[Tensor, "p 5"])
 
 
 def oriented_ltrb(boxes: Float[Tensor, "p 5"], locations: Float[Tensor, "p 4"]) -> Float[Tensor, "p 4"]:
-    """Compute distances to the four sides of each location's box."""
+    """Compute the distances of each location to the four sides of its box."""
     return ltrb_in_box_frame((locations[:, :2] + locations[:, 2:]) / 2 - boxes[:, :2], boxes)
 
 
@@ -72,12 +72,14 @@ def oriented_fcos(
         The backbone and its pyramid, whose channels are a multiple of 32.
     locations
         Generator of the locations of each level; see :func:`~otus.parts.boxes.locations.location_generator`.
+    categories
+        Names of the labels.
     class_indices
         Index of each label among the class logits (default: 0, 1, 2 …).
     num_convs
         Convolutions per tower of the head.
     postprocess
-        Which detections are reported.
+        Score thresholds, NMS and limit of the detections.
     """
     class_indices = class_indices_of(categories, class_indices, background=False)
     return DenseDetector(
@@ -98,7 +100,7 @@ def oriented_fcos(
 def oriented_fcos_efficientnet_lite0_fpn(
     categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing()
 ) -> DenseDetector:
-    """Build a small one over EfficientNet-Lite0: four levels of 96 channels, one convolution per tower."""
+    """Build a small oriented FCOS over EfficientNet-Lite0: four levels of 96 channels, one convolution per tower."""
     return oriented_fcos(
         efficientnet_lite0_fpn(freezing),
         location_generator((8, 16, 32, 64)),

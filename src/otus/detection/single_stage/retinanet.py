@@ -1,16 +1,16 @@
-"""RetinaNet: anchors on every level of a pyramid name classes at once, and a loss that does not drown in background.
+"""RetinaNet: anchors on every level of a pyramid predict classes; the focal loss keeps easy negatives from dominating.
 
-Shape shorthand: A anchors of all maps, S classes of the head.
+Shape shorthand: A anchors of all feature maps, S class logits.
 
 Paper: "Focal Loss for Dense Object Detection" (Lin, Goyal, Girshick, He, Dollár, ICCV 2017, arXiv:1708.02002): focal loss
-(section 3, equation 5), the network (section 4, figure 3), anchors of three sizes an octave and three shapes, positive
-from IoU 0.5, negative below 0.4. Version 2: group normalisation in the head and GIoU (arXiv:1902.09630) in the place of
-distances, after "Bridging the Gap Between Anchor-based and Anchor-free Detection" (Zhang et al., CVPR 2020,
+(section 3, equation 5), the network (section 4, figure 3), anchors of three sizes per octave and three aspect ratios,
+positive from IoU 0.5, negative below 0.4. Version 2: group normalisation in the head and GIoU (arXiv:1902.09630) instead of
+the L1 loss, following "Bridging the Gap Between Anchor-based and Anchor-free Detection" (Zhang et al., CVPR 2020,
 arXiv:1912.02424).
-Reference: torchvision ``models.detection.retinanet`` (BSD-3-Clause), whose layers' names and defaults are kept.
+Reference: torchvision ``models.detection.retinanet`` (BSD-3-Clause), whose layer names and defaults are kept.
 
-Departures: the anchors that overlap an object most are positive too, as in Faster R-CNN; boxes by L1 and not smooth L1;
-losses are divided by each image's own positives and averaged over the images.
+Departures, as in torchvision: the anchors of highest IoU with an object are positive too, as in Faster R-CNN; the box loss
+is L1 instead of smooth L1; losses are divided by the number of positives of each image, then averaged over the images.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ POSTPROCESS = Postprocess(score_threshold=0.05, nms_iou=0.5, max_detections=300)
 
 @dataclass(frozen=True)
 class RetinaNetLoss:
-    """``class``: focal loss over all anchors that are not neutral; ``box``: L1 of the codes, or GIoU of the boxes."""
+    """Focal loss over all anchors that are not neutral (``class``); L1 of the box deltas or GIoU of the boxes (``box``)."""
 
     boxes: Literal["l1", "giou"] = "l1"
 
@@ -56,25 +56,25 @@ class RetinaNetLoss:
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Each image's loss divided by its positives; the mean over the images."""
+        """Compute the losses of each image, divided by its number of positives, and their means over the images."""
         class_losses, box_losses = [], []
         for logits, box_deltas, assignment in zip(outputs.logits[0], outputs.box_deltas[0], assignments, strict=True):
             count = max(1, len(assignment.positives))
-            known = torch.where(assignment.class_indices != NEUTRAL)[0]
-            class_losses.append(focal_loss(logits[known], assignment.class_indices[known]) / count)
-            box_deltas, origins = box_deltas[assignment.positives], anchors[assignment.positives]
+            not_neutral = torch.where(assignment.class_indices != NEUTRAL)[0]
+            class_losses.append(focal_loss(logits[not_neutral], assignment.class_indices[not_neutral]) / count)
+            positive_deltas, positive_anchors = box_deltas[assignment.positives], anchors[assignment.positives]
             if self.boxes == "l1":
-                wrong = F.l1_loss(box_deltas, box_coder.encode(assignment.boxes, origins), reduction="sum")
+                target_deltas = box_coder.encode(assignment.boxes, positive_anchors)
+                box_loss = F.l1_loss(positive_deltas, target_deltas, reduction="sum")
             else:
-                wrong = generalized_box_iou_loss(
-                    box_coder.decode(box_deltas, origins), assignment.boxes, reduction="sum"
-                )
-            box_losses.append(wrong / count)
+                boxes = box_coder.decode(positive_deltas, positive_anchors)
+                box_loss = generalized_box_iou_loss(boxes, assignment.boxes, reduction="sum")
+            box_losses.append(box_loss / count)
         return {"class": torch.stack(class_losses).mean(), "box": torch.stack(box_losses).mean()}
 
 
 def octave_scales(*sizes: int) -> list[tuple[int, int, int]]:
-    """Anchor sizes of each level: s, 2^(1/3) s and 2^(2/3) s, in whole pixels."""
+    """Return three anchor sizes per level: s, 2^(1/3) s and 2^(2/3) s, rounded down to whole pixels."""
     return [(size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))) for size in sizes]
 
 
@@ -89,22 +89,26 @@ def retinanet(
     box_loss: Literal["l1", "giou"] = "l1",
     postprocess: Postprocess = POSTPROCESS,
 ) -> DenseDetector:
-    """RetinaNet of any backbone.
+    """Build RetinaNet over any backbone with a feature pyramid.
 
     Parameters
     ----------
     features
-        A backbone and its pyramid.
+        The backbone and its pyramid.
     anchors
-        Of each level.
+        Generates the anchors of each level.
+    categories
+        Names of the labels.
     class_indices
-        Where each label stands among the head's classes; 0, 1, 2 … without it.
-    num_convs, head_norm
-        Convolutions of each tower of the head, and the normalisation after each; ``group`` in 32 groups.
+        Index of each label among the class logits (default: 0, 1, 2 …).
+    num_convs
+        Convolutions per tower of the head.
+    head_norm
+        Normalisation after each of them: ``none``, or ``group`` for group normalisation of 32 groups.
     box_loss
         See :class:`RetinaNetLoss`.
     postprocess
-        Which detections are reported.
+        Score thresholds, NMS and limit of the detections.
 
     Examples
     --------
@@ -138,7 +142,7 @@ def retinanet(
 def retinanet_resnet50_fpn(
     categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing()
 ) -> DenseDetector:
-    """Build the paper's RetinaNet over ResNet-50; parameters as of :func:`retinanet`, ``freezing`` of the backbone."""
+    """Build the paper's RetinaNet over ResNet-50; see :func:`retinanet`, ``freezing`` is that of the backbone."""
     anchors = GridAnchorGenerator(octave_scales(32, 64, 128, 256, 512))
     return retinanet(resnet50_fpn(freezing), anchors, categories, class_indices=class_indices)
 
@@ -149,7 +153,7 @@ def retinanet_resnet50_fpn_v2(
     class_indices: Sequence[int] | None = None,
     freezing: Freezing = Freezing(norms=False),
 ) -> DenseDetector:
-    """Build version 2: P6 from the backbone, trained norms, group normalisation in the head, GIoU."""
+    """Build version 2: P6 computed from the backbone, batch norms trained, group normalisation in the head, GIoU loss."""
     features = resnet50_fpn(freezing, extra_from_backbone=True)
     anchors = GridAnchorGenerator(octave_scales(32, 64, 128, 256, 512))
     return retinanet(features, anchors, categories, class_indices=class_indices, head_norm="group", box_loss="giou")
@@ -158,7 +162,10 @@ def retinanet_resnet50_fpn_v2(
 def retinanet_efficientnet_lite0_fpn(
     categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing()
 ) -> DenseDetector:
-    """Build a small one for images of about 320 pixels: 96 channels, anchors from 24 to 304 pixels, GIoU, small towers."""
+    """Build a small RetinaNet for images of about 320 pixels.
+
+    It has 96 channels, anchors from 24 to 304 pixels, one convolution per tower, and the GIoU loss.
+    """
     return retinanet(
         efficientnet_lite0_fpn(freezing),
         GridAnchorGenerator(octave_scales(24, 48, 96, 192)),

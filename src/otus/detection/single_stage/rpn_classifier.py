@@ -1,14 +1,14 @@
-"""The plainest single-stage detector: a region proposal network that names classes at once, and no second stage.
+"""The simplest single-stage detector: a region proposal network that predicts classes, without a second stage.
 
-Shape shorthand: A anchors of all maps, K anchors a location, S classes of the head (background among them).
+Shape shorthand: A anchors of all feature maps, K anchors per location, S class logits (background included).
 
-The question is the lecture's: do we need the second stage? Faster R-CNN's proposer (Ren et al., NeurIPS 2015,
-arXiv:1506.01497, section 3.1) says object or not of each of K anchors; asked for one of C categories or background instead,
-it is a detector. Nothing else is changed: a 3x3 convolution and two 1x1 ones over all levels of a pyramid, positive from
-IoU 0.7, negative below 0.3, 256 anchors of an image to learn from, half of them positive if there are so many.
+The question is the lecture's: is the second stage needed? Faster R-CNN's RPN (Ren et al., NeurIPS 2015, arXiv:1506.01497,
+section 3.1) classifies each of K anchors per location as object or background; if it predicts one of C categories or
+background instead, it is a detector. Nothing else is changed: a 3x3 convolution and two 1x1 ones over all levels of a
+pyramid, positive from IoU 0.7, negative below 0.3, 256 sampled anchors per image, up to half of them positive.
 
-It shows what RetinaNet and SSD answer: of 20,000 anchors 256 drawn at random seldom hold the hard negatives. Departure from
-the proposer: one softmax over classes.
+It shows the problem that RetinaNet and SSD solve: 256 random samples of 20,000 anchors rarely contain the hard negatives.
+Departure from the RPN: one softmax over classes.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ ANCHOR_SAMPLER = BalancedSampler(batch_size_per_image=256, positive_fraction=0.5
 
 
 class RPNClassHead(nn.Module):
-    """At each location a class and a transform for each of K anchors."""
+    """Predict class logits and box deltas of K anchors at each location."""
 
     def __init__(self, channels: int, anchors_per_location: int, *, num_logits: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class RPNClassHead(nn.Module):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, maps: list[Float[Tensor, "b c _ _"]]) -> DenseOutputs:
-        """Class logits of the anchors of each map."""
+        """Return class logits and box deltas of the anchors of each feature map."""
         shared = [self.conv(x) for x in maps]
         return DenseOutputs(
             [permute_and_flatten(self.cls_logits(x), self.num_logits) for x in shared],
@@ -63,7 +63,7 @@ class RPNClassHead(nn.Module):
 
 @dataclass(frozen=True)
 class SampledLoss:
-    """``class``: cross-entropy over anchors drawn at random; ``box``: smooth L1 of the positives among them."""
+    """Cross-entropy over randomly sampled anchors (``class``), and smooth L1 of the positives among them (``box``)."""
 
     sampler: BalancedSampler = ANCHOR_SAMPLER
 
@@ -76,7 +76,7 @@ class SampledLoss:
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Both divided by what was drawn in the batch."""
+        """Compute both losses, divided by the number of sampled anchors of the batch."""
         class_losses, box_losses, sampled = [], [], 0
         for logits, box_deltas, assignment in zip(outputs.logits[0], outputs.box_deltas[0], assignments, strict=True):
             positives, negatives = self.sampler(assignment.matches, generator=generator)
@@ -101,16 +101,20 @@ def rpn_classifier(
     class_indices: Sequence[int] | None = None,
     postprocess: Postprocess = Postprocess(),
 ) -> DenseDetector:
-    """A proposer of any backbone that names classes.
+    """Build an RPN classifier over any backbone with a feature pyramid.
 
     Parameters
     ----------
     features
-        A backbone and its pyramid.
+        The backbone and its pyramid.
     anchors
-        Of each level.
+        Generates the anchors of each level.
+    categories
+        Names of the labels.
     class_indices
-        Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it.
+        Index of each label among the class logits, 0 being background (default: 1, 2, 3 …).
+    postprocess
+        Score thresholds, NMS and limit of the detections.
     """
     class_indices = class_indices_of(categories, class_indices, background=True)
     return DenseDetector(
@@ -132,6 +136,6 @@ def rpn_classifier(
 def rpn_classifier_efficientnet_lite0_fpn(
     categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing()
 ) -> DenseDetector:
-    """Build a small one for images of about 320 pixels, with the anchors of the small Mask R-CNN's RPN."""
+    """Build a small RPN classifier for images of about 320 pixels, with the anchors of the small Mask R-CNN."""
     anchors = GridAnchorGenerator([(20, 30), (45, 65), (95, 135), (190, 270)])
     return rpn_classifier(efficientnet_lite0_fpn(freezing), anchors, categories, class_indices=class_indices)

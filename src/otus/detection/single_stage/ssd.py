@@ -57,17 +57,18 @@ class DefaultBoxGenerator:
     ) -> None:
         if len(scales) != len(aspect_ratios) + 1 or (steps is not None and len(steps) != len(aspect_ratios)):
             raise ValueError(
-                f"default boxes: expected {len(aspect_ratios) + 1} scales and a step a map, got {scales}, {steps}"
+                f"default boxes: expected {len(aspect_ratios) + 1} scales and one step per feature map, got {scales} and "
+                f"{steps}"
             )
         self.steps = steps
         self.sizes_wh = []
-        for ratios, scale, following in zip(aspect_ratios, scales, scales[1:], strict=False):
-            larger = math.sqrt(scale * following)
-            shapes = [(scale, scale), (larger, larger)]
+        for ratios, scale, next_scale in zip(aspect_ratios, scales, scales[1:], strict=False):
+            larger = math.sqrt(scale * next_scale)
+            sizes = [(scale, scale), (larger, larger)]
             for root in map(math.sqrt, ratios):
-                shapes += [(scale * root, scale / root), (scale / root, scale * root)]
-            self.sizes_wh.append(torch.tensor(shapes, dtype=torch.float32).clamp(max=1))
-        self.anchors_per_location = [len(shapes) for shapes in self.sizes_wh]
+                sizes += [(scale * root, scale / root), (scale / root, scale * root)]
+            self.sizes_wh.append(torch.tensor(sizes, dtype=torch.float32).clamp(max=1))
+        self.anchors_per_location = [len(sizes_wh) for sizes_wh in self.sizes_wh]
 
     def __call__(
         self, grids_hw: Sequence[tuple[int, int]], padded_hw: tuple[int, int], device: torch.device | str = "cpu"
@@ -92,7 +93,7 @@ class DefaultBoxGenerator:
 
 @dataclass(frozen=True)
 class DefaultBoxMatcher:
-    """Match default boxes to objects by an IoU threshold, and each object to the default box of highest IoU."""
+    """Match default boxes to objects by an IoU threshold, and each object to its default box of highest IoU."""
 
     iou: float = 0.5
 
@@ -278,12 +279,12 @@ def ssd300_vgg16(categories: Categories, *, class_indices: Sequence[int] | None 
     return ssd(maps, maps.channels, anchors, categories, class_indices=class_indices)
 
 
-def _smaller(inputs: int, inside: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
+def _smaller(inputs: int, hidden: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
     """Build a 1x1 and a 3x3 convolution, the latter padded with stride 2, or unpadded with stride 1."""
     return nn.Sequential(
-        nn.Conv2d(inputs, inside, 1),
+        nn.Conv2d(inputs, hidden, 1),
         nn.ReLU(inplace=True),
-        nn.Conv2d(inside, outputs, 3, stride=stride, padding=stride - 1),
+        nn.Conv2d(hidden, outputs, 3, stride=stride, padding=stride - 1),
         nn.ReLU(inplace=True),
     )
 

@@ -123,9 +123,9 @@ def ssdlite320_mobilenet_v3_large(
     """Build SSDLite over MobileNetV3-Large with the reduced tail (table 6 of its paper), for images of 320x320."""
     norm = partial(LenientBatchNorm, eps=1e-3, momentum=0.03)
     layers = list(models.mobilenet_v3_large(weights=None, norm_layer=norm, reduced_tail=True).features)
-    last = max(i for i, layer in enumerate(layers) if getattr(layer, "_is_cn", False))
-    widest = layers[last].block  # the first layer is the expansion; a slice keeps the names of the others
-    stages = (nn.Sequential(*layers[:last], widest[0]), nn.Sequential(widest[1:], *layers[last + 1 :]))
+    last_strided = max(i for i, layer in enumerate(layers) if getattr(layer, "_is_cn", False))
+    block = layers[last_strided].block  # its first layer is the expansion; slicing keeps the names of the others
+    stages = (nn.Sequential(*layers[:last_strided], block[0]), nn.Sequential(block[1:], *layers[last_strided + 1 :]))
     _initialise(nn.ModuleList(stages))
     maps = SSDLiteExtractor(_MobileNetStages(*stages), (672, 480), (512, 256, 256, 128), norm)
     anchors = DefaultBoxGenerator([[2, 3]] * 6, [*(0.2 + 0.15 * i for i in range(6)), 1.0])

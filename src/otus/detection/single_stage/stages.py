@@ -1,4 +1,4 @@
-"""What a dense detector leaves of one pass over a batch: the record that everything else is read from."""
+"""The record of a dense detector's forward pass, from which losses, predictions and explanations are read."""
 
 from dataclasses import dataclass, field
 
@@ -11,10 +11,10 @@ from otus.parts.system import Stages
 
 @dataclass(kw_only=True)
 class DenseStages(Stages):
-    """The record of one pass.
+    """The record of one forward pass.
 
-    ``anchors`` and the lists of ``outputs`` have one entry per feature map; ``assignments``, of a pass that learns, one
-    per image.
+    ``anchors`` and the lists of ``outputs`` have one entry per feature map; ``assignments`` has one per image in training,
+    and is empty when predicting.
     """
 
     anchors: list[Float[Tensor, "_ 4"]]

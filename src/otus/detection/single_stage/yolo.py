@@ -45,8 +45,9 @@ from otus.parts.system import BaseSystem, Stages
 from otus.structures import Categories, Instances
 
 COORDINATE_WEIGHT, NO_OBJECT_WEIGHT = 5.0, 0.5
-"""The paper's lambdas."""
+"""The paper's lambda_coord and lambda_noobj."""
 LEAK = 0.1
+"""Negative slope of the leaky ReLU."""
 
 
 @dataclass(frozen=True)
@@ -146,37 +147,36 @@ class YOLO(BaseSystem[YOLOStages, Instances]):
         objects = dataset.objects
         if objects is None:
             return []
-        known = ~objects.is_crowd & (objects.boxes_xyxy[:, 2:] > objects.boxes_xyxy[:, :2]).all(axis=1)
-        image, boxes = objects.image_index[known], objects.boxes_xyxy[known]
+        valid = ~objects.is_crowd & (objects.boxes_xyxy[:, 2:] > objects.boxes_xyxy[:, :2]).all(axis=1)
+        image, boxes = objects.image_index[valid], objects.boxes_xyxy[valid]
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / dataset.images.sizes_hw[image, ::-1]
         cells = np.clip((centres * self.grid_size).astype(np.int64), 0, self.grid_size - 1)
-        lost = len(cells) - len(np.unique(np.column_stack([image, cells]), axis=0))
-        if not lost:
+        unassigned = len(cells) - len(np.unique(np.column_stack([image, cells]), axis=0))
+        if not unassigned:
             return []
         return [
-            f"note: {lost} of {len(cells)} objects are not learned: a cell of the {self.grid_size} x "
-            f"{self.grid_size} grid learns "
-            "one object, the largest whose centre it holds"
+            f"note: {unassigned} of {len(cells)} objects are not learned: a cell of the {self.grid_size} x "
+            f"{self.grid_size} grid learns one object, the largest whose centre it contains"
         ]
 
     def assign(self, targets: Sequence[Target], padded_hw: tuple[int, int]) -> GridAssignment:
         """Assign each object to the cell that contains its centre; the largest object of a cell is kept."""
         height, width = padded_hw
-        images, cells, boxes, labels, lost = [], [], [], [], []
+        images, cells, boxes, labels, unassigned = [], [], [], [], []
         for i, target in enumerate(targets):
-            shares = box_convert(target.boxes, "xyxy", "cxcywh") / target.boxes.new_tensor([width, height] * 2)
-            place = (shares[:, :2] * self.grid_size).long().clamp(0, self.grid_size - 1)
-            cell = place[:, 1] * self.grid_size + place[:, 0]
-            largest = shares[:, 2:].prod(dim=1).argsort(descending=True, stable=True)
+            normalized = box_convert(target.boxes, "xyxy", "cxcywh") / target.boxes.new_tensor([width, height] * 2)
+            grid_xy = (normalized[:, :2] * self.grid_size).long().clamp(0, self.grid_size - 1)
+            cell = grid_xy[:, 1] * self.grid_size + grid_xy[:, 0]
+            largest = normalized[:, 2:].prod(dim=1).argsort(descending=True, stable=True)
             sorted_cells, order = cell[largest].sort(stable=True)
             first = torch.ones_like(sorted_cells, dtype=torch.bool)
             first[1:] = sorted_cells[1:] != sorted_cells[:-1]
             chosen = largest[order[first]]
             images.append(torch.full_like(chosen, i))
             cells.append(cell[chosen])
-            boxes.append(shares[chosen])
+            boxes.append(normalized[chosen])
             labels.append(target.labels[chosen])
-            lost.append(len(cell) - len(chosen))
+            unassigned.append(len(cell) - len(chosen))
         cell = torch.cat(cells)
         return GridAssignment(
             torch.cat(images),
@@ -184,7 +184,7 @@ class YOLO(BaseSystem[YOLOStages, Instances]):
             cell % self.grid_size,
             torch.cat(boxes),
             torch.cat(labels),
-            tuple(lost),
+            tuple(unassigned),
         )
 
     def responsible(
@@ -217,8 +217,8 @@ class YOLO(BaseSystem[YOLOStages, Instances]):
                 x = F.adaptive_avg_pool2d(x, self.grid_size)
             output = self.fc(x.flatten(start_dim=1)).float().unflatten(1, (self.grid_size, self.grid_size, -1))
             height, width = batch.padded_hw
-            shares = self._normalized_boxes(output.detach())
-            boxes = box_convert(shares, "cxcywh", "xyxy") * shares.new_tensor([width, height] * 2)
+            normalized = self._normalized_boxes(output.detach())
+            boxes = box_convert(normalized, "cxcywh", "xyxy") * normalized.new_tensor([width, height] * 2)
         record = YOLOStages(batch=batch, features=features, milliseconds=watch.milliseconds, output=output, boxes=boxes)
         if targets is not None:
             with watch.time("losses"):
@@ -231,26 +231,26 @@ class YOLO(BaseSystem[YOLOStages, Instances]):
 
     def split(self, output: Float[Tensor, "*b s s o"]) -> tuple[Float[Tensor, "*b s s k 5"], Float[Tensor, "*b s s c"]]:
         """Split the output into boxes (dx, dy, dh, dw, confidence) and class scores."""
-        of_boxes, classes = torch.split(output, [5 * self.boxes_per_cell, len(self.categories)], dim=-1)
-        return torch.unflatten(of_boxes, -1, (self.boxes_per_cell, 5)), classes
+        boxes, classes = torch.split(output, [5 * self.boxes_per_cell, len(self.categories)], dim=-1)
+        return torch.unflatten(boxes, -1, (self.boxes_per_cell, 5)), classes
 
     def _normalized_boxes(self, output: Float[Tensor, "b s s o"]) -> Float[Tensor, "b s s k 4"]:
         """Return all boxes as cxcywh, as fractions of the padded width and height."""
         dx, dy, dh, dw, _ = self.split(output)[0].unbind(-1)
-        steps = torch.arange(self.grid_size, device=output.device)
-        x, y = (dx + steps[:, None]) / self.grid_size, (dy + steps[:, None, None]) / self.grid_size
+        cell_index = torch.arange(self.grid_size, device=output.device)
+        x, y = (dx + cell_index[:, None]) / self.grid_size, (dy + cell_index[:, None, None]) / self.grid_size
         return torch.stack([x, y, dw.square(), dh.square()], dim=-1)
 
     def _in_crowds(self, targets: Sequence[Target], padded_hw: tuple[int, int]) -> Float[Tensor, "b s s"]:
         """Return 1 for cells whose centre lies in a crowd box, else 0."""
         height, width = padded_hw
-        steps = (torch.arange(self.grid_size, device=self.device) + 0.5) / self.grid_size
+        cell_centres = (torch.arange(self.grid_size, device=self.device) + 0.5) / self.grid_size
         inside = torch.zeros(len(targets), self.grid_size, self.grid_size, device=self.device)
         for mask, target in zip(inside, targets, strict=True):
             for x1, y1, x2, y2 in target.crowds:
                 rows, columns = (
-                    (steps * height > y1) & (steps * height < y2),
-                    (steps * width > x1) & (steps * width < x2),
+                    (cell_centres * height > y1) & (cell_centres * height < y2),
+                    (cell_centres * width > x1) & (cell_centres * width < x2),
                 )
                 mask[rows[:, None] & columns] = 1.0
         return inside
@@ -258,37 +258,36 @@ class YOLO(BaseSystem[YOLOStages, Instances]):
     def _losses(
         self, output: Float[Tensor, "b s s o"], assignment: GridAssignment, crowds: Float[Tensor, "b s s"]
     ) -> dict[str, Float[Tensor, ""]]:
-        of_boxes, classes = self.split(output)
+        boxes, classes = self.split(output)
         cell = (assignment.image, assignment.row, assignment.column)
         with torch.no_grad():
             index, iou = self.responsible(output, assignment)
-        empty = (1 - crowds)[..., None].repeat(1, 1, 1, self.boxes_per_cell)
-        empty[cell] = 1.0
-        empty[(*cell, index)] = 0.0
-        dx, dy, dh, dw, confidence = of_boxes[(*cell, index)].unbind(-1)
+        no_object = (1 - crowds)[..., None].repeat(1, 1, 1, self.boxes_per_cell)
+        no_object[cell] = 1.0
+        no_object[(*cell, index)] = 0.0
+        dx, dy, dh, dw, confidence = boxes[(*cell, index)].unbind(-1)
         x, y, width, height = assignment.boxes.unbind(-1)
-        box = (dx - (x * self.grid_size - assignment.column)).square() + (
-            dy - (y * self.grid_size - assignment.row)
-        ).square()
+        target_dx, target_dy = x * self.grid_size - assignment.column, y * self.grid_size - assignment.row
+        box = (dx - target_dx).square() + (dy - target_dy).square()
         box = box + (dh - height.sqrt()).square() + (dw - width.sqrt()).square()
-        named = F.one_hot(assignment.labels, len(self.categories))
+        target_classes = F.one_hot(assignment.labels, len(self.categories))
         count = len(output)
         return {
             "box": COORDINATE_WEIGHT * box.sum() / count,
             "confidence": (confidence - iou).square().sum() / count,
-            "no_object": NO_OBJECT_WEIGHT * (of_boxes[..., 4].square() * empty).sum() / count,
-            "class": (classes[cell] - named).square().sum() / count,
+            "no_object": NO_OBJECT_WEIGHT * (boxes[..., 4].square() * no_object).sum() / count,
+            "class": (classes[cell] - target_classes).square().sum() / count,
         }
 
     def _postprocess(self, record: YOLOStages, postprocess: Postprocess) -> None:
-        of_boxes, classes = self.split(record.output)
-        confidence = of_boxes[..., 4].clamp(0, 1)
+        cell_boxes, classes = self.split(record.output)
+        confidence = cell_boxes[..., 4].clamp(0, 1)
         scores = (confidence[..., None] * classes.clamp(0, 1)[..., None, :]).flatten(1, 3)
         thresholds = postprocess.thresholds(torch.arange(len(self.categories), device=scores.device))
-        for boxes, of_image, size_hw in zip(record.boxes.flatten(1, 3), scores, record.batch.sizes_hw, strict=True):
-            region, label = torch.where(of_image > thresholds)
-            clipped = clip_boxes_to_image(boxes[region], size_hw)
-            candidates = Detections(clipped, of_image[region, label], label, region)
+        for boxes, image_scores, size_hw in zip(record.boxes.flatten(1, 3), scores, record.batch.sizes_hw, strict=True):
+            index, label = torch.where(image_scores > thresholds)
+            clipped = clip_boxes_to_image(boxes[index], size_hw)
+            candidates = Detections(clipped, image_scores[index, label], label, index)
             record.keep(candidates[remove_small_boxes(clipped, 1e-2)], postprocess)
 
 
