@@ -85,7 +85,7 @@ def test_keypoints_of_another_number_are_refused():
     box = torch.tensor([[0.0, 0, 9, 9]])
     target = Target(box, torch.zeros(1, dtype=torch.int64), box[:0], keypoints=torch.ones(1, 17, 3))
     assignment = Assignment(box, torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
-    with pytest.raises(ShapeError, match="this model has 3 an object, the sample 17"):
+    with pytest.raises(ShapeError, match="this model expects 3 per object, the sample has 17"):
         head.losses([torch.zeros(1, 4, 8, 8)], [assignment], [target])
 
 
@@ -101,11 +101,11 @@ def test_heads_need_shared_maps_and_categories_with_keypoints():
     )
     with pytest.raises(UsageError, match="needs RoIFeatures, which share feature maps, got Crops"):
         mask_rcnn(detector)
-    with pytest.raises(ShapeError, match="none of the categories cat has any"):
+    with pytest.raises(ShapeError, match="expected a category with keypoints, got none among cat"):
         keypoint_rcnn(detector)
     points = (("cat", KeypointNames(("nose",))), ("dog", KeypointNames(("nose", "tail"))))
     detector.categories = Categories(("cat", "dog"), keypoints=points)
-    with pytest.raises(ShapeError, match="equally many of all categories that have some, got cat 1, dog 2"):
+    with pytest.raises(ShapeError, match="the same number for all categories that have keypoints, got cat 1, dog 2"):
         keypoint_rcnn(detector)
 
 

@@ -289,7 +289,7 @@ def test_panoptic_fpn_takes_a_detector_of_its_things():
     with pytest.raises(UsageError, match="a category that is a thing, got only stuff: sky"):
         build_model("panoptic_fpn_efficientnet_lite0", Categories(("sky",), is_thing=(False,)))
     system = tiny_fpn()
-    with pytest.raises(UsageError, match="of the things of its categories in their order"):
+    with pytest.raises(UsageError, match="a detector with a mask head whose categories are its things"):
         PanopticFPN(
             categories=Categories(("bright", "dark", "owl")),
             detector=system.detector,

@@ -20,7 +20,7 @@ def test_mosaics_fill_their_rows_from_edge_to_edge(count):
     groups = [("", [plain(*size, i % 6), plain(*size, (i + 1) % 6)]) for i, size in enumerate(sizes)]
     page = mosaic(groups)
     assert not (page == 255).all(axis=2).any(), "no white"
-    ground = (page == panels._DARK).all(axis=2)
+    ground = (page == panels._MOSAIC_BACKGROUND).all(axis=2)
     assert ground.mean() < 0.05, "lines between images and no more"
     images = ~ground
     assert images[:, 0].mean() > 0.9

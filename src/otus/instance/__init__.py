@@ -1,30 +1,30 @@
-"""Instance segmentation, keypoints and panoptic segmentation: a detector with one more head.
+"""Instance segmentation, keypoints and panoptic segmentation: a detector with an additional head.
 
-Mask R-CNN adds to Faster R-CNN a small fully convolutional network that draws a mask in each detected box, one per class, so
-that classes do not compete for pixels. Keypoint R-CNN draws a heatmap per keypoint instead, in which one pixel is right.
-Both read the feature pyramid that the detector has computed anyway, by RoI align: RoI pooling rounds regions to whole cells,
-which a class survives and a mask does not.
+Mask R-CNN adds to Faster R-CNN a small fully convolutional network that predicts a mask in each detected box, one per class,
+so that classes do not compete for pixels. Keypoint R-CNN predicts a heatmap per keypoint instead, whose target is a single
+pixel. Both use RoI align on the feature pyramid of the detector: RoI pooling rounds regions to whole locations, which
+hardly affects the class but misaligns a mask.
 
 =================  ============================  =======================  =====================================
 system             over                          head                     loss
 =================  ============================  =======================  =====================================
 Mask R-CNN         any Faster R-CNN              28 x 28 masks per class  binary cross-entropy of its own class
-Keypoint R-CNN     any Faster R-CNN              56 x 56 per keypoint     cross-entropy over all cells
+Keypoint R-CNN     any Faster R-CNN              56 x 56 per keypoint     cross-entropy over all pixels
 =================  ============================  =======================  =====================================
 
-Panoptic segmentation is instances and a semantic map in one: each pixel belongs to one segment at most, an object or a kind
-of stuff. :mod:`~otus.instance.panoptic` merges the two answers by a rule, whatever models gave them; Panoptic FPN gives both
-from one pyramid; for DETR things and stuff are one set, whose masks compete for each pixel.
+Panoptic segmentation combines instances and a semantic map: each pixel belongs to at most one segment, an object or a stuff
+category. :mod:`~otus.instance.panoptic` merges the outputs of any two models by a rule; Panoptic FPN predicts both from one
+pyramid; panoptic DETR predicts things and stuff as one set, whose masks compete for each pixel.
 
 =================  ============================  =======================================  ==================================
 system             over                          head                                     loss
 =================  ============================  =======================================  ==================================
-Panoptic FPN       any Mask R-CNN                semantic branch on the pyramid           cross-entropy of the pixels, too
-panoptic DETR      DETR                          attention of a query, brought up         focal and Dice of matched masks
+Panoptic FPN       any Mask R-CNN                semantic branch on the pyramid           per-pixel cross-entropy as well
+panoptic DETR      DETR                          attention of a query, upsampled          focal and Dice of matched masks
 =================  ============================  =======================================  ==================================
 
-Read :mod:`~otus.instance.mask_rcnn`, then :mod:`~otus.instance.keypoint_rcnn`; the frame is
-:class:`otus.detection.region_based.region_detector.RegionDetector`, whose ``mask_head`` and ``keypoint_head`` they fill.
-Then :mod:`~otus.instance.panoptic`, :mod:`~otus.instance.panoptic_fpn` and :mod:`~otus.instance.panoptic_detr`.
-``mask_rcnn(detector)`` returns a new detector over the same parts and leaves the one given as it was.
+Read :mod:`~otus.instance.mask_rcnn`, then :mod:`~otus.instance.keypoint_rcnn`; they are the ``mask_head`` and the
+``keypoint_head`` of a :class:`otus.detection.region_based.region_detector.RegionDetector`.
+Then read :mod:`~otus.instance.panoptic`, :mod:`~otus.instance.panoptic_fpn` and :mod:`~otus.instance.panoptic_detr`.
+``mask_rcnn(detector)`` returns a new detector that shares the parts of the given one, which is not changed.
 """

@@ -4,10 +4,10 @@ Shape shorthand: R regions of all images, N objects of an image, K keypoints, M 
 
 Paper: "Mask R-CNN" (arXiv:1703.06870), section 5: a heatmap for each keypoint, whose target is a single pixel, trained
 by cross-entropy over all pixels of the heatmap.
-Reference: torchvision ``models.detection.keypoint_rcnn`` (BSD-3-Clause), whose layers' names are kept.
+Reference: torchvision ``models.detection.keypoint_rcnn`` (BSD-3-Clause), whose layer names are kept.
 
-The score of a keypoint is the maximum of its resized heatmap, a logit and not a probability, as in the reference. All
-predicted keypoints have the visibility 2, visible.
+As in the reference, the score of a keypoint is the maximum of its resized heatmap, a logit and not a probability. All
+predicted keypoints have the visibility 2 (visible).
 """
 
 from collections.abc import Sequence
@@ -80,39 +80,41 @@ class KeypointHead(nn.Module):
         self, maps: list[Tensor], assignments: Sequence[Assignment], targets: Sequence[Target]
     ) -> dict[str, Float[Tensor, ""]]:
         """Return ``keypoints``: cross-entropy over the heatmap of each labelled keypoint inside its positive region."""
-        boxes, cells, counted = [], [], []
+        boxes, target_pixels, valid = [], [], []
         for assignment, target in zip(assignments, targets, strict=True):
             regions, matches = assignment.positives()
             boxes.append(regions if target.keypoints is not None else regions[:0])
             if target.keypoints is not None:
                 self._check(target.keypoints)
-                cell, inside = keypoints_to_heatmap(
+                pixel, inside = keypoints_to_heatmap(
                     target.keypoints[matches], regions, heatmap_size=4 * self.roi_pooler.output_size
                 )
-                cells.append(cell.flatten())
-                counted.append(inside.flatten())
-        if not counted or not torch.cat(counted).any():
+                target_pixels.append(pixel.flatten())
+                valid.append(inside.flatten())
+        if not valid or not torch.cat(valid).any():
             return {"keypoints": zero_loss(self)}
         logits = self(self.roi_pooler(maps, boxes)).flatten(0, 1).flatten(1)
-        chosen = torch.cat(counted)
-        return {"keypoints": F.cross_entropy(logits[chosen], torch.cat(cells)[chosen])}
+        chosen = torch.cat(valid)
+        return {"keypoints": F.cross_entropy(logits[chosen], torch.cat(target_pixels)[chosen])}
 
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Float[Tensor, "_ k 4"]]:
         """Return x, y (in pixels), visibility and score of the keypoints of each detection."""
         logits = self(self.roi_pooler(maps, [x.boxes for x in detections]))
-        of_images = logits.split_with_sizes([len(x) for x in detections])
-        return [heatmaps_to_keypoints(x, image.boxes) for x, image in zip(of_images, detections, strict=True)]
+        heatmaps = logits.split_with_sizes([len(x) for x in detections])
+        return [heatmaps_to_keypoints(x, of_image.boxes) for x, of_image in zip(heatmaps, detections, strict=True)]
 
     def predict_rois(
         self, maps: list[Tensor], rois: Float[Tensor, "n 5"], labels: Int[Tensor, "n"]
     ) -> Float[Tensor, "n k 4"]:
-        """Return the same of detections whose boxes come after the index of their image."""
+        """Return the same for the detections of a batch, whose boxes are preceded by the index of their image."""
         return heatmaps_to_keypoints(self(self.roi_pooler.pool(maps, rois)), rois[:, 1:])
 
     def _check(self, keypoints: Tensor) -> None:
         expected = self.kps_score_lowres.out_channels
         if keypoints.shape[1] != expected:
-            raise ShapeError(f"keypoints: this model has {expected} an object, the sample {keypoints.shape[1]}")
+            raise ShapeError(
+                f"keypoints: this model expects {expected} per object, the sample has {keypoints.shape[1]}"
+            )
 
 
 def keypoints_to_heatmap(
@@ -124,10 +126,10 @@ def keypoints_to_heatmap(
     """
     corner, size = regions[:, None, :2], (regions[:, 2:] - regions[:, :2])[:, None]
     points = keypoints[..., :2]
-    cell = ((points - corner) * (heatmap_size / size)).floor().long()
-    cell = torch.where(points == regions[:, None, 2:], heatmap_size - 1, cell)  # on the far border: the last cell
-    inside = ((cell >= 0) & (cell < heatmap_size)).all(dim=-1) & (keypoints[..., 2] > 0)
-    return torch.where(inside, cell[..., 1] * heatmap_size + cell[..., 0], 0), inside
+    pixel = ((points - corner) * (heatmap_size / size)).floor().long()
+    pixel = torch.where(points == regions[:, None, 2:], heatmap_size - 1, pixel)  # on the right or bottom border
+    inside = ((pixel >= 0) & (pixel < heatmap_size)).all(dim=-1) & (keypoints[..., 2] > 0)
+    return torch.where(inside, pixel[..., 1] * heatmap_size + pixel[..., 0], 0), inside
 
 
 def heatmaps_to_keypoints(logits: Float[Tensor, "n k m m"], boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n k 4"]:
@@ -136,9 +138,9 @@ def heatmaps_to_keypoints(logits: Float[Tensor, "n k m m"], boxes: Float[Tensor,
     keypoints[..., 2] = VISIBLE
     sizes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     for i, (width, height) in enumerate(sizes.ceil().long().tolist()):
-        enlarged = F.interpolate(logits[i][:, None], (height, width), mode="bicubic", align_corners=False).flatten(1)
-        score, cell = enlarged.max(dim=1)
-        pixel = torch.stack([cell % width, cell // width], dim=1)
+        resized = F.interpolate(logits[i][:, None], (height, width), mode="bicubic", align_corners=False).flatten(1)
+        score, index = resized.max(dim=1)
+        pixel = torch.stack([index % width, index // width], dim=1)
         scale = sizes[i] / sizes.new_tensor([width, height])
         keypoints[i, :, :2] = (pixel + 0.5) * scale + boxes[i, :2]
         keypoints[i, :, 3] = score
@@ -148,17 +150,30 @@ def heatmaps_to_keypoints(logits: Float[Tensor, "n k m m"], boxes: Float[Tensor,
 def keypoint_rcnn(detector: RegionDetector, *, hidden_channels: int = 512, num_convs: int = 8) -> RegionDetector:
     """Return a detector with a keypoint head that shares all parts of ``detector``, which is not changed.
 
+    Parameters
+    ----------
+    detector
+        A detector whose regions share feature maps, such as Faster R-CNN.
+    hidden_channels, num_convs
+        See :class:`KeypointHead`.
+
     Raises
     ------
     ShapeError
         If none of the detector's categories has keypoints, or their numbers of keypoints differ.
+    UsageError
+        If the detector's regions are crops, which share no feature maps.
     """
     counts = {name: len(points) for name, points in detector.categories.keypoints}
     if not counts:
-        raise ShapeError(f"keypoints: none of the categories {', '.join(detector.categories)} has any")
+        raise ShapeError(
+            f"keypoints: expected a category with keypoints, got none among {', '.join(detector.categories)}"
+        )
     if len(set(counts.values())) > 1:
         counts_text = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise ShapeError(f"keypoints: expected equally many of all categories that have some, got {counts_text}")
+        raise ShapeError(
+            f"keypoints: expected the same number for all categories that have keypoints, got {counts_text}"
+        )
     features = shared_roi_features(detector)
     roi_pooler = RoIPooler(2 * features.roi_pooler.output_size, strides=features.roi_pooler.strides)
     num_keypoints = next(iter(counts.values()))

@@ -4,7 +4,7 @@ Shape shorthand: R regions of all images, N objects of an image, S class indices
 
 Paper: "Mask R-CNN" (He, Gkioxari, Dollár, Girshick, ICCV 2017, arXiv:1703.06870), section 3: a mask for each class,
 with a sigmoid per pixel, so that classes do not compete; trained on the positives only.
-Reference: torchvision ``models.detection.mask_rcnn`` (BSD-3-Clause), whose layers' names are kept.
+Reference: torchvision ``models.detection.mask_rcnn`` (BSD-3-Clause), whose layer names are kept.
 """
 
 from collections.abc import Sequence
@@ -91,34 +91,37 @@ class MaskHead(nn.Module):
 
         Positives whose object has no ground truth mask are left out.
         """
-        boxes, class_indices, truths = [], [], []
+        boxes, class_indices, target_masks = [], [], []
         for assignment, target in zip(assignments, targets, strict=True):
             regions, matches = assignment.positives()
             # An image may have masks of no object or of some objects only: a missing mask is given as an empty mask.
-            known = matches[:0]
+            with_mask = matches[:0]
             if target.masks is not None:
-                known = self._subsample(torch.where(target.masks.flatten(start_dim=1).any(dim=1)[matches])[0])
-            boxes.append(regions[known])
-            if target.masks is not None and len(known):
-                class_indices.append(assignment.class_indices[assignment.matches >= 0][known])
-                truths.append(
+                with_mask = self._subsample(torch.where(target.masks.flatten(start_dim=1).any(dim=1)[matches])[0])
+            boxes.append(regions[with_mask])
+            if target.masks is not None and len(with_mask):
+                class_indices.append(assignment.class_indices[assignment.matches >= 0][with_mask])
+                target_masks.append(
                     project_masks_on_boxes(
-                        target.masks, matches[known], regions[known], output_size=2 * self.roi_pooler.output_size
+                        target.masks,
+                        matches[with_mask],
+                        regions[with_mask],
+                        output_size=2 * self.roi_pooler.output_size,
                     )
                 )
-        if not truths:
+        if not target_masks:
             return {"mask": zero_loss(self)}
         logits = self(self.roi_pooler(maps, boxes))
         class_index = torch.cat(class_indices)
-        of_class = logits[torch.arange(len(class_index), device=class_index.device), class_index]
-        return {"mask": F.binary_cross_entropy_with_logits(of_class, torch.cat(truths))}
+        class_logits = logits[torch.arange(len(class_index), device=class_index.device), class_index]
+        return {"mask": F.binary_cross_entropy_with_logits(class_logits, torch.cat(target_masks))}
 
     def _subsample(self, positives: Int[Tensor, "p"]) -> Int[Tensor, "q"]:
         """Sample positives evenly; they are ordered by the score of their proposals, ground truth boxes last."""
-        most = self.max_masks_per_image
-        if most is None or len(positives) <= most:
+        limit = self.max_masks_per_image
+        if limit is None or len(positives) <= limit:
             return positives
-        return positives[torch.linspace(0, len(positives) - 1, most, device=positives.device).round().long()]
+        return positives[torch.linspace(0, len(positives) - 1, limit, device=positives.device).round().long()]
 
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Float[Tensor, "_ m m"]]:
         """Return the mask probabilities of each detection (M x M, covering its box)."""
@@ -129,7 +132,7 @@ class MaskHead(nn.Module):
     def predict_rois(
         self, maps: list[Tensor], rois: Float[Tensor, "n 5"], labels: Int[Tensor, "n"]
     ) -> Float[Tensor, "n m m"]:
-        """Return the mask probabilities of detections, whose boxes come after the index of their image."""
+        """Return the mask probabilities of the detections of a batch, whose boxes are preceded by their image's index."""
         logits = self(self.roi_pooler.pool(maps, rois))
         return logits[torch.arange(labels.shape[0], device=labels.device), self.index_of_label[labels]].sigmoid()
 
@@ -138,9 +141,9 @@ def project_masks_on_boxes(
     masks: Tensor, matches: Tensor, regions: Float[Tensor, "r 4"], *, output_size: int
 ) -> Float[Tensor, "r side side"]:
     """Return the target mask of each region: the mask of its object, cropped and resized to the region, in [0, 1]."""
-    needed, row = torch.unique(matches, return_inverse=True)
-    rois = torch.cat([row[:, None].to(regions), regions], dim=1)
-    return roi_align(masks[needed, None].to(regions), rois, output_size)[:, 0]
+    objects, index = torch.unique(matches, return_inverse=True)  # converts only the masks that are needed to float
+    rois = torch.cat([index[:, None].to(regions), regions], dim=1)
+    return roi_align(masks[objects, None].to(regions), rois, output_size)[:, 0]
 
 
 def mask_rcnn(
@@ -165,11 +168,11 @@ def mask_rcnn(
         If the detector's regions are crops, which share no feature maps.
     """
     features = shared_roi_features(detector)
-    pooling = RoIPooler(2 * features.roi_pooler.output_size, strides=features.roi_pooler.strides)
+    roi_pooler = RoIPooler(2 * features.roi_pooler.output_size, strides=features.roi_pooler.strides)
     mask_head = MaskHead(
         features.out_channels,
         detector.box_head.index_of_label.tolist(),
-        pooling,
+        roi_pooler,
         hidden_channels=hidden_channels,
         norm_layer=norm_layer,
         max_masks_per_image=max_masks_per_image,
@@ -218,5 +221,5 @@ def mask_rcnn_efficientnet_lite0_fpn(
     See :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_efficientnet_lite0_fpn` for the parameters.
     """
     detector = faster_rcnn_efficientnet_lite0_fpn(categories, class_indices=class_indices, freezing=freezing)
-    # The number of positives among the paper's 64 regions per image.
+    # As many masks per image as the paper has positives among its 64 sampled regions.
     return mask_rcnn(detector, hidden_channels=shared_roi_features(detector).out_channels, max_masks_per_image=16)

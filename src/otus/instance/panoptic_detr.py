@@ -1,21 +1,21 @@
-"""DETR for panoptic segmentation: a mask of each query, and each pixel to the query that claims it most.
+"""DETR for panoptic segmentation: a mask for each query; each pixel is assigned to the query of the highest mask logit.
 
 Shape shorthand: B images, Q queries, M heads of the attention, N segments of an image, D the embedding dimension, h x w the
 coarsest feature map, H x W the image.
 
 Paper: "End-to-End Object Detection with Transformers" (Carion et al., ECCV 2020, arXiv:2005.12872), section 4.4 and figure
 8. Official code: github.com/facebookresearch/detr, ``models/segmentation.py`` (Apache-2.0), whose names are kept and whose
-weights load. Things and stuff are both objects with boxes, so one set prediction finds both.
+weights load. Things and stuff are both objects with boxes, so that one set prediction contains both.
 
-The merge: queries of scores over 0.85 compete for each pixel by the logits of their masks, queries of one kind of stuff are
-one segment, and segments of at most 4 pixels are left out, whose pixels go to the others.
+The merge: queries with scores above 0.85 compete for each pixel by the logits of their masks; queries of the same stuff
+category are merged into one segment; segments of at most 4 pixels are left out, and their pixels go to the others.
 
-Training, section 4.4: the mask head is learned on top of a trained detector (``freeze_detector``), or all together; focal
-and Dice loss of the masks of matched queries.
+Training, section 4.4: the mask head is trained on top of a trained detector (``freeze_detector``), or jointly with it, by
+the focal and the Dice loss of the masks of matched queries.
 
-Departures: masks are computed of the queries that are reported or matched, not of all, and compared at the image's own size,
-which the official code brings its answer to by nearest neighbour; pixels that queries of one kind of stuff win stay that
-segment's (the paper says so; the official code gives those of all but the first to other segments).
+Departures: masks are computed for the reported or matched queries only, not for all, and compared at the size of the image;
+the official code resizes the merged result by nearest neighbour. All pixels won by queries of the same stuff category
+belong to its segment, as in the paper (in the official code, those of all but the first query go to other segments).
 """
 
 import math
@@ -46,11 +46,11 @@ from otus.structures import Categories, PanopticMap, Segment
 
 SCORE_THRESHOLD = 0.85
 SMALL_SEGMENT_AREA = 4
-"""Pixels; a segment of no more is left out."""
+"""Segments of at most this many pixels are left out."""
 
 
 class MHAttentionMap(nn.Module):
-    """Attention of each query to each location of the encoder's output, by head: the weights alone, no values."""
+    """Attention weights, per head, of each query to each location of the encoder's output, without values."""
 
     def __init__(self, embed_dim: int, num_heads: int) -> None:
         super().__init__()
@@ -73,20 +73,20 @@ class MHAttentionMap(nn.Module):
 
 
 class MaskHeadSmallConv(nn.Module):
-    """From the attention of a query to its mask: convolutions with group normalisation, brought up over the backbone's maps.
+    """Predict the mask of a query from its attention weights: convolutions with group normalisation, upsampled FPN-style.
 
     Parameters
     ----------
     embed_dim, num_heads
-        Of the transformer.
+        D and M of the transformer.
     channels
-        Of the three maps on the way up, coarse to fine.
+        Channels of the backbone's three finer feature maps, coarse to fine, which are added while upsampling.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, channels: Sequence[int]) -> None:
         super().__init__()
-        inner = embed_dim + num_heads
-        widths = [inner, inner, *(embed_dim // divisor for divisor in (2, 4, 8, 16))]
+        in_channels = embed_dim + num_heads
+        widths = [in_channels, in_channels, *(embed_dim // divisor for divisor in (2, 4, 8, 16))]
         for i in range(1, 6):
             self.add_module(f"lay{i}", nn.Conv2d(widths[i - 1], widths[i], 3, padding=1))
             self.add_module(f"gn{i}", nn.GroupNorm(math.gcd(8, widths[i]), widths[i]))
@@ -104,30 +104,30 @@ class MaskHeadSmallConv(nn.Module):
         attention: Float[Tensor, "q m h w"],
         maps: Sequence[Float[Tensor, "1 _ _ _"]],
     ) -> Float[Tensor, "q i j"]:
-        """Return the mask logits of the queries of one image, at the size of the finest map; float32.
+        """Return the mask logits of the queries of one image, at the size of the finest feature map; float32.
 
         Parameters
         ----------
         x
-            The coarsest map, as the transformer gets it.
+            The projected coarsest feature map, the input of the transformer.
         attention
-            Of each query to its locations.
+            Attention weights of each query to the locations of ``x``.
         maps
-            The backbone's maps on the way up, coarse to fine.
+            The backbone's finer feature maps, coarse to fine.
         """
         x = torch.cat([x.expand(len(attention), -1, -1, -1), attention], dim=1)
         for i in range(1, 6):
             if i > 2:
-                skipped = getattr(self, f"adapter{i - 2}")(maps[i - 3])
-                x = skipped + F.interpolate(x, size=skipped.shape[-2:], mode="nearest")
+                lateral = getattr(self, f"adapter{i - 2}")(maps[i - 3])
+                x = lateral + F.interpolate(x, size=lateral.shape[-2:], mode="nearest")
             x = F.relu(getattr(self, f"gn{i}")(getattr(self, f"lay{i}")(x)))
         return self.out_lay(x)[:, 0].float()
 
 
 @dataclass(kw_only=True)
 class PanopticDETRStages(SetStages):
-    """The record of one pass: DETR's, with the mask logits of its detections, one entry an image, and the labels that are
-    reported (None for all)."""
+    """The record of one forward pass: that of DETR, the mask logits of the detections, one entry per image, and the labels
+    that are reported (None for all)."""
 
     mask_logits: list[Float[Tensor, "n i j"]] = field(default_factory=list)
     labels: tuple[int, ...] | None = None
@@ -135,16 +135,16 @@ class PanopticDETRStages(SetStages):
 
 @dataclass(frozen=True, eq=False)
 class PanopticQueries:
-    """The queries that were detected on an image and their masks, to be merged at the size that is asked for.
+    """The detected queries of an image with their masks, to be merged to a panoptic map at any size.
 
     Parameters
     ----------
     mask_logits, labels, scores
-        Of N queries, the highest score first.
+        Mask logits, labels and scores of N queries, the highest score first.
     categories
-        What the labels mean.
+        Names of the labels.
     padded_hw, size_hw
-        The size that the mask logits cover, and that of the image in its top left corner.
+        Height and width of the padded batch, which the mask logits cover, and of the image in its top left corner.
     reported
         Labels of the segments that are reported (default: all).
     """
@@ -158,37 +158,37 @@ class PanopticQueries:
     reported: tuple[int, ...] | None = None
 
     def resized(self, size_hw: tuple[int, int]) -> PanopticMap:
-        """Return the panoptic map of the same image at any size; its segments are numbered by their scores."""
+        """Return the panoptic map of the image at any size; segment ids are in the order of the scores."""
         logits, covered = self.mask_logits, []
         for axis, (padded, new, old) in enumerate(zip(self.padded_hw, size_hw, self.size_hw, strict=True), start=1):
-            pixels = padded / logits.shape[axis]  # of the prepared image, by location of the map
-            locations = min(logits.shape[axis], math.ceil(old / pixels) + 1)  # without the padding, but for a margin
+            stride = padded / logits.shape[axis]
+            locations = min(logits.shape[axis], math.ceil(old / stride) + 1)  # crop the padding, but for a margin
             logits = logits.narrow(axis, 0, locations)
-            covered.append(round(locations * pixels * new / old))
+            covered.append(round(locations * stride * new / old))
         winner, owner = merge_queries(logits, self.labels, self.categories, (covered[0], covered[1]), size_hw)
         owners = sorted(set(owner.tolist()) - {-1})
-        number = np.zeros(len(owner) + 1, dtype=np.int32)  # the last is of no query
-        number[owners] = np.arange(len(owners)) + 1
+        segment_id = np.zeros(len(owner) + 1, dtype=np.int32)  # the last stands for pixels of no query, index -1
+        segment_id[owners] = np.arange(len(owners)) + 1
         segments = tuple(
             Segment(id, int(self.labels[query]), score=float(self.scores[query])) for id, query in enumerate(owners, 1)
         )
-        panoptic = PanopticMap(number[winner], segments, self.categories)
+        panoptic = PanopticMap(segment_id[winner], segments, self.categories)
         return panoptic if self.reported is None else panoptic.select(self.reported)
 
 
 class PanopticDETR(BaseSystem[PanopticDETRStages, PanopticQueries]):
-    """A set detector of things and stuff, and a head that predicts the mask of a query.
+    """A set detector of things and stuff, and a head that predicts the masks of its queries.
 
     Parameters
     ----------
     detector
-        DETR over a backbone of four maps, fine to coarse; its categories are things and stuff.
+        DETR over a backbone with four feature maps, fine to coarse; its categories are things and stuff.
     freeze_detector
-        Learn the masks alone, of a detector that was trained before.
+        Whether only the mask head is trained, on top of a trained detector.
 
     Notes
     -----
-    ``losses`` are the detector's, ``mask`` (focal) and ``dice``; of a frozen detector the last two.
+    ``losses`` are the detector's, ``mask`` (focal) and ``dice``; only the last two if the detector is frozen.
     """
 
     postprocess: Postprocess
@@ -209,7 +209,7 @@ class PanopticDETR(BaseSystem[PanopticDETRStages, PanopticQueries]):
 
     @property
     def head(self) -> DETRHead:
-        """The detector's."""
+        """The head of the detector."""
         return self.detector.head  # type: ignore[return-value]
 
     @property
@@ -219,11 +219,11 @@ class PanopticDETR(BaseSystem[PanopticDETRStages, PanopticQueries]):
 
     @property
     def min_size(self) -> int:
-        """As of the detector."""
+        """Minimum height and width of a batch, in pixels: that of the detector."""
         return self.detector.min_size
 
     def target(self, sample: TensorSample) -> Target:
-        """Return the segments of a sample as objects, stuff too."""
+        """Return the segments of a sample, stuff included, as objects."""
         count = len(self.categories)
         ids = panoptic_ids(sample, category_count=count)
         objects = segments_as_objects(sample, ids, {label: label for label in range(count)})
@@ -238,20 +238,21 @@ class PanopticDETR(BaseSystem[PanopticDETRStages, PanopticQueries]):
         generator: torch.Generator | None,
         watch: Stopwatch,
     ) -> PanopticDETRStages:
-        """Compute the pass of DETR, and the masks of its detections or, of a pass that learns, of the matched queries."""
+        """Compute the forward pass of DETR, and the masks of its detections or, in training, of the matched queries."""
         labels = None if postprocess is None else postprocess.labels
-        found = self.detector.compute_stages(
+        set_stages = self.detector.compute_stages(
             batch,
             None if self.freeze_detector else targets,
-            # All compete for the pixels, also those that are not reported: nothing else is void here.
+            # All labels compete for the pixels, also those that are not reported, whose pixels become void.
             postprocess=None if postprocess is None else replace(postprocess, labels=None),
             generator=generator,
             watch=watch,
         )
-        record = PanopticDETRStages(**{one.name: getattr(found, one.name) for one in fields(found)}, labels=labels)
+        values = {field.name: getattr(set_stages, field.name) for field in fields(set_stages)}
+        record = PanopticDETRStages(**values, labels=labels)
         with watch.time("masks"):
             if targets is None:
-                record.mask_logits = self._mask_logits(record, [one.origins for one in record.detections])
+                record.mask_logits = self._mask_logits(record, [of_image.origins for of_image in record.detections])
             else:
                 record.losses |= self._mask_losses(record, targets)
         return record
@@ -259,30 +260,31 @@ class PanopticDETR(BaseSystem[PanopticDETRStages, PanopticQueries]):
     def _mask_logits(
         self, record: PanopticDETRStages, queries: Sequence[Int[Tensor, "_"]]
     ) -> list[Float[Tensor, "_ i j"]]:
-        """The mask logits of some queries of each image, at the size of the finest map."""
+        """Return the mask logits of some queries of each image, at the size of the finest feature map."""
         *finer, coarsest = record.features
         inside = valid_locations(record.batch, (coarsest.shape[-2], coarsest.shape[-1]))
         x = self.head.input_proj(coarsest)
         logits = []
         for i, chosen in enumerate(queries):
-            one = slice(i, i + 1)
+            image = slice(i, i + 1)
             if not len(chosen):
                 logits.append(x.new_zeros((0, *finer[0].shape[-2:]), dtype=torch.float32))
                 continue
             attention = self.bbox_attention(
-                record.outputs.features[one, chosen], record.outputs.memory[one], inside[one]
+                record.outputs.features[image, chosen], record.outputs.memory[image], inside[image]
             )
-            logits.append(self.mask_head(x[one], attention[0], [feature_map[one] for feature_map in reversed(finer)]))
+            image_maps = [feature_map[image] for feature_map in reversed(finer)]
+            logits.append(self.mask_head(x[image], attention[0], image_maps))
         return logits
 
     def _mask_losses(self, record: PanopticDETRStages, targets: Sequence[Target]) -> dict[str, Float[Tensor, ""]]:
-        """Focal and Dice loss of the masks of matched queries, divided by the number of segments."""
+        """Compute focal and Dice loss of the masks of matched queries, divided by the number of segments."""
         matches = self.head.match(record.outputs, targets, record.batch.sizes_hw)
         height, width = record.batch.padded_hw
-        nothing = zero_loss(self.bbox_attention) + zero_loss(self.mask_head)
-        mask, dice = [nothing], [nothing]
-        several = self._mask_logits(record, [match.queries for match in matches])
-        for logits, match, target in zip(several, matches, targets, strict=True):
+        zero = zero_loss(self.bbox_attention) + zero_loss(self.mask_head)
+        mask, dice = [zero], [zero]
+        mask_logits = self._mask_logits(record, [match.queries for match in matches])
+        for logits, match, target in zip(mask_logits, matches, targets, strict=True):
             if target.masks is None or not len(logits):
                 continue
             masks = target.masks[match.objects].to(logits.dtype)
@@ -294,23 +296,25 @@ class PanopticDETR(BaseSystem[PanopticDETRStages, PanopticQueries]):
         return {"mask": torch.stack(mask).sum() / count, "dice": torch.stack(dice).sum() / count}
 
     def results(self, record: PanopticDETRStages) -> list[PanopticQueries]:
-        """Return the detections of each image with their masks; its panoptic map is ``resized(size_hw)`` of them."""
+        """Return the detections of each image with their masks, whose ``resized(size_hw)`` is the panoptic map."""
         padded_hw = record.batch.padded_hw
         return [
             PanopticQueries(
                 logits.cpu(),
-                found.labels.cpu().numpy(),
-                found.scores.cpu().numpy(),
+                detections.labels.cpu().numpy(),
+                detections.scores.cpu().numpy(),
                 self.categories,
                 padded_hw,
                 size_hw,
                 record.labels,
             )
-            for found, logits, size_hw in zip(record.detections, record.mask_logits, record.batch.sizes_hw, strict=True)
+            for detections, logits, size_hw in zip(
+                record.detections, record.mask_logits, record.batch.sizes_hw, strict=True
+            )
         ]
 
     def tensors(self, record: PanopticDETRStages) -> dict[str, Tensor]:
-        """Return the detector's tensors and ``mask_logits`` of the detections, at the size of the finest map."""
+        """Return the detector's tensors and ``mask_logits`` of the detections, at the size of the finest feature map."""
         return self.detector.tensors(record) | {"mask_logits": torch.cat(record.mask_logits)}
 
 
@@ -321,23 +325,24 @@ def merge_queries(
     padded_hw: tuple[int, int],
     size_hw: tuple[int, int],
 ) -> tuple[Int[np.ndarray, "h w"], Int[np.ndarray, "n"]]:
-    """Give each pixel to the query whose mask claims it most.
+    """Assign each pixel to the query of the highest mask logit, and merge queries of the same stuff category.
 
     Parameters
     ----------
     logits
-        Of the masks of one image's queries, the highest score first.
+        Mask logits of the queries of one image, the highest score first.
     labels
-        Of the queries.
+        Labels of the queries.
     categories
-        Say which labels are stuff: queries of one of these are one segment.
+        Names of the labels; ``is_thing`` says which are stuff.
     padded_hw, size_hw
-        The size that the logits cover, and that of the image in its top left corner.
+        Size that the logits cover, and size of the image in its top left corner.
 
     Returns
     -------
     winner, owner
-        The segment of each pixel, and that of each query, -1 where it is left out; a segment is called by its first query.
+        The segment of each pixel, -1 if there is no query; and the segment of each query, -1 if it is left out. A segment
+        is identified by its first query.
     """
     first_of_stuff: dict[int, int] = {}
     owner = np.arange(len(labels))
@@ -357,14 +362,14 @@ def merge_queries(
 def _argmax(
     logits: Float[Tensor, "n i j"], padded_hw: tuple[int, int], size_hw: tuple[int, int]
 ) -> Int[np.ndarray, "h w"]:
-    """The index of the largest of the resized maps at each pixel; one of them is in memory at a time."""
+    """Return the index of the maximum of the resized logits at each pixel; only one resized map is in memory at a time."""
     height, width = size_hw
-    best = torch.full(size_hw, -torch.inf, device=logits.device)
+    maximum = torch.full(size_hw, -torch.inf, device=logits.device)
     index = torch.zeros(size_hw, dtype=torch.int64, device=logits.device)
-    for i, one in enumerate(logits):
-        resized = F.interpolate(one[None, None], padded_hw, mode="bilinear")[0, 0, :height, :width]
-        index[resized > best] = i
-        best = torch.maximum(best, resized)
+    for i, query_logits in enumerate(logits):
+        resized = F.interpolate(query_logits[None, None], padded_hw, mode="bilinear")[0, 0, :height, :width]
+        index[resized > maximum] = i
+        maximum = torch.maximum(maximum, resized)
     return index.cpu().numpy()
 
 
@@ -376,16 +381,16 @@ def panoptic_detr_resnet50(
     freezing: Freezing = Freezing(),
     freeze_detector: bool = False,
 ) -> PanopticDETR:
-    """Build the paper's own, over ResNet-50.
+    """Build the paper's panoptic DETR over ResNet-50.
 
     Parameters
     ----------
     categories
         Things and stuff.
     class_indices, num_queries, freezing
-        As of :func:`~otus.detection.set_prediction.detr.detr_resnet50`.
+        See :func:`~otus.detection.set_prediction.detr.detr_resnet50`.
     freeze_detector
-        Learn the masks alone, of a detector that was trained before.
+        Whether only the mask head is trained, on top of a trained detector.
     """
     return _over_resnet("resnet50", categories, class_indices, num_queries, freezing, freeze_detector)
 
@@ -398,7 +403,7 @@ def panoptic_detr_resnet50_dc5(
     freezing: Freezing = Freezing(),
     freeze_detector: bool = False,
 ) -> PanopticDETR:
-    """Build :func:`panoptic_detr_resnet50` with the backbone's last stage dilated: a map of stride 16."""
+    """Build :func:`panoptic_detr_resnet50` with the backbone's last stage dilated: a feature map of stride 16."""
     return _over_resnet("resnet50", categories, class_indices, num_queries, freezing, freeze_detector, output_stride=16)
 
 
@@ -410,7 +415,7 @@ def panoptic_detr_resnet101(
     freezing: Freezing = Freezing(),
     freeze_detector: bool = False,
 ) -> PanopticDETR:
-    """Build the same as :func:`panoptic_detr_resnet50` over ResNet-101."""
+    """Build panoptic DETR over ResNet-101; see :func:`panoptic_detr_resnet50` for the parameters."""
     return _over_resnet("resnet101", categories, class_indices, num_queries, freezing, freeze_detector)
 
 
@@ -421,9 +426,11 @@ def panoptic_detr_efficientnet_lite0(
     freezing: Freezing = Freezing(),
     freeze_detector: bool = False,
 ) -> PanopticDETR:
-    """Build a small one for images of about 320 pixels, as
-    :func:`~otus.detection.set_prediction.detr.detr_efficientnet_lite0` is; parameters as of
-    :func:`panoptic_detr_resnet50`."""
+    """Build a small panoptic DETR for images of about 320 pixels, over the small DETR.
+
+    See :func:`panoptic_detr_resnet50` for the parameters, and
+    :func:`~otus.detection.set_prediction.detr.detr_efficientnet_lite0` for the detector.
+    """
     backbone = efficientnet_lite0_backbone(levels=(2, 3, 4, 5), freezing=freezing)
     head = DETRHead(
         backbone.channels[-1],

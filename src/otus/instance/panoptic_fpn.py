@@ -1,14 +1,15 @@
-"""Panoptic FPN: Mask R-CNN and a semantic branch on one feature pyramid, their answers merged.
+"""Panoptic FPN: Mask R-CNN and a semantic branch on one feature pyramid, whose outputs are merged.
 
-Shape shorthand: B images, S classes of the semantic branch (stuff, and one for all things), H x W the batch.
+Shape shorthand: B images, S classes of the semantic branch (each stuff category, and one for all things), H x W the batch.
 
 Paper: "Panoptic Feature Pyramid Networks" (Kirillov, Girshick, He, Dollár, CVPR 2019, arXiv:1901.02446), section 3. Things
-are found by Mask R-CNN; the semantic branch tells each kind of stuff, and all things together as one class more, which is
-void when it predicts. Both learn at once: ``instance_weight`` times the losses of Mask R-CNN plus ``semantic_weight`` times
-the cross-entropy of the pixels (the paper's lambda_i and lambda_s). The merge is :mod:`otus.instance.panoptic`'s.
+are predicted by Mask R-CNN; the semantic branch predicts the stuff categories, and one further class for all things, whose
+pixels are void unless an instance covers them. Both are trained jointly: ``instance_weight`` times the losses of Mask R-CNN
+plus ``semantic_weight`` times the per-pixel cross-entropy (the paper's lambda_i and lambda_s). The merge is that of
+:mod:`otus.instance.panoptic`.
 
-Objects, boxes and masks to learn from are the segments of the panoptic map. Departure: where the pyramid's finest level has
-a stride of 8, as over EfficientNet-Lite0, so has the semantic branch (the paper: 4).
+The objects, boxes and masks of the targets are the segments of the panoptic map. Departure: if the finest level of the
+pyramid has stride 8, as over EfficientNet-Lite0, so has the semantic branch (the paper: 4).
 """
 
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ _ANY_THING = "any of the things"
 
 
 class PanopticTarget(NamedTuple):
-    """What is learned from one image: its things, and the class of the semantic branch of each pixel."""
+    """Training target of one image: its things, and the class of each pixel for the semantic branch."""
 
     things: Target
     semantic: Int[Tensor, "h w"]
@@ -49,7 +50,7 @@ class PanopticTarget(NamedTuple):
 
 @dataclass(kw_only=True)
 class PanopticFPNStages(Stages):
-    """The record of one pass: that of Mask R-CNN, the logits of the semantic branch and what they should be.
+    """The record of one forward pass: that of Mask R-CNN, the logits of the semantic branch and, in training, their target.
 
     ``labels`` are those that are reported, None for all.
     """
@@ -61,22 +62,22 @@ class PanopticFPNStages(Stages):
 
 
 class PanopticFPN(BaseSystem[PanopticFPNStages, PanopticOutputs]):
-    """A detector with masks for the things, and a semantic branch for the stuff, over the same maps.
+    """A detector with masks for the things, and a semantic branch for the stuff, over the same feature maps.
 
     Parameters
     ----------
     categories
-        Things and stuff, as ``is_thing`` says.
+        Things and stuff, distinguished by ``is_thing``.
     detector
-        Of the things alone, in their order, with a mask head (:func:`thing_categories`).
+        Detector with a mask head, whose categories are the things, in their order (:func:`thing_categories`).
     semantic_head
-        From the pyramid's levels, as many as it takes, to one map.
+        Computes one feature map from the finest levels of the pyramid, as many as it has.
     instance_weight, semantic_weight
-        Of the losses.
+        Weights of the losses.
 
     Notes
     -----
-    ``losses`` are the detector's and ``semantic``. ``postprocess`` chooses the things that are merged.
+    ``losses`` are the detector's and ``semantic``. ``postprocess`` chooses the instances that are merged.
     """
 
     postprocess: Postprocess
@@ -91,9 +92,12 @@ class PanopticFPN(BaseSystem[PanopticFPNStages, PanopticOutputs]):
         semantic_weight: float = 0.5,
     ) -> None:
         super().__init__()
-        if detector.categories.names != thing_categories(categories).names or detector.mask_head is None:
+        things = thing_categories(categories)
+        if detector.categories.names != things.names or detector.mask_head is None:
+            without = " without a mask head" if detector.mask_head is None else ""
             raise UsageError(
-                "Panoptic FPN: expected a detector with masks, of the things of its categories in their order"
+                "Panoptic FPN: expected a detector with a mask head whose categories are its things, in their order: "
+                f"{', '.join(things)}; got {', '.join(detector.categories)}{without}"
             )
         self.categories = categories
         self.detector, self.semantic_head = detector, semantic_head
@@ -111,11 +115,11 @@ class PanopticFPN(BaseSystem[PanopticFPNStages, PanopticOutputs]):
 
     @property
     def min_size(self) -> int:
-        """As of the detector."""
+        """Minimum height and width of a batch, in pixels: that of the detector."""
         return self.detector.min_size
 
     def target(self, sample: TensorSample) -> PanopticTarget:
-        """Return the things of a sample, and the semantic class of each pixel: stuff, then things; void is ignored."""
+        """Return the things of a sample, and the semantic class of each pixel: stuff, the last for things, void ignored."""
         ids = panoptic_ids(sample, category_count=len(self.categories)).to(self.device)
         objects = segments_as_objects(sample, ids, {label: i for i, label in enumerate(self.things)})
         semantic = torch.full_like(ids, IGNORE)
@@ -133,7 +137,7 @@ class PanopticFPN(BaseSystem[PanopticFPNStages, PanopticOutputs]):
         generator: torch.Generator | None,
         watch: Stopwatch,
     ) -> PanopticFPNStages:
-        """Compute the pass of Mask R-CNN, and the semantic branch on its maps."""
+        """Compute the forward pass of Mask R-CNN, and the semantic branch on its feature maps."""
         regions = self.detector.compute_stages(
             batch,
             None if targets is None else [target.things for target in targets],
@@ -142,8 +146,8 @@ class PanopticFPN(BaseSystem[PanopticFPNStages, PanopticOutputs]):
             watch=watch,
         )
         with watch.time("semantic"):
-            decoded = self.semantic_head(regions.features[: len(self.semantic_head.levels)])
-            logits = interpolate(self.semantic_logits(decoded).float(), batch.padded_hw, mode="bilinear")
+            x = self.semantic_head(regions.features[: len(self.semantic_head.levels)])
+            logits = interpolate(self.semantic_logits(x).float(), batch.padded_hw, mode="bilinear")
         record = PanopticFPNStages(
             batch=batch,
             features=regions.features,
@@ -165,17 +169,17 @@ class PanopticFPN(BaseSystem[PanopticFPNStages, PanopticOutputs]):
         return record
 
     def results(self, record: PanopticFPNStages) -> list[PanopticOutputs]:
-        """Return the two answers for each image; its panoptic map is ``resized(size_hw)`` of them."""
+        """Return instances and semantic scores of each image, whose ``resized(size_hw)`` is the panoptic map."""
         classes = Categories((*(self.categories[label] for label in self.stuff), _ANY_THING))
         logits = record.semantic_logits.cpu().numpy()
         return [
             PanopticOutputs(
                 instances,
-                SemanticScores(image[:, : instances.size_hw[0], : instances.size_hw[1]], classes),
+                SemanticScores(image_logits[:, : instances.size_hw[0], : instances.size_hw[1]], classes),
                 self.categories,
                 record.labels,
             )
-            for instances, image in zip(self.detector.results(record.regions), logits, strict=True)
+            for instances, image_logits in zip(self.detector.results(record.regions), logits, strict=True)
         ]
 
     def tensors(self, record: PanopticFPNStages) -> dict[str, Tensor]:
@@ -184,7 +188,13 @@ class PanopticFPN(BaseSystem[PanopticFPNStages, PanopticOutputs]):
 
 
 def thing_categories(categories: Categories) -> Categories:
-    """Return the things among categories, in their order; UsageError where there are none."""
+    """Return the things among categories, in their order.
+
+    Raises
+    ------
+    UsageError
+        If no category is a thing.
+    """
     things = tuple(name for name, is_thing in zip(categories, categories.is_thing, strict=True) if is_thing)
     if not things:
         raise UsageError(f"Panoptic FPN: expected a category that is a thing, got only stuff: {', '.join(categories)}")
@@ -192,7 +202,7 @@ def thing_categories(categories: Categories) -> Categories:
 
 
 def panoptic_fpn(categories: Categories, detector: RegionDetector, *, semantic_weight: float = 0.5) -> PanopticFPN:
-    """Return Panoptic FPN over a Mask R-CNN of the things among the categories, whose parts it shares.
+    """Build Panoptic FPN over a Mask R-CNN of the things among the categories, whose parts it shares.
 
     Parameters
     ----------
@@ -210,18 +220,18 @@ def panoptic_fpn(categories: Categories, detector: RegionDetector, *, semantic_w
 
 
 def panoptic_fpn_efficientnet_lite0(categories: Categories, *, freezing: Freezing = Freezing()) -> PanopticFPN:
-    """Build a small one for images of about 320 pixels, over the packaged Mask R-CNN's backbone and pyramid.
+    """Build a small Panoptic FPN for images of about 320 pixels, with the backbone and pyramid of the packaged Mask R-CNN.
 
     Parameters
     ----------
     categories
         Things and stuff.
     freezing
-        Which weights of the backbone are not trained.
+        Which weights of the backbone are frozen.
     """
     return panoptic_fpn(categories, mask_rcnn_efficientnet_lite0_fpn(thing_categories(categories), freezing=freezing))
 
 
 def panoptic_fpn_resnet50(categories: Categories, *, freezing: Freezing = Freezing()) -> PanopticFPN:
-    """Build the paper's, over ResNet-50. Parameters as of :func:`panoptic_fpn_efficientnet_lite0`."""
+    """Build the paper's model over ResNet-50; see :func:`panoptic_fpn_efficientnet_lite0` for the parameters."""
     return panoptic_fpn(categories, mask_rcnn_resnet50_fpn(thing_categories(categories), freezing=freezing))

@@ -1,4 +1,4 @@
-"""Image crops with named boxes, for pages about single detections and objects."""
+"""Image crops with labelled boxes, for pages about single detections and objects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,11 +38,11 @@ def image_or_placeholder(dataset: Dataset, index: int) -> tuple[UInt8[np.ndarray
 def draw_marks(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark]) -> UInt8[np.ndarray, "h w 3"]:
     """Draw marks on a copy of the image, those without text first."""
     for labels in (False, True):
-        image = _draw_named_boxes(image, [mark for mark in marks if bool(mark.text) == labels], labels=labels)
+        image = _draw_boxes(image, [mark for mark in marks if bool(mark.text) == labels], labels=labels)
     return image
 
 
-def _draw_named_boxes(
+def _draw_boxes(
     image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, labels: bool
 ) -> UInt8[np.ndarray, "h w 3"]:
     if not marks:
@@ -51,22 +51,24 @@ def _draw_named_boxes(
     texts = []
     for mark in marks:
         text = mark.text
-        while colours.setdefault(text, mark.colour) != mark.colour:  # the same text in another colour
+        while colours.setdefault(text, mark.colour) != mark.colour:  # make texts unique per colour
             text += " "
         texts.append(text)
     names = tuple(colours)
-    labels_of_boxes = np.array([names.index(text) for text in texts], dtype=np.int64)
+    box_labels = np.array([names.index(text) for text in texts], dtype=np.int64)
     boxes = as_boxes([mark.box_xyxy for mark in marks])
-    objects = Instances(boxes, labels_of_boxes, (image.shape[0], image.shape[1]), Categories(names))
-    colour_of = {name: np.array(colour, dtype=np.uint8) for name, colour in colours.items()}
-    return draw(image, objects, labels=labels, colours=colour_of)
+    objects = Instances(boxes, box_labels, (image.shape[0], image.shape[1]), Categories(names))
+    category_colours = {name: np.array(colour, dtype=np.uint8) for name, colour in colours.items()}
+    return draw(image, objects, labels=labels, colours=category_colours)
 
 
 def crop_around_marks(
     image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, side: int = 240, margin: float = 0.35
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Crop the image around the marks, resize the longer side to ``side`` pixels, and draw the marks; the crop is square if
-    the image is large enough."""
+    """Crop the image around the marks, resize the crop so that its longer side has ``side`` pixels, and draw the marks.
+
+    The crop has a margin of at least ``margin`` times the size of the marks, and is square if the image is large enough.
+    """
     boxes = as_boxes([mark.box_xyxy for mark in marks])
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     limit = np.array([image.shape[1], image.shape[0]])
@@ -77,6 +79,6 @@ def crop_around_marks(
     scale = side / max(right - left, bottom - top)
     size = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
     crop = np.asarray(Image.fromarray(image[top:bottom, left:right]).resize(size, Image.Resampling.LANCZOS))
-    shift = np.array([left, top, left, top])
-    moved = [Mark(mark.text, (box - shift) * scale, mark.colour) for mark, box in zip(marks, boxes, strict=True)]
-    return draw_marks(crop, moved)
+    origin = np.array([left, top, left, top])
+    crop_marks = [Mark(mark.text, (box - origin) * scale, mark.colour) for mark, box in zip(marks, boxes, strict=True)]
+    return draw_marks(crop, crop_marks)

@@ -1,4 +1,4 @@
-"""Text on images: font, tags that do not overlap, legends."""
+"""Text on images: font, label tags that do not overlap, legends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ MAX_HIDDEN, MAX_COVERED = 0.25, 0.25
 
 @lru_cache(maxsize=64)
 def font(size: float, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans, which comes with matplotlib, of ``size`` pixels."""
+    """Return the font DejaVu Sans, which comes with matplotlib, at ``size`` pixels."""
     import matplotlib
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
@@ -47,7 +47,7 @@ def printable(text: str) -> str:
 
 @dataclass(frozen=True)
 class Tag:
-    """A short text on the object's colour: its rectangle (x1, y1, x2, y2) and font size in pixels."""
+    """A short text on a background of the object's colour, with its rectangle (x1, y1, x2, y2) and font size in pixels."""
 
     text: str
     rectangle: Rectangle
@@ -89,7 +89,7 @@ def place_tags(
     """
     corners = np.nan_to_num(boxes_xyxy)
     areas = np.maximum((corners[:, 2:] - corners[:, :2]).prod(axis=1), 1)
-    hidden, placed, room = np.zeros(len(corners)), np.zeros((0, 4)), MAX_COVERED * size[0] * size[1]
+    hidden, placed, free_area = np.zeros(len(corners)), np.zeros((0, 4)), MAX_COVERED * size[0] * size[1]
     tags: list[Tag | None] = [None] * len(texts)
     skipped = 0
     for i, (text, box) in enumerate(zip(texts, corners, strict=True)):
@@ -98,9 +98,9 @@ def place_tags(
         if text is None:
             continue
         skipped += 1
-        text, fitted_size, width = _fitted(text, font_size, size[0])
+        text, fitted_size, width = _fit_text(text, font_size, size[0])
         height = round(1.3 * fitted_size)
-        if len(placed) and width * height > room:
+        if len(placed) and width * height > free_area:
             continue
         ring = rings[i] if rings else None
         corners_xy = _beside_box(box, width, height) if ring is None else _beside_ring(ring, width, height, size)
@@ -108,13 +108,13 @@ def place_tags(
         inside = np.round(np.clip(corners_xy, 0, limit))
         candidates = np.column_stack([inside, inside + np.array([width, height])])
         near = _near(candidates, corners)
-        of_objects = _overlaps(candidates, corners[near])
-        free = ~_overlaps(candidates, placed[_near(candidates, placed)]).any(axis=1)
-        free &= (hidden[near] + of_objects <= MAX_HIDDEN * areas[near]).all(axis=1)
-        if free.any():
-            best = int(np.where(free, of_objects.sum(axis=1), np.inf).argmin())
-            hidden[near] += of_objects[best]
-            room -= width * height
+        overlaps = _overlaps(candidates, corners[near])
+        allowed = ~_overlaps(candidates, placed[_near(candidates, placed)]).any(axis=1)
+        allowed &= (hidden[near] + overlaps <= MAX_HIDDEN * areas[near]).all(axis=1)
+        if allowed.any():
+            best = int(np.where(allowed, overlaps.sum(axis=1), np.inf).argmin())
+            hidden[near] += overlaps[best]
+            free_area -= width * height
             placed = np.vstack([placed, candidates[best]])
             tags[i] = Tag(text, tuple(candidates[best].tolist()), fitted_size)
             skipped -= 1
@@ -125,7 +125,7 @@ def _margin(font_size: float) -> int:
     return round(0.25 * font_size)
 
 
-def _fitted(text: str, font_size: float, max_width: float) -> tuple[str, float, int]:
+def _fit_text(text: str, font_size: float, max_width: float) -> tuple[str, float, int]:
     """Return the printable text, its font size, reduced if it is wider than ``max_width``, and the width of its tag."""
     text, margin = printable(text), _margin(font_size)
     width = font(font_size).getlength(text)
@@ -151,11 +151,11 @@ def _beside_box(box_xyxy: Float[np.ndarray, "4"], width: float, height: float) -
 def _beside_ring(
     ring: Float[np.ndarray, "4 2"], width: float, height: float, size: tuple[int, int]
 ) -> list[tuple[float, float]]:
-    """Return the same for an oriented box: above and below visible points of its outline, the upper ones first."""
-    shares = np.arange(0, 1, 0.25)[:, None, None]
-    points = ((1 - shares) * ring + shares * np.roll(ring, -1, axis=0)).reshape(-1, 2)
-    is_shown = ((points >= 0) & (points <= size)).all(axis=1)
-    points = points[is_shown] if is_shown.any() else points
+    """Return the same for an oriented box: above and below points of its outline inside the canvas, upper ones first."""
+    fractions = np.arange(0, 1, 0.25)[:, None, None]
+    points = ((1 - fractions) * ring + fractions * np.roll(ring, -1, axis=0)).reshape(-1, 2)
+    inside = ((points >= 0) & (points <= size)).all(axis=1)
+    points = points[inside] if inside.any() else points
     points = points[np.argsort(points[:, 1], kind="stable")]
     return [(left, top) for x, y in points.tolist() for top in (y - height, y) for left in (x, x - width)]
 
@@ -194,11 +194,11 @@ def legend(entries: Sequence[tuple[str, UInt8[np.ndarray, "3"]]], width: int, fo
     positions: list[tuple[float, int]] = []
     x, row = float(gap), 0
     for name, _ in entries:
-        needed = font_size + gap + measure(name)
-        if positions and x + needed + gap > width:
+        entry_width = font_size + gap + measure(name)
+        if positions and x + entry_width + gap > width:
             x, row = float(gap), row + 1
         positions.append((x, row))
-        x += needed + 2 * gap
+        x += entry_width + 2 * gap
     strip = Image.new("RGB", (width, (row + 1) * step + gap if entries else 0), "white")
     canvas = ImageDraw.Draw(strip)
     for (name, colour), (x, row) in zip(entries, positions, strict=True):
