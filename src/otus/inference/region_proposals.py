@@ -28,7 +28,7 @@ class RPNProposals:
     """
 
     def __init__(self, predictor: Predictor) -> None:
-        if not predictor.system.learns_proposals:
+        if not predictor.system.has_rpn:
             raise UsageError(f"{predictor.name} has no region proposal network; use Faster, Mask or Keypoint R-CNN")
         self.predictor = predictor
 

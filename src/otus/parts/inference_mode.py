@@ -18,7 +18,7 @@ def inference_mode(module: AnyModule) -> Iterator[AnyModule]:
     """Enter inference mode and yield the module in evaluation mode, without changing the module.
 
     A module of which any part is in training mode is yielded as a copy in evaluation mode that shares all parameters and
-    buffers: to switch the module itself would disturb another thread that predicts or learns with it.
+    buffers: switching the module itself would disturb other threads that use it.
     """
     with torch.inference_mode():
         if any(part.training for part in module.modules()):

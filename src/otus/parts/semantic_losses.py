@@ -36,8 +36,8 @@ def cross_entropy(
     """
     weights = None if weights is None else weights.to(logits)
     losses = F.cross_entropy(logits, labels, weight=weights, ignore_index=IGNORE, reduction="sum")
-    known = labels != IGNORE
-    total = known.sum() if weights is None else weights[labels[known]].sum()
+    labelled = labels != IGNORE
+    total = labelled.sum() if weights is None else weights[labels[labelled]].sum()
     return losses / total.to(losses.dtype).clamp(min=torch.finfo(losses.dtype).tiny)
 
 
@@ -46,8 +46,8 @@ def focal_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Return the mean of ``(1 - p)**gamma * -log p`` over labelled pixels, p the probability of the true category."""
     log_p = -F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
-    known = labels != IGNORE
-    return (-((1 - log_p.exp()) ** gamma) * log_p)[known].sum() / known.sum().clamp(min=1)
+    labelled = labels != IGNORE
+    return (-((1 - log_p.exp()) ** gamma) * log_p)[labelled].sum() / labelled.sum().clamp(min=1)
 
 
 def hardest_cross_entropy(
@@ -127,9 +127,9 @@ def _labelled(
     logits: Float[Tensor, "b k h w"], labels: Int[Tensor, "b h w"]
 ) -> tuple[Float[Tensor, "p k"], Float[Tensor, "p k"]]:
     """Return probabilities and one-hot targets of the labelled pixels."""
-    known = labels != IGNORE
-    probabilities = logits.softmax(dim=1).movedim(1, -1)[known]
-    return probabilities, F.one_hot(labels[known], logits.shape[1]).bool()
+    labelled = labels != IGNORE
+    probabilities = logits.softmax(dim=1).movedim(1, -1)[labelled]
+    return probabilities, F.one_hot(labels[labelled], logits.shape[1]).bool()
 
 
 def _mean(losses: Float[Tensor, "k"], logits: Tensor) -> Float[Tensor, ""]:

@@ -128,7 +128,7 @@ class BaseSystem(nn.Module, Generic[AnyStages, AnyResult]):
         return None
 
     @property
-    def learns_proposals(self) -> bool:
+    def has_rpn(self) -> bool:
         """Whether the system has a region proposal network, whose proposals are recorded in ``stages``."""
         return False
 
@@ -191,13 +191,13 @@ class BaseSystem(nn.Module, Generic[AnyStages, AnyResult]):
     def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> AnyStages:
         """Return the record of a predicting pass; parameters as for :meth:`predict`."""
         with inference_mode(self) as system:
-            return system._pass(samples, learns=False, postprocess=postprocess or self.postprocess)
+            return system._pass(samples, training=False, postprocess=postprocess or self.postprocess)
 
     def training_stages(
         self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
     ) -> AnyStages:
         """Return the record of a training pass, with losses; parameters as for :meth:`losses`."""
-        return self._pass(samples, learns=True, generator=generator)
+        return self._pass(samples, training=True, generator=generator)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> dict[str, Tensor]:
         """Return the outputs of a batch as tensors, for export; see :meth:`tensors`.
@@ -215,7 +215,7 @@ class BaseSystem(nn.Module, Generic[AnyStages, AnyResult]):
             {"image": image[:, :height, :width]}
             for image, (height, width) in zip(images, sizes_hw.tolist(), strict=True)
         ]
-        return self.tensors(self._pass(samples, learns=False, postprocess=self.postprocess))
+        return self.tensors(self._pass(samples, training=False, postprocess=self.postprocess))
 
     def raw_stages(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> AnyStages:
         """Return the record of a pass up to the raw outputs; parameters as for :meth:`forward`."""
@@ -270,12 +270,12 @@ class BaseSystem(nn.Module, Generic[AnyStages, AnyResult]):
         self,
         samples: Sequence[TensorSample],
         *,
-        learns: bool,
+        training: bool,
         postprocess: Postprocess | None = None,
         generator: torch.Generator | None = None,
     ) -> AnyStages:
         watch = Stopwatch(self.device)
         with watch.time("batch"):
             batch = make_batch(samples, size_divisor=self.size_divisor, min_size=self.min_size, device=self.device)
-            targets = [self.target(sample) for sample in samples] if learns else None
+            targets = [self.target(sample) for sample in samples] if training else None
         return self.compute_stages(batch, targets, postprocess=postprocess, generator=generator, watch=watch)

@@ -43,7 +43,7 @@ class PrecomputedProposals:
         Mean and standard deviation of the preprocessing, to restore the image's colours.
     """
 
-    learns = False
+    trainable = False
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class SlidingWindowProposer:
         ``functools.partial`` to set its scales, aspect ratios and stride).
     """
 
-    learns = False
+    trainable = False
     original_image_search = None
 
     def __init__(self, windows: WindowFunction = sliding_windows) -> None:

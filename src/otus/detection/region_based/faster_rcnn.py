@@ -70,7 +70,7 @@ class RegionProposalNetwork(nn.Module):
         Which anchors are positive and negative, and how many of each are sampled.
     """
 
-    learns = True
+    trainable = True
     original_image_search = None
 
     def __init__(

@@ -36,12 +36,12 @@ MAX_REGIONS = 2**31
 class Proposer(Protocol):
     """Proposes regions; the losses are empty if it is not trained, and if ``targets`` are None.
 
-    ``learns`` is True for a region proposal network; ``original_image_search`` is the proposal method that must run on the
-    original image, None if there is none.
+    ``trainable`` is True for a region proposal network; ``original_image_search`` is the proposal method that must run on
+    the original image, None if there is none.
     """
 
     @property
-    def learns(self) -> bool: ...
+    def trainable(self) -> bool: ...
 
     @property
     def original_image_search(self) -> OriginalImageSearch | None: ...
@@ -181,14 +181,14 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
         return self.proposer.original_image_search
 
     @property
-    def learns_proposals(self) -> bool:
+    def has_rpn(self) -> bool:
         """Whether the proposer is a region proposal network."""
-        return self.proposer.learns
+        return self.proposer.trainable
 
     @property
     def heavy_parts(self) -> tuple[str, ...]:
         """Feature maps, region proposal network, and the networks of the heads; none without a region proposal network."""
-        if not self.proposer.learns:
+        if not self.proposer.trainable:
             return ()
         with_masks = () if self.mask_head is None else ("mask_head",)
         return ("region_features", "proposer", "box_head.network", *with_masks)
@@ -209,7 +209,7 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
 
     def forward(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> dict[str, Tensor]:
         """Return the detections of a batch, in the form of :meth:`tensors`."""
-        if not self.proposer.learns:
+        if not self.proposer.trainable:
             return super().forward(images, sizes_hw)
         padded_hw = (images.shape[-2], images.shape[-1])
         features = self.region_features.prepare(images)

@@ -137,9 +137,9 @@ def freeze_stages(backbone: LayeredBackbone, level: int) -> None:
         if level > 0 and stride <= 2**level:
             layer = backbone.get_submodule(name)
             layer.requires_grad_(False)
-            holder = nn.ModuleDict({name: layer})
-            freeze_norms(holder)
-            setattr(backbone, name, holder[name])
+            wrapper = nn.ModuleDict({name: layer})
+            freeze_norms(wrapper)
+            setattr(backbone, name, wrapper[name])
 
 
 def fuse_frozen_norms(module: AnyModule) -> AnyModule:

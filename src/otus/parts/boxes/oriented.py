@@ -38,11 +38,11 @@ def oriented_boxes(target: Target) -> Float[Tensor, "n 5"]:
 
 def from_corners(points: Float[Tensor, "n 4 2"]) -> Float[Tensor, "n 5"]:
     """Convert corners to boxes xywhr, as :func:`otus.structures.oriented.from_corners` does for arrays."""
-    sides = points.roll(-1, dims=1) - points
-    lengths = sides.norm(dim=2)
-    across = sides[:, 0] - sides[:, 2]
+    edges = points.roll(-1, dims=1) - points
+    lengths = edges.norm(dim=2)
+    width_axis = edges[:, 0] - edges[:, 2]
     width, height = (lengths[:, 0] + lengths[:, 2]) / 2, (lengths[:, 1] + lengths[:, 3]) / 2
-    angle = torch.atan2(across[:, 1], across[:, 0])
+    angle = torch.atan2(width_axis[:, 1], width_axis[:, 0])
     return torch.cat([points.mean(dim=1), torch.stack([width, height, angle], dim=1)], dim=1)
 
 
