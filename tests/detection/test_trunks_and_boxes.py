@@ -1,4 +1,4 @@
-"""Faster R-CNN over backbones of others, and on modal and amodal boxes."""
+"""Faster R-CNN over backbones of timm and torchvision, trained on modal and amodal boxes."""
 
 import numpy as np
 import pytest
@@ -49,12 +49,12 @@ def test_learns_and_predicts(build):
     assert losses["modal"].keys() == losses["amodal"].keys()
     assert losses["modal"]["proposal_box"] != losses["amodal"]["proposal_box"]
     sum(losses["amodal"].values()).backward()
-    assert all(one.grad is not None for one in system.parameters() if one.requires_grad)
+    assert all(parameter.grad is not None for parameter in system.parameters() if parameter.requires_grad)
     predictor = Predictor(system, preprocess=Preprocess(shorter_side=96, longer_side=128), name="x", device="cpu")
     for size_hw in ((128, 160), (1, 1), (1, 2000)):
-        (found,) = predictor.predict(np.zeros((*size_hw, 3), np.uint8), score_threshold=0)
-        assert len(found.instances) > 0
-        assert found.instances.size_hw == size_hw
+        (prediction,) = predictor.predict(np.zeros((*size_hw, 3), np.uint8), score_threshold=0)
+        assert len(prediction.instances) > 0
+        assert prediction.instances.size_hw == size_hw
 
 
 def test_anchors_of_another_number_of_maps_are_an_error():

@@ -1,4 +1,4 @@
-"""Targets and answers of the mask and keypoint heads against torchvision's, at their edges too."""
+"""Targets and predictions of the mask and keypoint heads against torchvision's, edge cases included."""
 
 import pytest
 import torch
@@ -43,14 +43,14 @@ def test_cells_of_keypoints_are_torchvisions(seed):
 
 @given(st.integers(0, 2**31 - 1))
 @settings(max_examples=15, deadline=None)
-def test_places_of_keypoints_are_torchvisions(seed):
+def test_predicted_keypoints_are_torchvisions(seed):
     boxes = regions(5, seed)
     logits = torch.randn(5, 3, 14, 14, generator=torch.Generator().manual_seed(seed))
-    found = heatmaps_to_keypoints(logits, boxes)
+    keypoints = heatmaps_to_keypoints(logits, boxes)
     points, scores = reference.heatmaps_to_keypoints(logits, boxes)
-    torch.testing.assert_close(found[..., :2], points[..., :2])
-    torch.testing.assert_close(found[..., 3], scores)
-    assert (found[..., 2] == 2).all()
+    torch.testing.assert_close(keypoints[..., :2], points[..., :2])
+    torch.testing.assert_close(keypoints[..., 3], scores)
+    assert (keypoints[..., 2] == 2).all()
     assert heatmaps_to_keypoints(logits[:0], boxes[:0]).shape == (0, 3, 4)
 
 
@@ -69,10 +69,10 @@ def test_an_object_without_a_mask_adds_none_to_the_loss():
     masks = torch.zeros(2, 48, 48, dtype=torch.bool)
     masks[0, 2:18, 2:18] = True
 
-    def loss(count: int, known: torch.Tensor) -> torch.Tensor:
-        labels, slots = torch.tensor([0, 1])[:count], torch.tensor([1, 2])[:count]
-        target = Target(boxes[:count], labels, boxes[:0], masks=known)
-        return head.losses(maps, [Assignment(boxes[:count], torch.arange(count), slots)], [target])["mask"]
+    def loss(count: int, target_masks: torch.Tensor) -> torch.Tensor:
+        labels, class_indices = torch.tensor([0, 1])[:count], torch.tensor([1, 2])[:count]
+        target = Target(boxes[:count], labels, boxes[:0], masks=target_masks)
+        return head.losses(maps, [Assignment(boxes[:count], torch.arange(count), class_indices)], [target])["mask"]
 
     with_its_neighbour = loss(2, masks)
     assert with_its_neighbour > 0
@@ -115,19 +115,19 @@ def test_a_limit_on_the_masks_learned_from_keeps_every_object_in_reach() -> None
     regions = torch.stack([torch.zeros(7), torch.zeros(7), side * 4, side * 4], dim=1)
     assignment = Assignment(regions, torch.arange(7) - 1, (torch.arange(7) > 0).long())  # the first is background
     masks = torch.ones(6, 32, 32, dtype=torch.bool)
-    masks[1] = False  # not known
+    masks[1] = False  # missing
     target = Target(regions[1:], torch.zeros(6, dtype=torch.int64), torch.zeros(0, 4), masks)
-    cut = head.roi_pooler.__call__
-    seen: list[torch.Tensor] = []
+    pool = head.roi_pooler.__call__
+    pooled_boxes: list[torch.Tensor] = []
 
     class Watched(RoIPooler):
         def __call__(self, maps, boxes):
-            seen.extend(boxes)
-            return cut(maps, boxes)
+            pooled_boxes.extend(boxes)
+            return pool(maps, boxes)
 
     head.roi_pooler = Watched(4, strides=(8,))
     assert head.losses([torch.zeros(1, 4, 4, 4)], [assignment], [target])["mask"].isfinite()
-    torch.testing.assert_close(seen[0], regions[[1, 4, 6]])  # of 1, 3, 4, 5, 6: first, middle and last
+    torch.testing.assert_close(pooled_boxes[0], regions[[1, 4, 6]])  # of 1, 3, 4, 5, 6: first, middle and last
 
 
 def test_a_further_head_leaves_the_detector_as_it_was():

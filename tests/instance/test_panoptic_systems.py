@@ -1,4 +1,4 @@
-"""Panoptic systems by the contract of all systems, with panoptic maps in the place of boxes: tiny backbones."""
+"""Panoptic systems with tiny backbones: the contract of all systems, with panoptic maps instead of boxes."""
 
 import json
 import threading
@@ -81,7 +81,7 @@ def system(request: pytest.FixtureRequest) -> PanopticFPN | PanopticDETR:
 
 
 def photo(height: int, width: int, boxes: list[list[int]], labels: list[int]) -> TensorSample:
-    """Bright and dark rectangles over sky and ground; the leftmost column is void."""
+    """Return a sample of bright and dark rectangles over sky and ground; the leftmost column is void."""
     image = torch.full((3, height, width), 0.65)
     image[:, height // 2 :] = 0.35
     ids = torch.full((height, width), 50)
@@ -111,10 +111,10 @@ def losses(system: nn.Module, samples: list[TensorSample]) -> dict[str, Tensor]:
 
 
 def predict(system: nn.Module, samples: list[TensorSample], **options: Postprocess) -> list[PanopticMap]:
-    """The panoptic maps of prepared images in their own frames."""
+    """Return the panoptic maps of prepared images, at their own sizes."""
     sizes_hw = [tuple(sample["image"].shape[1:]) for sample in samples]
-    found = system.predict(samples, **options)
-    return [one.resized(size_hw) for one, size_hw in zip(found, sizes_hw, strict=True)]
+    results = system.predict(samples, **options)
+    return [result.resized(size_hw) for result, size_hw in zip(results, sizes_hw, strict=True)]
 
 
 def equal(first: list[PanopticMap], second: list[PanopticMap]) -> bool:
@@ -123,12 +123,14 @@ def equal(first: list[PanopticMap], second: list[PanopticMap]) -> bool:
 
 
 def test_losses_are_finite_the_same_again_and_reach_every_parameter(system):
-    found, again = losses(system, images()), losses(system, images())
-    assert all(value.isfinite() and value.ndim == 0 for value in found.values())
-    assert all(torch.equal(found[name], again[name]) for name in found)
-    assert set(found) >= ({"mask", "semantic"} if isinstance(system, PanopticFPN) else {"mask", "dice", "giou"})
-    sum(found.values()).backward()
-    assert not [name for name, one in system.named_parameters() if one.requires_grad and one.grad is None]
+    first, again = losses(system, images()), losses(system, images())
+    assert all(value.isfinite() and value.ndim == 0 for value in first.values())
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert set(first) >= ({"mask", "semantic"} if isinstance(system, PanopticFPN) else {"mask", "dice", "giou"})
+    sum(first.values()).backward()
+    assert not [
+        name for name, parameter in system.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
 
 
 @pytest.mark.parametrize("nothing", ["no_things", "crowds_only", "void", "a_segment_without_pixels"])
@@ -138,20 +140,22 @@ def test_losses_are_finite_where_there_is_little_to_learn(system, nothing):
         if nothing == "no_things":
             samples[i] = photo(64, 96, [], [])
         elif nothing == "crowds_only":
-            sample["segments"] = [replace(one, is_crowd=one.label in (1, 3)) for one in sample["segments"]]
+            sample["segments"] = [replace(segment, is_crowd=segment.label in (1, 3)) for segment in sample["segments"]]
         elif nothing == "void":
             sample["panoptic"] = tv_tensors.Mask(torch.zeros_like(sample["panoptic"]))
         else:
             sample["segments"].append(Segment(99, 1))
-    found = losses(system, samples)
-    assert all(value.isfinite() for value in found.values())
-    sum(found.values()).backward()
-    assert not [name for name, one in system.named_parameters() if one.requires_grad and one.grad is None]
+    values = losses(system, samples)
+    assert all(value.isfinite() for value in values.values())
+    sum(values.values()).backward()
+    assert not [
+        name for name, parameter in system.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
     if nothing == "void" and isinstance(system, PanopticFPN):
-        assert float(found["semantic"].detach()) == 0
+        assert float(values["semantic"].detach()) == 0
 
 
-def test_what_cannot_be_learned_is_said(system):
+def test_samples_without_valid_panoptic_maps_are_refused(system):
     bare = images()[0]
     del bare["panoptic"]
     with pytest.raises(ShapeError, match="sample made: expected a panoptic map"):
@@ -164,17 +168,17 @@ def test_what_cannot_be_learned_is_said(system):
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 300), (33, 7), (65, 130)])
 def test_any_size_is_predicted_and_learned_from(system, size_hw):
-    (found,) = predict(system, [{"image": torch.rand(3, *size_hw)}], postprocess=EVERYTHING)
-    assert found.size_hw == size_hw
-    assert found.categories is CATEGORIES
+    (panoptic,) = predict(system, [{"image": torch.rand(3, *size_hw)}], postprocess=EVERYTHING)
+    assert panoptic.size_hw == size_hw
+    assert panoptic.categories is CATEGORIES
     assert all(value.isfinite() for value in losses(system, [photo(*size_hw, [], [])]).values())
 
 
-def test_a_image_of_one_pixel_goes_through_preprocessing(system):
+def test_an_image_of_one_pixel_goes_through_preprocessing(system):
     preprocess = Preprocess(shorter_side=64, longer_side=96)
     sample = to_tensors(Sample(np.zeros((1, 1, 3), dtype=np.uint8), "dot"))
-    (found,) = system.predict([preprocess.sample(sample)], postprocess=EVERYTHING)
-    assert preprocess.undo(found, (1, 1)).size_hw == (1, 1)
+    (result,) = system.predict([preprocess.sample(sample)], postprocess=EVERYTHING)
+    assert preprocess.undo(result, (1, 1)).size_hw == (1, 1)
 
 
 def test_prediction_is_deterministic_and_restores_the_mode(system):
@@ -183,36 +187,36 @@ def test_prediction_is_deterministic_and_restores_the_mode(system):
     assert system.training
 
 
-def test_saved_and_loaded_it_answers_the_same(system, tmp_path, request):
+def test_saved_and_loaded_it_predicts_the_same(system, tmp_path, request):
     save_checkpoint(tmp_path / "tiny.safetensors", system.state_dict(), CheckpointHeader(categories=CATEGORIES))
     torch.manual_seed(1)
     other = SYSTEMS[request.node.callspec.params["system"]]()
 
-    def found(one: nn.Module) -> list[PanopticMap]:
-        return predict(one, images(), postprocess=EVERYTHING)
+    def panoptic_maps(system: nn.Module) -> list[PanopticMap]:
+        return predict(system, images(), postprocess=EVERYTHING)
 
-    assert not equal(found(other), found(system))
+    assert not equal(panoptic_maps(other), panoptic_maps(system))
     load_into(other, load_checkpoint(tmp_path / "tiny.safetensors")[0], source="tiny.safetensors")
-    assert equal(found(other), found(system))
+    assert equal(panoptic_maps(other), panoptic_maps(system))
 
 
-def test_threads_answer_each_by_its_own_options(system):
+def test_threads_predict_each_with_its_own_options(system):
     predictor = Predictor(system, preprocess=PLAIN, name="one", device="cpu")
     image = (images()[0]["image"].permute(1, 2, 0).numpy() * 63 + 127).round().astype(np.uint8)
     options = [{"score_threshold": 0.0, "nms_iou": 0.9}, {"score_threshold": 0.9}, {"categories": ["dark", "sky"]}]
-    alone = [predictor.predict(image, **one)[0].panoptic for one in options]
-    together = threading.Barrier(len(options), timeout=60)
+    serial = [predictor.predict(image, **values)[0].panoptic for values in options]
+    barrier = threading.Barrier(len(options), timeout=60)
 
     def many_times(index: int) -> list[PanopticMap]:
         torch.set_num_threads(1)
-        together.wait()
+        barrier.wait()
         return [predictor.predict(image, **options[index])[0].panoptic for _ in range(3)]
 
     with ThreadPoolExecutor(len(options)) as pool:
-        answers = list(pool.map(many_times, range(len(options))))
-    for expected, several in zip(alone, answers, strict=True):
-        assert equal(several, [expected] * len(several))
-    assert {CATEGORIES[one.label] for one in alone[2].segments} <= {"dark", "sky"}
+        parallel = list(pool.map(many_times, range(len(options))))
+    for expected, repeated in zip(serial, parallel, strict=True):
+        assert equal(repeated, [expected] * len(repeated))
+    assert {CATEGORIES[segment.label] for segment in serial[2].segments} <= {"dark", "sky"}
 
 
 def test_what_export_sees_has_the_shapes_of_the_batch(system):
@@ -227,9 +231,9 @@ def test_what_export_sees_has_the_shapes_of_the_batch(system):
 
 def test_under_autocast_losses_stay_float32(system):
     with torch.autocast("cpu", torch.bfloat16):
-        found = losses(system, images())
+        values = losses(system, images())
         system.predict(images(), postprocess=EVERYTHING)
-    assert all(value.dtype == torch.float32 and value.isfinite() for value in found.values())
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in values.values())
 
 
 def test_a_tiny_set_is_overfitted(system):
@@ -243,20 +247,20 @@ def test_a_tiny_set_is_overfitted(system):
         nn.utils.clip_grad_norm_(system.parameters(), 5.0)
         optimizer.step()
         schedule.step()
-    (found,) = predict(system, samples, postprocess=replace(system.postprocess, score_threshold=0.5))
-    truth = PanopticMap(samples[0]["panoptic"].numpy(), tuple(samples[0]["segments"]), CATEGORIES)
-    assert PanopticQuality(CATEGORIES).update(truth, found).compute().figures["PQ"] > 0.8
+    (predicted,) = predict(system, samples, postprocess=replace(system.postprocess, score_threshold=0.5))
+    ground_truth = PanopticMap(samples[0]["panoptic"].numpy(), tuple(samples[0]["segments"]), CATEGORIES)
+    assert PanopticQuality(CATEGORIES).update(ground_truth, predicted).compute().figures["PQ"] > 0.8
 
 
-def test_panoptic_fpn_is_its_two_answers_merged_and_weights_their_losses():
+def test_panoptic_fpn_merges_its_outputs_and_weights_their_losses():
     torch.manual_seed(0)
     system = tiny_fpn()
-    for answers, size_hw in zip(system.predict(images(), postprocess=EVERYTHING), ((100, 90), (40, 70)), strict=True):
-        instances, semantic = answers.at(size_hw)
+    for outputs, size_hw in zip(system.predict(images(), postprocess=EVERYTHING), ((100, 90), (40, 70)), strict=True):
+        instances, semantic = outputs.at(size_hw)
         assert instances.categories.names == ("bright", "dark")
         assert semantic.categories.names[:2] == ("ground", "sky")
         merged = merge_panoptic(instances, semantic, categories=CATEGORIES)
-        assert equal([merged], [answers.resized(size_hw)])
+        assert equal([merged], [outputs.resized(size_hw)])
         assert merged.size_hw == size_hw
     weighted = PanopticFPN(
         categories=CATEGORIES,
@@ -266,9 +270,9 @@ def test_panoptic_fpn_is_its_two_answers_merged_and_weights_their_losses():
         semantic_weight=0.0,
     )
     weighted.load_state_dict(system.state_dict())
-    plain, found = losses(system, images()), losses(weighted, images())
-    assert float(found["semantic"].detach()) == 0
-    torch.testing.assert_close(found["mask"], 3 * plain["mask"])
+    plain, weighted_losses = losses(system, images()), losses(weighted, images())
+    assert float(weighted_losses["semantic"].detach()) == 0
+    torch.testing.assert_close(weighted_losses["mask"], 3 * plain["mask"])
 
 
 def test_panoptic_fpn_is_explained_as_it_predicts():
@@ -277,9 +281,9 @@ def test_panoptic_fpn_is_explained_as_it_predicts():
     image = (images()[0]["image"].permute(1, 2, 0).numpy() * 63 + 127).round().astype(np.uint8)
     image = np.repeat(np.repeat(image, 2, axis=0), 2, axis=1)
     explanation = explain_panoptic(predictor, image, name="owl.png", score_threshold=0.3)
-    (found,) = predictor.predict(image, score_threshold=0.3)
-    assert equal([explanation.merge.panoptic], [found.panoptic])
-    assert explanation.document()["void_pixels"] == (found.panoptic.ids == 0).sum()
+    (prediction,) = predictor.predict(image, score_threshold=0.3)
+    assert equal([explanation.merge.panoptic], [prediction.panoptic])
+    assert explanation.document()["void_pixels"] == (prediction.panoptic.ids == 0).sum()
     assert "owl.png" in explanation.page().html()
     with pytest.raises(UsageError, match="does not merge instances and a semantic map"):
         explain_panoptic(Predictor(tiny_detr(), preprocess=PLAIN, name="tiny", device="cpu"), image, name="owl.png")
@@ -300,19 +304,19 @@ def test_panoptic_fpn_takes_a_detector_of_its_things():
 def test_a_frozen_detr_learns_its_masks_alone():
     torch.manual_seed(0)
     system = tiny_detr(freeze_detector=True)
-    found = losses(system, images())
-    assert set(found) == {"mask", "dice"}
-    sum(found.values()).backward()
-    learned = {name.split(".")[0] for name, one in system.named_parameters() if one.requires_grad}
-    assert learned == {"bbox_attention", "mask_head"}
+    values = losses(system, images())
+    assert set(values) == {"mask", "dice"}
+    sum(values.values()).backward()
+    trained = {name.split(".")[0] for name, parameter in system.named_parameters() if parameter.requires_grad}
+    assert trained == {"bbox_attention", "mask_head"}
 
 
-def stuff_and_things(*rows: list[float]) -> Tensor:
+def mask_logits(*rows: list[float]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32)[:, None]
 
 
 def test_each_pixel_goes_to_the_query_that_claims_it_most():
-    logits = stuff_and_things([9] * 5 + [0] * 15, [1] * 10 + [0] * 10, [0] * 10 + [1] * 10, [0] * 9 + [2] + [0] * 10)
+    logits = mask_logits([9] * 5 + [0] * 15, [1] * 10 + [0] * 10, [0] * 10 + [1] * 10, [0] * 9 + [2] + [0] * 10)
     labels = np.array([1, 0, 0, 3])
     winner, owner = merge_queries(logits, labels, CATEGORIES, (1, 20), (1, 20))
     # The two queries of ground are one segment; the last wins one pixel, is left out, and ground has it.
@@ -322,7 +326,7 @@ def test_each_pixel_goes_to_the_query_that_claims_it_most():
 
 def test_segments_of_four_pixels_are_left_out_and_those_of_five_stay():
     for pixels, kept in ((4, False), (5, True)):
-        logits = stuff_and_things([1] * 20, [2] * pixels + [0] * (20 - pixels))
+        logits = mask_logits([1] * 20, [2] * pixels + [0] * (20 - pixels))
         winner, owner = merge_queries(logits, np.array([1, 3]), CATEGORIES, (1, 20), (1, 20))
         assert (winner[0, 0] == 1) == kept
         assert owner.tolist() == [0, 1 if kept else -1]
@@ -355,14 +359,15 @@ def test_a_few_images_of_coco_through_every_verb(shared_data, tmp_path):
     weights = folder / "weights" / "best.safetensors"
 
     photo = next((tmp_path / "few" / "images").rglob("*.jpg"))
-    said = ["--model", weights, "--score-threshold", 0.1, "--json", "--out", tmp_path / "out", "--device", "cpu"]
-    (image,) = json.loads(run("predict", photo, *said, "--precision", "exact").stdout)["images"]
-    (found,) = otus.load(weights, device="cpu").predict(photo, score_threshold=0.1)
-    assert found.panoptic.size_hw == found.image.shape[:2] == (image["height"], image["width"])
-    segments = [(found.categories[one.label], one.score) for one in found.panoptic.segments]
-    assert [(one["category"], one.get("score")) for one in image["panoptic"]["segments_info"]] == segments
-    assert len(found.instances) == 0
-    assert "\n" not in repr(found)
+    options = ["--model", weights, "--score-threshold", 0.1, "--json", "--out", tmp_path / "out", "--device", "cpu"]
+    (image,) = json.loads(run("predict", photo, *options, "--precision", "exact").stdout)["images"]
+    (prediction,) = otus.load(weights, device="cpu").predict(photo, score_threshold=0.1)
+    assert prediction.panoptic.size_hw == prediction.image.shape[:2] == (image["height"], image["width"])
+    segments = [(prediction.categories[segment.label], segment.score) for segment in prediction.panoptic.segments]
+    segments_info = image["panoptic"]["segments_info"]
+    assert [(segment["category"], segment.get("score")) for segment in segments_info] == segments
+    assert len(prediction.instances) == 0
+    assert "\n" not in repr(prediction)
 
     judged = json.loads(run("evaluate", "--data", tmp_path / "few", "--model", weights, "--val", 0.25, "--json").stdout)
     assert judged["protocol"] == "panoptic"
@@ -389,20 +394,20 @@ def test_panoptic_fpn_starts_from_a_mask_rcnn():
     weights = read_weights("packaged", model="mask_rcnn_efficientnet_lite0_fpn")
     categories = Categories(("grass", "dog", "sky", "robot", "person"), is_thing=(False, True, False, True, True))
 
-    def build(some: Categories) -> nn.Module:
-        return build_model("panoptic_fpn_efficientnet_lite0", some)
+    def build(categories: Categories) -> nn.Module:
+        return build_model("panoptic_fpn_efficientnet_lite0", categories)
 
     torch.manual_seed(0)
     system = build(categories)
     before = {name: tensor.clone() for name, tensor in system.state_dict().items()}
-    left = load_pretrained(system, weights, build=build)
-    after, theirs = system.state_dict(), {name: tensor.float() for name, tensor in weights.state.items()}
+    misfits = load_pretrained(system, weights, build=build)
+    after, pretrained = system.state_dict(), {name: tensor.float() for name, tensor in weights.state.items()}
     for name in ("region_features.pyramid.layer_blocks.0.0.weight", "box_head.network.fc6.weight"):
-        torch.testing.assert_close(after[f"detector.{name}"], theirs[name])
+        torch.testing.assert_close(after[f"detector.{name}"], pretrained[name])
     rows = after["detector.box_head.cls_score.bias"]
     for name, row in (("dog", 1), ("person", 3)):  # after background, the things in their order
-        assert rows[row] == theirs["box_head.cls_score.bias"][1 + weights.categories.index(name)]
+        assert rows[row] == pretrained["box_head.cls_score.bias"][1 + weights.categories.index(name)]
     assert rows[2] == before["detector.box_head.cls_score.bias"][2]
-    new = {misfit.tensor for misfit in left if misfit.kind == "missing"}
+    new = {misfit.tensor for misfit in misfits if misfit.kind == "missing"}
     assert all(name.startswith(("semantic_head", "semantic_logits")) for name in new)
     torch.testing.assert_close(after["semantic_logits.weight"], before["semantic_logits.weight"])

@@ -1,4 +1,4 @@
-"""Attention of both kinds beside PyTorch's and beside a loop that can be read."""
+"""Attention against PyTorch's, deformable attention against a readable loop, and positional encodings."""
 
 import math
 
@@ -14,18 +14,23 @@ from otus.parts.transformer.positional_encodings import sine_embedding, sine_pos
 def test_attention_is_pytorchs():
     torch.manual_seed(0)
     ours, theirs = Attention(16, 4), nn.MultiheadAttention(16, 4, batch_first=True)
-    for name, piece, bias in zip(
+    for name, weight, bias in zip(
         ("q_proj", "k_proj", "v_proj"), theirs.in_proj_weight.chunk(3), torch.randn(48).chunk(3), strict=True
     ):
-        ours.get_submodule(name).load_state_dict({"weight": piece, "bias": bias})
+        ours.get_submodule(name).load_state_dict({"weight": weight, "bias": bias})
     theirs.in_proj_bias.data = torch.cat([ours.q_proj.bias, ours.k_proj.bias, ours.v_proj.bias]).detach()
     theirs.out_proj.load_state_dict(ours.out_proj.state_dict())
     queries, keys, values = torch.randn(2, 5, 16), torch.randn(2, 7, 16), torch.randn(2, 7, 16)
-    allowed = torch.ones(2, 1, 7, dtype=torch.bool)
-    allowed[1, :, 4:] = False
-    expected, weights = theirs(queries, keys, values, key_padding_mask=~allowed[:, 0], average_attn_weights=False)
-    torch.testing.assert_close(ours(queries, keys, values, attention_mask=allowed), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(ours.weights(queries, keys, attention_mask=allowed), weights, atol=1e-6, rtol=1e-5)
+    attention_mask = torch.ones(2, 1, 7, dtype=torch.bool)
+    attention_mask[1, :, 4:] = False
+    expected, weights = theirs(
+        queries, keys, values, key_padding_mask=~attention_mask[:, 0], average_attn_weights=False
+    )
+    attended = ours(queries, keys, values, attention_mask=attention_mask)
+    torch.testing.assert_close(attended, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        ours.weights(queries, keys, attention_mask=attention_mask), weights, atol=1e-6, rtol=1e-5
+    )
 
 
 def test_the_initial_spread_is_that_of_one_joint_matrix():
@@ -35,7 +40,7 @@ def test_the_initial_spread_is_that_of_one_joint_matrix():
 
 
 def bilinear(x: torch.Tensor, u: float, v: float) -> torch.Tensor:
-    """A map (D, h, w) at pixel coordinates whose whole numbers are centres of steps; 0 outside."""
+    """Interpolate a feature map (D, h, w) at pixel coordinates whose integers are pixel centres; 0 outside."""
     total = torch.zeros(x.shape[0])
     for i in (math.floor(v), math.floor(v) + 1):
         for j in (math.floor(u), math.floor(u) + 1):
@@ -59,15 +64,15 @@ def test_deformable_attention_is_a_loop_over_points():
             weights = layer.attention_weights(queries[b, q]).reshape(2, 6).softmax(1).reshape(2, 2, 3)
             heads = []
             for head in range(2):
-                gathered = torch.zeros(4)
+                attended = torch.zeros(4)
                 for level, x in enumerate(maps):
                     values = torch.einsum("oc,chw->ohw", layer.value_proj.weight, x[b])
                     for point in range(3):
-                        place = boxes[b, q, :2] + offsets[head, level, point] / 3 * boxes[b, q, 2:] / 2
-                        u, v = (place * extent[b] * torch.tensor([x.shape[3], x.shape[2]]) - 0.5).tolist()
-                        seen = bilinear(values[head * 4 : head * 4 + 4], u, v)
-                        gathered = gathered + weights[head, level, point] * seen
-                heads.append(gathered)
+                        location = boxes[b, q, :2] + offsets[head, level, point] / 3 * boxes[b, q, 2:] / 2
+                        u, v = (location * extent[b] * torch.tensor([x.shape[3], x.shape[2]]) - 0.5).tolist()
+                        sampled = bilinear(values[head * 4 : head * 4 + 4], u, v)
+                        attended = attended + weights[head, level, point] * sampled
+                heads.append(attended)
             expected[b, q] = layer.output_proj(torch.cat(heads))
     torch.testing.assert_close(layer(queries, boxes, maps, extent), expected, atol=1e-5, rtol=1e-4)
 
@@ -84,12 +89,12 @@ def test_padding_says_as_little_as_what_lies_outside_the_map():
 
 
 def test_deformable_attention_begins_by_looking_around():
-    places, weights = DeformableAttention(8, 4, num_levels=1, num_points=2).sampling_locations(
+    locations, weights = DeformableAttention(8, 4, num_levels=1, num_points=2).sampling_locations(
         torch.randn(1, 1, 8), torch.tensor([[[0.5, 0.5, 0.2, 0.4]]])
     )
     torch.testing.assert_close(weights, torch.full_like(weights, 0.5))
     expected = torch.tensor([[0.6, 0.5], [0.5, 0.7], [0.4, 0.5], [0.5, 0.3]])
-    torch.testing.assert_close(places[0, :, 0, 0, 1], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(locations[0, :, 0, 0, 1], expected, atol=1e-6, rtol=0)
 
 
 def test_encodings_tell_places_apart_and_do_not_see_padding():

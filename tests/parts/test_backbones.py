@@ -1,4 +1,4 @@
-"""Backbones against the networks that they are taken from."""
+"""Backbones against the networks that they come from."""
 
 import builtins
 import copy
@@ -49,9 +49,9 @@ def shaken(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def assert_same_maps(ours: list[torch.Tensor], theirs: list[torch.Tensor], tolerance: float = 1e-5) -> None:
     assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        assert other.abs().max() > 1e-3
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
+    for output, expected in zip(ours, theirs, strict=True):
+        assert expected.abs().max() > 1e-3
+        torch.testing.assert_close(output, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(
@@ -392,15 +392,15 @@ def test_the_gradient_of_depthwise_convolutions_is_torchs(channels, kernel, stri
         torch.randn(channels, 1, kernel, kernel),
         torch.randn(channels),
     ]
-    mine, theirs = ([one.clone().requires_grad_() for one in inputs] for _ in range(2))
-    got = DepthwiseOnCPU.apply(mine[0].to(memory_format=torch.channels_last), *mine[1:], stride, padding, dilation)
-    wanted = nn.functional.conv2d(*theirs, stride, padding, dilation, groups=channels)
-    torch.testing.assert_close(got, wanted)
-    gradient = torch.randn_like(wanted)
-    got.backward(gradient)
-    wanted.backward(gradient)
-    for name, one, other in zip(("maps", "weight", "bias"), mine, theirs, strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4, msg=name)
+    ours, theirs = ([tensor.clone().requires_grad_() for tensor in inputs] for _ in range(2))
+    output = DepthwiseOnCPU.apply(ours[0].to(memory_format=torch.channels_last), *ours[1:], stride, padding, dilation)
+    expected = nn.functional.conv2d(*theirs, stride, padding, dilation, groups=channels)
+    torch.testing.assert_close(output, expected)
+    gradient = torch.randn_like(expected)
+    output.backward(gradient)
+    expected.backward(gradient)
+    for name, tensor, reference in zip(("maps", "weight", "bias"), ours, theirs, strict=True):
+        torch.testing.assert_close(tensor.grad, reference.grad, rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_depthwise_pays_on_small_maps_and_with_dilation_only():

@@ -1,4 +1,4 @@
-"""Whether this machine computes in bfloat16, and that whatever asks for it asks first."""
+"""Whether this machine computes in bfloat16, and that everything that uses it checks first."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def lesser_chip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine as one without AVX-512."""
+    """Make this machine appear as one without AVX-512."""
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
 
 

@@ -1,4 +1,4 @@
-"""Preparation against torchvision's, and the way back."""
+"""Preprocessing against torchvision's, and results mapped back to the original image."""
 
 import json
 import tracemalloc
@@ -76,22 +76,22 @@ def test_undo_brings_boxes_points_and_masks_back(size_hw):
     boxes = prepared["boxes"].numpy()
     points = np.concatenate([prepared["keypoints"].numpy(), np.full((2, 3, 1), 2.0, dtype=np.float32)], axis=2)
     masks = Masks.from_probabilities(np.ones((2, 28, 28), dtype=np.float32), boxes, frame)
-    found = preprocess.undo(Instances(boxes, [0, 1], frame, keypoints=points, masks=masks, scores=[1, 1]), size_hw)
+    restored = preprocess.undo(Instances(boxes, [0, 1], frame, keypoints=points, masks=masks, scores=[1, 1]), size_hw)
     before = sample(height, width)
-    assert found.size_hw == size_hw
-    np.testing.assert_allclose(found.boxes_xyxy, before["boxes"].numpy(), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(found.keypoints[..., :2], before["keypoints"].numpy(), rtol=1e-4, atol=1e-4)
-    assert (found.keypoints[..., 2] == 2).all()
-    assert found.masks.size_hw == size_hw
-    assert found.masks.form == "low_resolution"
+    assert restored.size_hw == size_hw
+    np.testing.assert_allclose(restored.boxes_xyxy, before["boxes"].numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(restored.keypoints[..., :2], before["keypoints"].numpy(), rtol=1e-4, atol=1e-4)
+    assert (restored.keypoints[..., 2] == 2).all()
+    assert restored.masks.size_hw == size_hw
+    assert restored.masks.form == "low_resolution"
 
 
 def test_dense_masks_come_back_by_nearest_pixel():
     dense = np.zeros((1, 4, 6), dtype=bool)
     dense[0, :2, :3] = True
-    found = Preprocess().undo(Instances([[0, 0, 3, 2]], [0], (4, 6), masks=Masks.from_dense(dense)), (8, 12))
-    np.testing.assert_array_equal(found.masks.dense()[0], np.kron(dense[0], np.ones((2, 2), dtype=bool)))
-    assert found.boxes_xyxy.tolist() == [[0, 0, 6, 4]]
+    restored = Preprocess().undo(Instances([[0, 0, 3, 2]], [0], (4, 6), masks=Masks.from_dense(dense)), (8, 12))
+    np.testing.assert_array_equal(restored.masks.dense()[0], np.kron(dense[0], np.ones((2, 2), dtype=bool)))
+    assert restored.boxes_xyxy.tolist() == [[0, 0, 6, 4]]
 
 
 def test_a_fixed_size_forgets_the_aspect():
@@ -135,10 +135,10 @@ def test_preparing_a_sample_at_once_is_the_same_to_the_bit(preprocess, boxes):
     assert len(scene.instances) > 2
     columns = {"proposals_xyxy": np.array([[0.0, 1, 30, 40]])}
     for masks in (scene.instances.masks.to_rle(), Masks.from_dense(scene.instances.masks.dense())):
-        given = replace(scene, instances=replace(scene.instances, masks=masks), columns=columns)
+        original = replace(scene, instances=replace(scene.instances, masks=masks), columns=columns)
         step_by_step, at_once = (
-            preprocess.sample(to_tensors(given, boxes=boxes)),
-            preprocess.prepare(given, boxes=boxes),
+            preprocess.sample(to_tensors(original, boxes=boxes)),
+            preprocess.prepare(original, boxes=boxes),
         )
         assert step_by_step.keys() == at_once.keys()
         for name, value in step_by_step.items():
@@ -165,9 +165,9 @@ def test_masks_of_a_large_image_are_never_made_at_its_size():
     size_hw = (3000, 4000)
     masks = Masks.from_polygons(polygons, size_hw)
     instances = Instances(masks.boxes_xyxy(), np.zeros(300), size_hw, masks=masks)
-    given = Sample(np.zeros((*size_hw, 3), np.uint8), "large", instances=instances)
+    sample = Sample(np.zeros((*size_hw, 3), np.uint8), "large", instances=instances)
     tracemalloc.start()
-    prepared = Preprocess(shorter_side=150, longer_side=200).prepare(given)
+    prepared = Preprocess(shorter_side=150, longer_side=200).prepare(sample)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert prepared["masks"].shape == (300, 150, 200)

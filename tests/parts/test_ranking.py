@@ -1,4 +1,4 @@
-"""The best few of many: those of a stable sort, whatever is equal and whatever is no number."""
+"""Stable top-k: the first indices of a stable sort, however many scores are equal."""
 
 from itertools import pairwise
 
@@ -22,23 +22,23 @@ def test_it_is_the_beginning_of_a_stable_sort(seed: int, rows: int, columns: int
 def test_of_many_equal_ones_the_first_are_taken() -> None:
     scores = torch.rand(2, 50_000).bfloat16().float()  # as maps computed in bfloat16 have them
     assert torch.equal(stable_topk(scores, 1000), scores.argsort(dim=1, descending=True, stable=True)[:, :1000])
-    level = torch.full((3, 50_000), 0.5)
-    assert torch.equal(stable_topk(level, 100), torch.arange(100).expand(3, -1))
+    equal = torch.full((3, 50_000), 0.5)
+    assert torch.equal(stable_topk(equal, 100), torch.arange(100).expand(3, -1))
 
 
 @pytest.mark.parametrize(
-    "rule", [SigmoidScores(top_k_per_level=40), SoftmaxScores(top_k_per_class=40)], ids=["sigmoid", "softmax"]
+    "scores", [SigmoidScores(top_k_per_level=40), SoftmaxScores(top_k_per_class=40)], ids=["sigmoid", "softmax"]
 )
-def test_candidates_of_equal_score_are_the_first(rule: SigmoidScores | SoftmaxScores) -> None:
-    answers = DenseOutputs(
+def test_candidates_of_equal_score_are_the_first(scores: SigmoidScores | SoftmaxScores) -> None:
+    outputs = DenseOutputs(
         [torch.ones(1, 5000, 3), torch.ones(1, 60, 3)], [torch.zeros(1, 5000, 4), torch.zeros(1, 60, 4)]
     )
     thresholds = torch.tensor([torch.inf, 0.1, 0.1])
-    _, slots, anchors = rule.choose(answers, 0, thresholds)
-    if isinstance(rule, SigmoidScores):  # by anchor and class of each map
+    _, class_indices, anchors = scores.choose(outputs, 0, thresholds)
+    if isinstance(scores, SigmoidScores):  # by anchor and class of each map
         expected = torch.arange(40).div(2, rounding_mode="floor")
         assert torch.equal(anchors, torch.cat([expected, expected + 5000]))
-        assert slots.tolist() == [1, 2] * 40
+        assert class_indices.tolist() == [1, 2] * 40
     else:
         assert torch.equal(anchors, torch.arange(40).repeat(2))
     assert all(a <= b for a, b in pairwise(anchors[:40].tolist()))

@@ -14,7 +14,7 @@ from otus.parts.regions.crops import WarpedCrops, warp
 
 
 def slow_warp(image: np.ndarray, box: list[float], *, side: int, context: int) -> np.ndarray:
-    """Pixel by pixel: where each comes from, and the four pixels around that place; what is outside is 0."""
+    """Warp pixel by pixel: interpolate the four image pixels around its source position; 0 outside the image."""
     height, width = image.shape[1:]
     x1, y1, x2, y2 = box
     crop = np.zeros((3, side, side))
@@ -62,29 +62,29 @@ def test_chunks_change_nothing_and_bound_what_is_in_the_backbone(monkeypatch):
     batch = make_batch([{"image": torch.rand(3, 20, 30)}, {"image": torch.rand(3, 24, 18)}], size_divisor=1)
     rng = torch.Generator().manual_seed(0)
     boxes = [torch.rand(n, 2, generator=rng) * 8 for n in (7, 4)]
-    boxes = [torch.cat([one, one + 6], dim=1) for one in boxes]
-    whole, chunked = crops_of(100), crops_of(3)
-    seen = []
-    chunked.backbone.register_forward_hook(lambda module, given, maps: seen.append(len(given[0])))
-    pieces = chunked.extract([], batch, boxes)
-    torch.testing.assert_close(pieces, whole.extract([], batch, boxes))
-    assert pieces.shape == (11, *whole.out_shape)
-    assert whole.out_features == 4 * 5 * 5
-    assert seen == [3, 3, 1, 3, 1]
+    boxes = [torch.cat([corners, corners + 6], dim=1) for corners in boxes]
+    unchunked, chunked = crops_of(100), crops_of(3)
+    chunk_sizes = []
+    chunked.backbone.register_forward_hook(lambda module, inputs, maps: chunk_sizes.append(len(inputs[0])))
+    roi_features = chunked.extract([], batch, boxes)
+    torch.testing.assert_close(roi_features, unchunked.extract([], batch, boxes))
+    assert roi_features.shape == (11, *unchunked.out_shape)
+    assert unchunked.out_features == 4 * 5 * 5
+    assert chunk_sizes == [3, 3, 1, 3, 1]
 
 
 def test_without_regions_the_backbone_still_gets_its_gradient():
     crops = crops_of(3)
     batch = make_batch([{"image": torch.rand(3, 20, 30)}], size_divisor=1)
-    pieces = crops.extract([], batch, [torch.zeros(0, 4)])
-    assert pieces.shape == (0, *crops.out_shape)
-    pieces.sum().backward()
-    assert all(float(one.grad.abs().sum()) == 0 for one in crops.parameters())
+    roi_features = crops.extract([], batch, [torch.zeros(0, 4)])
+    assert roi_features.shape == (0, *crops.out_shape)
+    roi_features.sum().backward()
+    assert all(float(parameter.grad.abs().sum()) == 0 for parameter in crops.parameters())
 
 
 def test_sizes_that_cannot_be():
     backbone = crops_of(1).backbone
-    too_small = 2 * backbone.minimum_side - 1  # batch norms would have it padded while learning, and only then
+    too_small = 2 * backbone.minimum_side - 1  # it would be padded in training, for batch norms, and only then
     for wrong in (
         {"crop_size": 10, "context": 5},
         {"crop_size": 0},

@@ -1,4 +1,4 @@
-"""The blocks of region-based detectors against torchvision's own, against slow loops, and their properties."""
+"""The parts of region-based detectors against torchvision's, against slow loops, and their properties."""
 
 import pytest
 import torch
@@ -27,10 +27,10 @@ from otus.parts.regions.roi_features import RoIPooler
 seeds = st.integers(0, 2**31 - 1)
 
 
-def boxes(count: int, seed: int, *, side: float = 100.0, least: float = 1.0) -> Tensor:
+def boxes(count: int, seed: int, *, side: float = 100.0, min_size: float = 1.0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(count, 2, generator=generator) * side
-    return torch.cat([corner, corner + least + torch.rand(count, 2, generator=generator) * side / 2], dim=1)
+    return torch.cat([corner, corner + min_size + torch.rand(count, 2, generator=generator) * side / 2], dim=1)
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 160), (800, 1088), (32, 64)])
@@ -48,10 +48,10 @@ def test_anchors_made_while_predicting_serve_training():
     anchors = GridAnchorGenerator([[8.0, 16.0]])
     with torch.inference_mode():
         anchors([(3, 5)], (24, 40))
-    (kept,) = anchors([(3, 5)], (24, 40))
-    offset = torch.zeros(len(kept), 4, requires_grad=True)
-    (kept * offset).sum().backward()
-    assert torch.equal(offset.grad, kept)
+    (cached,) = anchors([(3, 5)], (24, 40))
+    offset = torch.zeros(len(cached), 4, requires_grad=True)
+    (cached * offset).sum().backward()
+    assert torch.equal(offset.grad, cached)
 
 
 def test_anchors_for_another_number_of_maps_are_refused():
@@ -61,17 +61,19 @@ def test_anchors_for_another_number_of_maps_are_refused():
 
 @given(seeds)
 @settings(max_examples=30, deadline=None)
-def test_transforms_are_torchvisions_and_invert(seed):
+def test_box_deltas_are_torchvisions_and_invert(seed):
     weights = (10.0, 10.0, 5.0, 5.0)
-    transform, oracle = DeltaBoxCoder(weights), reference.BoxCoder(weights)
+    box_coder, oracle = DeltaBoxCoder(weights), reference.BoxCoder(weights)
     regions, objects = boxes(20, seed), boxes(20, seed + 1)
-    codes = transform.encode(objects, regions)
-    torch.testing.assert_close(codes, oracle.encode_single(objects, regions))
-    torch.testing.assert_close(transform.decode(codes, regions), oracle.decode_single(codes, regions).reshape(-1, 4))
-    torch.testing.assert_close(transform.decode(codes, regions), objects, atol=1e-3, rtol=1e-4)
+    box_deltas = box_coder.encode(objects, regions)
+    torch.testing.assert_close(box_deltas, oracle.encode_single(objects, regions))
+    torch.testing.assert_close(
+        box_coder.decode(box_deltas, regions), oracle.decode_single(box_deltas, regions).reshape(-1, 4)
+    )
+    torch.testing.assert_close(box_coder.decode(box_deltas, regions), objects, atol=1e-3, rtol=1e-4)
 
 
-def test_transforms_too_large_for_the_exponential_are_cut():
+def test_box_deltas_too_large_for_the_exponential_are_clamped():
     region = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
     decoded = DeltaBoxCoder().decode(torch.full((1, 4), 1000.0), region)
     assert decoded.isfinite().all()
@@ -83,16 +85,16 @@ def test_transforms_too_large_for_the_exponential_are_cut():
 def test_matches_are_torchvisions(seed, keep_best, thresholds):
     regions, objects = boxes(60, seed, side=40), boxes(4, seed + 1, side=40)
     iou = box_iou(objects, regions)
-    found = IoUMatcher(*thresholds, keep_best=keep_best)(regions, objects)
+    matches = IoUMatcher(*thresholds, keep_best=keep_best)(regions, objects)
     expected = reference.Matcher(*thresholds, allow_low_quality_matches=keep_best)(iou)
     touched = (iou > 0).any(dim=1).all()  # torchvision makes all regions positive for an object that none touches
     if touched or not keep_best:
-        assert torch.equal(found, expected)
+        assert torch.equal(matches, expected)
 
 
 def test_an_object_that_no_anchor_touches_makes_none_positive():
-    found = IoUMatcher(0.7, 0.3, keep_best=True)(boxes(5, 0), torch.tensor([[500.0, 500, 510, 510]]))
-    assert (found == NEGATIVE).all()
+    matches = IoUMatcher(0.7, 0.3, keep_best=True)(boxes(5, 0), torch.tensor([[500.0, 500, 510, 510]]))
+    assert (matches == NEGATIVE).all()
 
 
 def test_without_objects_all_is_negative_but_in_a_crowd():
@@ -100,8 +102,8 @@ def test_without_objects_all_is_negative_but_in_a_crowd():
     crowd = torch.tensor([[0.0, 0, 10, 10]])
     matcher = IoUMatcher(0.5, 0.5)
     assert (matcher(regions, torch.zeros(0, 4)) == NEGATIVE).all()
-    found = matcher(regions, torch.zeros(0, 4), crowds=crowd)
-    assert found.tolist() == [NEUTRAL, NEUTRAL, NEGATIVE, NEGATIVE, NEGATIVE]
+    matches = matcher(regions, torch.zeros(0, 4), crowds=crowd)
+    assert matches.tolist() == [NEUTRAL, NEUTRAL, NEGATIVE, NEGATIVE, NEGATIVE]
     torch.testing.assert_close(pairwise_ioa(regions, crowd), torch.tensor([1.0, 0.6, 0.4, 0.0, 0.0]))
 
 
@@ -134,8 +136,8 @@ def test_the_pyramid_is_torchvisions(norm_layer):
     pyramid.load_state_dict(oracle.state_dict())
     maps = [torch.rand(2, c, h, w) for c, h, w in ((4, 13, 21), (8, 7, 11), (16, 4, 6))]
     expected = oracle({str(i): x for i, x in enumerate(maps)}).values()
-    for found, one in zip(pyramid(maps), expected, strict=True):
-        torch.testing.assert_close(found, one)
+    for level, expected_level in zip(pyramid(maps), expected, strict=True):
+        torch.testing.assert_close(level, expected_level)
 
 
 def test_aligned_regions_of_a_pyramid_are_torchvisions():
@@ -143,21 +145,21 @@ def test_aligned_regions_of_a_pyramid_are_torchvisions():
     regions = [boxes(40, 1, side=900), boxes(30, 3, side=30)]
     oracle = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     expected = oracle({str(i): x for i, x in enumerate(maps)}, regions, [(256, 256)] * 2)
-    pooling = RoIPooler(7, strides=(4, 8, 16, 32))
-    assert len(pooling.levels(torch.cat(regions)).unique()) > 1
-    torch.testing.assert_close(pooling(maps, regions), expected)
-    assert pooling([x.bfloat16() for x in maps], regions).dtype == torch.float32
+    roi_pooler = RoIPooler(7, strides=(4, 8, 16, 32))
+    assert len(roi_pooler.levels(torch.cat(regions)).unique()) > 1
+    torch.testing.assert_close(roi_pooler(maps, regions), expected)
+    assert roi_pooler([x.bfloat16() for x in maps], regions).dtype == torch.float32
 
 
 def test_pooled_regions_take_the_maximum_of_whole_cells():
     x = torch.arange(64.0).reshape(1, 1, 8, 8)
     region = torch.tensor([[16.0, 32.0, 79.0, 95.0]])  # columns 1..5 and rows 2..6 of a map of stride 16
-    found = RoIPooler(2, strides=(16,), method="pool")([x], [region])
-    assert found.flatten().tolist() == [4 * 8 + 3, 4 * 8 + 5, 6 * 8 + 3, 6 * 8 + 5]
+    roi_features = RoIPooler(2, strides=(16,), method="pool")([x], [region])
+    assert roi_features.flatten().tolist() == [4 * 8 + 3, 4 * 8 + 5, 6 * 8 + 3, 6 * 8 + 5]
 
 
 @pytest.mark.parametrize("strides", [(16,), (4, 8)])
-def test_no_regions_give_no_pieces(strides):
+def test_no_regions_give_no_features(strides):
     maps = [torch.rand(2, 5, 8, 8) for _ in strides]
     assert RoIPooler(7, strides=strides)(maps, [torch.zeros(0, 4)] * 2).shape == (0, 5, 7, 7)
 
@@ -214,15 +216,15 @@ def test_targets_leave_out_crowds_and_boxes_without_area():
         ({"key": "b", "boxes": torch.ones(1, 4), "labels": torch.tensor([3])}, r"expected labels 0\.\.2, got 3\.\.3"),
     ],
 )
-def test_what_cannot_be_learned_from_is_said(sample, message):
+def test_samples_without_valid_targets_are_refused(sample, message):
     with pytest.raises(ShapeError, match=message):
         make_target(sample, category_count=3, device=torch.device("cpu"))
 
 
-@pytest.mark.parametrize("slots", [(), (0, 1), (1, 1)])
-def test_class_indices_must_differ_and_leave_room_for_background(slots):
+@pytest.mark.parametrize("class_indices", [(), (0, 1), (1, 1)])
+def test_class_indices_must_differ_and_leave_room_for_background(class_indices):
     with pytest.raises(ShapeError, match="class_indices"):
-        BoxHead(nn.Identity(), in_features=4, class_indices=slots)
+        BoxHead(nn.Identity(), in_features=4, class_indices=class_indices)
 
 
 def test_predicting_leaves_each_part_as_it_is_even_after_an_error():
@@ -248,9 +250,9 @@ def test_the_gradient_of_roi_align_is_torchvisions(seed, samples, side):
     generator = torch.Generator().manual_seed(seed)
     maps = torch.randn(3, 5, 6, 9, generator=generator).requires_grad_()
     regions = torch.cat([torch.arange(12)[:, None] % 3, boxes(12, seed, side=60) - 10], dim=1)
-    wanted = torch.randn(12, 5, side, side, generator=generator)
-    pieces = RoIAlignOnCPU.apply(maps, regions, side, 1 / 8, samples)
+    output_grad = torch.randn(12, 5, side, side, generator=generator)
+    roi_features = RoIAlignOnCPU.apply(maps, regions, side, 1 / 8, samples)
     expected = roi_align(maps, regions, side, 1 / 8, sampling_ratio=samples)
-    assert torch.equal(pieces, expected)
-    ours, theirs = (torch.autograd.grad(made, maps, wanted)[0] for made in (pieces, expected))
+    assert torch.equal(roi_features, expected)
+    ours, theirs = (torch.autograd.grad(output, maps, output_grad)[0] for output in (roi_features, expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

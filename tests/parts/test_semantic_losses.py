@@ -1,4 +1,4 @@
-"""Losses per pixel: against formulas written as loops, what is not labelled, perfect and hopeless scores, gradients."""
+"""Semantic losses: against formulas written as loops, unlabelled pixels, perfect and inverted logits, gradients."""
 
 import itertools
 
@@ -43,9 +43,9 @@ def test_what_is_ignored_changes_nothing_and_perfect_scores_cost_nothing(loss):
     logits, labels = a_case(2)
     other = torch.where((labels == IGNORE)[:, None], torch.randn_like(logits), logits)
     torch.testing.assert_close(loss(other, labels), loss(logits, labels))
-    truth = F.one_hot(labels.clamp(max=3), 4).movedim(-1, 1).double() * 200
-    assert float(loss(truth, labels)) < 1e-6
-    assert float(loss(-truth, labels)) > 0.5
+    perfect = F.one_hot(labels.clamp(max=3), 4).movedim(-1, 1).double() * 200
+    assert float(loss(perfect, labels)) < 1e-6
+    assert float(loss(-perfect, labels)) > 0.5
 
 
 @given(st.integers(0, 10**6))
@@ -60,18 +60,18 @@ def test_weighted_cross_entropy_is_torchs(seed):
 def test_lovasz_is_the_iou_at_hard_predictions_and_dice_the_definition(seed):
     logits, labels = a_case(seed)
     hard = F.one_hot(logits.argmax(1), 4).movedim(-1, 1).double() * 400
-    probabilities, known = logits.softmax(1), labels != IGNORE
+    probabilities, labelled = logits.softmax(1), labels != IGNORE
     ious, dices = [], []
     for label in range(4):
-        truth = (labels == label) & known
-        if not truth.any():
+        target = (labels == label) & labelled
+        if not target.any():
             continue
-        predicted = (logits.argmax(1) == label) & known
-        ious.append(1 - (truth & predicted).sum() / (truth | predicted).sum())
+        predicted = (logits.argmax(1) == label) & labelled
+        ious.append(1 - (target & predicted).sum() / (target | predicted).sum())
         overlap = total = 0.0
         for n, i, j in itertools.product(range(2), range(3), range(5)):
-            if known[n, i, j]:
-                p, t = float(probabilities[n, label, i, j]), float(truth[n, i, j])
+            if labelled[n, i, j]:
+                p, t = float(probabilities[n, label, i, j]), float(target[n, i, j])
                 overlap, total = overlap + p * t, total + p + t
         dices.append(1 - 2 * overlap / total)
     torch.testing.assert_close(losses.lovasz_softmax(hard, labels), torch.stack(ious).double().mean())

@@ -1,4 +1,4 @@
-"""Suppression: what stays is torchvision's and a slow loop's, few boxes or many, upright or oriented."""
+"""NMS: the boxes kept are those of torchvision and of a slow loop, for few boxes or many, upright or oriented."""
 
 from unittest.mock import patch
 
@@ -22,7 +22,7 @@ thresholds = st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0])
 
 
 def crowd(count: int, seed: int, *, groups: int, ties: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes that overlap a lot; with ``ties``, some of no area, and many equal ones, scores and IoU among them."""
+    """Return boxes that overlap a lot, scores and groups; with ``ties``, many equal boxes, scores and IoUs."""
     generator = torch.Generator().manual_seed(seed)
     corner, size = torch.rand(2, count, 2, generator=generator) * 40
     scores = torch.randperm(count, generator=generator) / max(1, count)
@@ -43,7 +43,7 @@ def slow_suppression(similarity: Tensor, scores: Tensor, groups: Tensor, thresho
 @settings(max_examples=100, deadline=None)
 def test_what_stays_is_a_slow_loops(seed, count, threshold, ties):
     boxes, scores, groups = crowd(count, seed, groups=3, ties=ties)
-    with patch.object(suppression, "_FEW", 0):  # what is compiled is asked, few as they are
+    with patch.object(suppression, "_OFFSET_TRICK_MAX", 0):  # so that the compiled kernel is used
         kept = batched_nms(boxes, scores, groups, iou_threshold=threshold)
     assert kept.tolist() == slow_suppression(box_iou(boxes, boxes), scores, groups, threshold)
     again = batched_nms(boxes[kept], scores[kept], groups[kept], iou_threshold=threshold)
@@ -53,7 +53,7 @@ def test_what_stays_is_a_slow_loops(seed, count, threshold, ties):
 
 
 def torchvisions(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """What torchvision keeps; equal scores, whose order it leaves open, by index."""
+    """Return the boxes that torchvision keeps, equal scores, whose order it leaves open, by index."""
     kept = ops.batched_nms(boxes, scores, groups, threshold).sort().values
     return kept[scores[kept].argsort(descending=True, stable=True)]
 
@@ -81,10 +81,10 @@ def test_what_is_no_number_stays_as_in_torchvision():
 def test_any_kind_of_tensor_may_come():
     boxes, scores, groups = crowd(1500, 1, groups=600, ties=False)
     expected = batched_nms(boxes, scores, groups, iou_threshold=0.5)
-    apart = torch.stack([boxes.double(), torch.zeros(1500, 4)], 2)[..., 0].requires_grad_()
-    assert not apart.is_contiguous()
-    turned = torch.stack([groups * 2**40, groups], 1)[:, 0]
-    assert torch.equal(batched_nms(apart, scores.double(), turned, iou_threshold=0.5), expected)
+    strided = torch.stack([boxes.double(), torch.zeros(1500, 4)], 2)[..., 0].requires_grad_()
+    assert not strided.is_contiguous()
+    strided_groups = torch.stack([groups * 2**40, groups], 1)[:, 0]
+    assert torch.equal(batched_nms(strided, scores.double(), strided_groups, iou_threshold=0.5), expected)
     coarse = scores.bfloat16()
     assert torch.equal(
         batched_nms(boxes, coarse, groups, iou_threshold=0.5), torchvisions(boxes, coarse.float(), groups, 0.5)
@@ -100,8 +100,8 @@ def test_what_is_traced_keeps_torchvisions_operator():
         assert torch.equal(traced(boxes, scores, groups, iou_threshold=0.5, limit=20), expected)
 
 
-def turned(count: int, seed: int, *, ties: bool = False) -> Tensor:
-    """Oriented boxes; with ``ties``, many that lie on one another, share edges or have no area."""
+def random_oriented_boxes(count: int, seed: int, *, ties: bool = False) -> Tensor:
+    """Return oriented boxes; with ``ties``, many that coincide, share edges or have no area."""
     generator = torch.Generator().manual_seed(seed)
     centre, size = torch.rand(2, count, 2, generator=generator) * 40 + 1
     angle = (torch.rand(count, 1, generator=generator) - 0.5) * torch.pi
@@ -113,7 +113,7 @@ def turned(count: int, seed: int, *, ties: bool = False) -> Tensor:
 @settings(max_examples=60, deadline=None)
 @given(seeds, st.integers(0, 30), st.floats(0.05, 0.7), st.booleans())
 def test_what_stays_of_oriented_boxes_is_a_slow_loops(seed, count, threshold, ties):
-    boxes, (_, scores, groups) = turned(count, seed, ties=ties), crowd(count, seed, groups=2, ties=ties)
+    boxes, (_, scores, groups) = random_oriented_boxes(count, seed, ties=ties), crowd(count, seed, groups=2, ties=ties)
     iou = torch.from_numpy(pairwise_oriented_iou(boxes.numpy(), boxes.numpy()))
     kept = slow_suppression(iou, scores, groups, threshold)
     assert oriented_nms(boxes, scores, groups, iou_threshold=threshold).tolist() == kept
@@ -127,10 +127,10 @@ def test_upright_boxes_are_suppressed_alike_when_they_may_turn():
     far = upright + torch.tensor([1e5, 1e5, 0, 0, 0])
     kept = batched_nms(boxes, scores, groups, iou_threshold=0.2)
     assert torch.equal(oriented_nms(upright, scores, groups, iou_threshold=0.2), kept)
-    on_their_side = far.double() @ torch.eye(5).double()[:, [0, 1, 3, 2, 4]]
-    on_their_side[:, 4] += np.pi / 2
-    iou = [pairwise_oriented_iou(one.numpy(), one.numpy()) for one in (far.double(), on_their_side)]
+    rotated = far.double() @ torch.eye(5).double()[:, [0, 1, 3, 2, 4]]
+    rotated[:, 4] += np.pi / 2
+    iou = [pairwise_oriented_iou(boxes_xywhr.numpy(), boxes_xywhr.numpy()) for boxes_xywhr in (far.double(), rotated)]
     np.testing.assert_allclose(*iou, atol=1e-8)
-    assert oriented_nms(on_their_side, scores, groups, iou_threshold=0.2).tolist() == slow_suppression(
+    assert oriented_nms(rotated, scores, groups, iou_threshold=0.2).tolist() == slow_suppression(
         torch.from_numpy(iou[0]), scores, groups, 0.2
     )

@@ -1,4 +1,4 @@
-"""Ways down and up: against slow loops, against torch.nn.functional, with gradients; factors, odd sizes, one pixel."""
+"""Downsampling and upsampling: against slow loops and torch.nn.functional, gradients, factors, odd sizes, one pixel."""
 
 import itertools
 from typing import get_args
@@ -82,20 +82,20 @@ def test_max_unpooling_needs_maxima():
 
 
 @given(sides, sides, st.integers(1, 4), st.integers(1, 5), st.data())
-def test_transposed_convolution_is_the_sum_of_stamps(height, width, stride, size, data):
+def test_transposed_convolution_is_the_sum_of_patches(height, width, stride, size, data):
     padding = data.draw(st.integers(0, (size - 1) // 2))
-    further = data.draw(st.integers(0, stride - 1))
+    output_padding = data.draw(st.integers(0, stride - 1))
     x, weight = a_map(2, 3, height, width), a_map(3, 4, size, size, seed=1)
-    rows, columns = (max((side - 1) * stride + size - 2 * padding + further, 0) for side in (height, width))
-    expected = F.conv_transpose2d(x, weight, stride=stride, padding=padding, output_padding=further)
-    found = transposed_convolution_by_patches(x, weight, stride=stride, padding=padding, size_hw=(rows, columns))
-    torch.testing.assert_close(found, expected)
+    rows, columns = (max((side - 1) * stride + size - 2 * padding + output_padding, 0) for side in (height, width))
+    expected = F.conv_transpose2d(x, weight, stride=stride, padding=padding, output_padding=output_padding)
+    fine = transposed_convolution_by_patches(x, weight, stride=stride, padding=padding, size_hw=(rows, columns))
+    torch.testing.assert_close(fine, expected)
     slow = torch.zeros(2, 4, rows, columns, dtype=x.dtype)
     for i, j, di, dj in itertools.product(range(height), range(width), range(size), range(size)):
         row, column = i * stride - padding + di, j * stride - padding + dj
         if 0 <= row < rows and 0 <= column < columns:
             slow[:, :, row, column] += x[:, :, i, j] @ weight[:, :, di, dj]
-    torch.testing.assert_close(found, slow)
+    torch.testing.assert_close(fine, slow)
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
@@ -136,10 +136,10 @@ def test_gradients_of_the_functions():
     x = a_map(1, 2, 3, 2).requires_grad_()
     weight = a_map(2, 2, 3, 3, seed=1).requires_grad_()
 
-    def stamped(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def by_patches(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return transposed_convolution_by_patches(x, weight, stride=2, padding=1, size_hw=(5, 3))
 
-    assert gradcheck(stamped, (x, weight))
+    assert gradcheck(by_patches, (x, weight))
     indices = torch.arange(6).reshape(1, 1, 3, 2).expand(1, 2, 3, 2) * 3
     assert gradcheck(lambda x: max_unpool(x, indices, (5, 4)), x)
 

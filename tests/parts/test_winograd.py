@@ -1,4 +1,4 @@
-"""Winograd's 3x3 convolutions: the direct sum of every size, dilation and batch, and rounding as small."""
+"""Winograd's 3x3 convolutions: equal to the direct sum for every size, dilation and batch, with small rounding errors."""
 
 import pytest
 import torch
@@ -34,9 +34,9 @@ def test_it_is_the_direct_convolution(size_hw: tuple[int, int], dilation: int, r
     x = torch.randn(2, 5, *size_hw)
     for layout in (torch.contiguous_format, torch.channels_last):
         with torch.inference_mode():
-            found = WinogradConvolution(conv, direct_of(conv), relu=relu)(x.contiguous(memory_format=layout))
+            output = WinogradConvolution(conv, direct_of(conv), relu=relu)(x.contiguous(memory_format=layout))
             expected = F.relu(conv(x)) if relu else conv(x)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_large_maps_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,8 +45,8 @@ def test_large_maps_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     x = torch.randn(1, 3, 50, 30)
     with torch.inference_mode():
         monkeypatch.setattr(winograd, "_MAX_TRANSFORMED_VALUES", 1)  # a row of tiles at a time
-        found = WinogradConvolution(conv, direct_of(conv), relu=False)(x)
-        torch.testing.assert_close(found, conv(x), atol=1e-5, rtol=1e-5)
+        output = WinogradConvolution(conv, direct_of(conv), relu=False)(x)
+        torch.testing.assert_close(output, conv(x), atol=1e-5, rtol=1e-5)
 
 
 def test_it_rounds_hardly_more_than_the_direct_sum() -> None:
@@ -55,10 +55,10 @@ def test_it_rounds_hardly_more_than_the_direct_sum() -> None:
     x = torch.randn(1, 256, 40, 40).relu()
     with torch.inference_mode():
         exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
-        found = WinogradConvolution(conv, direct_of(conv), relu=False)(x)
-        apart = (found - exact).abs().mean() / (conv(x) - exact).abs().mean()
-    assert apart < 8
-    assert float((found - exact).abs().max()) < 1e-5 * float(exact.abs().max())
+        output = WinogradConvolution(conv, direct_of(conv), relu=False)(x)
+        error_ratio = (output - exact).abs().mean() / (conv(x) - exact).abs().mean()
+    assert error_ratio < 8
+    assert float((output - exact).abs().max()) < 1e-5 * float(exact.abs().max())
 
 
 @pytest.mark.parametrize(

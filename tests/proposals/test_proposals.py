@@ -1,4 +1,4 @@
-"""Proposals of a data set: found once, never believed when foreign or half-written, and moved with their image."""
+"""Proposals of a data set: computed once, ignored if of another image or truncated, and transformed with their image."""
 
 import json
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ from otus.structures import Categories, Objects
 
 @dataclass(frozen=True)
 class Corners:
-    """Boxes that grow from the corner, and a tally of the images asked for."""
+    """Propose boxes that grow from the corner, and record the images it is called for."""
 
-    asked: list
+    calls: list
     step: int = 1
 
     @property
@@ -31,7 +31,7 @@ class Corners:
         return {"method": "corners", "step": self.step, "made_of": (1, 2)}
 
     def __call__(self, image):
-        self.asked.append(image.shape)
+        self.calls.append(image.shape)
         height, width = image.shape[:2]
         boxes = [[0, 0, side, side] for side in range(1, min(height, width) + 1, self.step)]
         return Proposals(np.array(boxes), np.linspace(1, 0.5, len(boxes)))
@@ -55,110 +55,112 @@ def dataset(tmp_path):
 
 
 def test_found_once_and_kept(dataset, tmp_path):
-    proposer, told = Corners([]), []
+    proposer, reports = Corners([]), []
     cache = ProposalCache(tmp_path / "cache", proposer, 5)
-    cache.fill(dataset, report=lambda done, total: told.append((done, total)))
-    assert len(proposer.asked) == 4
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    ProposalCache(tmp_path / "cache", proposer, 5).fill(dataset, report=lambda done, total: told.append((done, total)))
-    assert len(proposer.asked) == 4
-    assert told[4:] == told[:4]
+    cache.fill(dataset, report=lambda done, total: reports.append((done, total)))
+    assert len(proposer.calls) == 4
+    assert reports == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    ProposalCache(tmp_path / "cache", proposer, 5).fill(
+        dataset, report=lambda done, total: reports.append((done, total))
+    )
+    assert len(proposer.calls) == 4
+    assert reports[4:] == reports[:4]
     proposed = ProposedDataset.of(dataset, cache)
     for index in range(4):
         expected = Corners([])(dataset.image(index)).best(5)
         np.testing.assert_array_equal(proposed[index].columns["proposals_xyxy"], expected.boxes_xyxy)
         np.testing.assert_array_equal(cache.read(dataset.image(index)).scores, expected.scores)
-    assert len(proposer.asked) == 4
+    assert len(proposer.calls) == 4
 
 
 def test_files_that_hold_more_serve_and_those_that_hold_less_do_not(dataset, tmp_path):
     proposer, image = Corners([]), dataset.image(0)
-    for count, asked in ((5, 1), (3, 1), (5, 1), (7, 2), (6, 2), (None, 3), (9, 3), (None, 3)):
-        found = ProposalCache(tmp_path, proposer, count).proposals(image)
-        assert len(found) == (12 if count is None else count)
-        assert len(proposer.asked) == asked
+    for count, num_calls in ((5, 1), (3, 1), (5, 1), (7, 2), (6, 2), (None, 3), (9, 3), (None, 3)):
+        proposals = ProposalCache(tmp_path, proposer, count).proposals(image)
+        assert len(proposals) == (12 if count is None else count)
+        assert len(proposer.calls) == num_calls
 
 
 def test_other_parameters_and_other_images_are_other_files(dataset, tmp_path):
-    one, other = ProposalCache(tmp_path, Corners([])), ProposalCache(tmp_path, Corners([], step=2))
+    cache, other = ProposalCache(tmp_path, Corners([])), ProposalCache(tmp_path, Corners([], step=2))
     image = dataset.image(0)
-    assert len(one.proposals(image)) == 12
+    assert len(cache.proposals(image)) == 12
     assert len(other.proposals(image)) == 6
-    assert len(one.proposals(image)) == 12
-    assert one.path(image) != other.path(image)
+    assert len(cache.proposals(image)) == 12
+    assert cache.path(image) != other.path(image)
     changed = image.copy()
     changed[3, 4, 1] ^= 1
-    assert one.read(changed) is None
-    assert one.path(np.zeros((2, 6, 3), np.uint8)) != one.path(np.zeros((6, 2, 3), np.uint8))
+    assert cache.read(changed) is None
+    assert cache.path(np.zeros((2, 6, 3), np.uint8)) != cache.path(np.zeros((6, 2, 3), np.uint8))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.6, 0.97])
-def test_half_written_files_are_found_anew(dataset, tmp_path, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.2, 0.6, 0.97])
+def test_truncated_files_are_computed_again(dataset, tmp_path, fraction):
     proposer, image = Corners([]), dataset.image(0)
     cache = ProposalCache(tmp_path, proposer)
-    whole = cache.proposals(image)
+    proposals = cache.proposals(image)
     path = cache.path(image)
     content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
+    path.write_bytes(content[: int(len(content) * fraction)])
     assert cache.read(image) is None
-    np.testing.assert_array_equal(cache.proposals(image).boxes_xyxy, whole.boxes_xyxy)
-    assert len(proposer.asked) == 2
+    np.testing.assert_array_equal(cache.proposals(image).boxes_xyxy, proposals.boxes_xyxy)
+    assert len(proposer.calls) == 2
     assert path.read_bytes() == content
 
 
-def test_a_flipped_byte_is_no_other_answer(dataset, tmp_path):
+def test_a_flipped_byte_does_not_change_the_proposals(dataset, tmp_path):
     image = dataset.image(0)
     cache = ProposalCache(tmp_path, Corners([]))
-    whole = cache.proposals(image)
+    proposals = cache.proposals(image)
     path = cache.path(image)
     content = path.read_bytes()
-    for place in range(0, len(content), 7):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
-        found = cache.read(image)
-        if found is not None:  # e.g. a date in the archive
-            np.testing.assert_array_equal(found.boxes_xyxy, whole.boxes_xyxy)
-            np.testing.assert_array_equal(found.scores, whole.scores)
+    for position in range(0, len(content), 7):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
+        cached = cache.read(image)
+        if cached is not None:  # e.g. a date in the archive
+            np.testing.assert_array_equal(cached.boxes_xyxy, proposals.boxes_xyxy)
+            np.testing.assert_array_equal(cached.scores, proposals.scores)
 
 
-def test_files_in_the_place_of_others_are_found_anew(dataset, tmp_path):
-    one, other = ProposalCache(tmp_path, Corners([])), ProposalCache(tmp_path, Corners([], step=3))
+def test_files_of_other_images_or_parameters_are_computed_again(dataset, tmp_path):
+    cache, other = ProposalCache(tmp_path, Corners([])), ProposalCache(tmp_path, Corners([], step=3))
     image, second = dataset.image(0), dataset.image(1)
-    one.proposals(image)
-    for cache, photo in ((other, image), (one, second)):  # of other parameters, of another image
-        path = cache.path(photo)
+    cache.proposals(image)
+    for wrong_cache, photo in ((other, image), (cache, second)):  # of other parameters, of another image
+        path = wrong_cache.path(photo)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(one.path(image).read_bytes())
-        assert cache.read(photo) is None
-    path = one.path(image)
+        path.write_bytes(cache.path(image).read_bytes())
+        assert wrong_cache.read(photo) is None
+    path = cache.path(image)
     for content in ({"boxes_xyxy": np.zeros((1, 4))}, {"boxes_xyxy": np.zeros((2, 3)), "scores": np.zeros(2)}):
-        np.savez(path, **content, header=np.array(json.dumps({"count": None, **one._header(image)})))
-        assert one.read(image) is None
+        np.savez(path, **content, header=np.array(json.dumps({"count": None, **cache._header(image)})))
+        assert cache.read(image) is None
     np.save(path.with_suffix(".npy"), np.zeros(3))
     path.with_suffix(".npy").replace(path)
-    assert one.read(image) is None
+    assert cache.read(image) is None
     path.write_text("not an archive")
-    assert one.read(image) is None
-    assert len(one.proposals(image)) == 12
+    assert cache.read(image) is None
+    assert len(cache.proposals(image)) == 12
 
 
 def test_several_processes_find_the_same_and_go_on_where_a_run_was_stopped(dataset, tmp_path):
     search = SelectiveSearch()
-    alone, together = (ProposalCache(tmp_path / name, search, 20) for name in ("alone", "together"))
-    alone.fill(dataset)
-    together.proposals(dataset.image(2))
-    there = together.path(dataset.image(2))
-    before = there.stat().st_mtime_ns
-    told = []
-    together.fill(dataset, workers=2, report=lambda done, total: told.append(done))
-    assert told == [1, 2, 3, 4]
-    assert there.stat().st_mtime_ns == before
+    serial, parallel = (ProposalCache(tmp_path / name, search, 20) for name in ("alone", "together"))
+    serial.fill(dataset)
+    parallel.proposals(dataset.image(2))
+    cached_file = parallel.path(dataset.image(2))
+    before = cached_file.stat().st_mtime_ns
+    reports = []
+    parallel.fill(dataset, workers=2, report=lambda done, total: reports.append(done))
+    assert reports == [1, 2, 3, 4]
+    assert cached_file.stat().st_mtime_ns == before
     for index in range(4):
         image = dataset.image(index)
-        np.testing.assert_array_equal(alone.read(image).boxes_xyxy, together.read(image).boxes_xyxy)
+        np.testing.assert_array_equal(serial.read(image).boxes_xyxy, parallel.read(image).boxes_xyxy)
     assert not list((tmp_path / "together").rglob(".*"))
 
 
-def test_a_image_that_cannot_be_read_is_named_also_from_another_process(dataset, tmp_path):
+def test_an_image_that_cannot_be_read_is_named_also_from_another_process(dataset, tmp_path):
     (dataset.images.root / "1.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"1\.png"):
         ProposalCache(tmp_path / "cache", SelectiveSearch()).fill(dataset, workers=2)
@@ -211,12 +213,12 @@ def test_no_proposals_are_a_defined_answer(dataset, tmp_path):
 
 
 def test_proposals_are_checked():
-    with pytest.raises(ShapeError, match="2 boxes"):
+    with pytest.raises(ShapeError, match=r"expected scores of shape \(2,\), one per box, got \(1,\)"):
         Proposals(np.zeros((2, 4)), [1.0])
     with pytest.raises(ShapeError, match=r"\(N, 4\)"):
         Proposals(np.zeros((2, 5)), [1.0, 0.5])
-    found = Proposals(np.zeros((3, 4)), [3, 2, 1])
-    assert len(found.best(None)) == len(found.best(9)) == 3
-    assert found.best(2).scores.tolist() == [3, 2]
+    proposals = Proposals(np.zeros((3, 4)), [3, 2, 1])
+    assert len(proposals.best(None)) == len(proposals.best(9)) == 3
+    assert proposals.best(2).scores.tolist() == [3, 2]
     with pytest.raises(UsageError, match="count"):
-        found.best(-1)
+        proposals.best(-1)

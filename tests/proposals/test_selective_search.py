@@ -1,4 +1,4 @@
-"""Selective Search: the kernels against slow loops, and what the paper promises of the result."""
+"""Selective Search: the kernels against slow loops, and the properties of the paper's results."""
 
 from dataclasses import replace
 
@@ -26,13 +26,13 @@ from otus.proposals.selective_search import (
 from otus.structures.boxes import pairwise_iou
 
 similarities = st.lists(st.sampled_from(list(Similarity)), min_size=1, unique=True).map(
-    lambda chosen: Similarity(sum(one.value for one in chosen))
+    lambda chosen: Similarity(sum(measure.value for measure in chosen))
 )
 
 
 @st.composite
 def segmentations(draw):
-    """Labels of any regions, connected or not, and bins for their pixels."""
+    """Draw labels of arbitrary regions, connected or not, and bins of their pixels."""
     height, width, channels = draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.sampled_from([1, 3]))
     values = draw(hnp.arrays(np.int32, (height, width), elements=st.integers(0, draw(st.integers(0, 80)))))
     labels = np.unique(values, return_inverse=True)[1].reshape(height, width).astype(np.int32)
@@ -117,7 +117,7 @@ def test_boxes_that_nearly_coincide_are_left_out_as_by_a_loop(seed, side, same_i
 
 @pytest.fixture(scope="module")
 def photo():
-    """Three things before a shaded ground, one of them of two colours."""
+    """An image of three objects on a shaded background, one of them of two colours."""
     image = np.broadcast_to(np.linspace(40, 90, 160)[None, :, None], (120, 160, 3)).copy()
     image[20:60, 20:70] = 190, 40, 40
     image[60:90, 30:60] = 40, 40, 190
@@ -127,27 +127,27 @@ def photo():
 
 
 def test_objects_are_found(photo):
-    found = selective_search(photo)
+    proposals = selective_search(photo)
     true = np.array(
         [[20, 20, 70, 60], [30, 60, 60, 90], [100, 30, 140, 100], [20, 20, 70, 90], [0, 0, 160, 120]], float
     )
-    assert pairwise_iou(true, found.boxes_xyxy).max(axis=1).min() > 0.9
+    assert pairwise_iou(true, proposals.boxes_xyxy).max(axis=1).min() > 0.9
 
 
 def test_boxes_are_inside_whole_once_and_ordered(photo):
     for mode in MODES:
-        found = selective_search(photo, mode=mode)
-        boxes = found.boxes_xyxy
-        assert boxes.dtype == found.scores.dtype == np.float32
+        proposals = selective_search(photo, mode=mode)
+        boxes = proposals.boxes_xyxy
+        assert boxes.dtype == proposals.scores.dtype == np.float32
         assert len(np.unique(boxes, axis=0)) == len(boxes)
         assert (boxes == boxes.round()).all()
         assert (boxes[:, :2] >= 0).all()
         assert (boxes[:, 2:] <= (160, 120)).all()
         assert (boxes[:, 2:] > boxes[:, :2]).all()
-        assert (np.diff(found.scores) <= 0).all()
-        assert found.scores.max() <= 1
-        assert found.scores.min() > 0
-    assert len(found) > 2 * len(selective_search(photo))
+        assert (np.diff(proposals.scores) <= 0).all()
+        assert proposals.scores.max() <= 1
+        assert proposals.scores.min() > 0
+    assert len(proposals) > 2 * len(selective_search(photo))
 
 
 def test_one_seed_one_answer_whatever_the_threads(photo):
@@ -160,32 +160,32 @@ def test_one_seed_one_answer_whatever_the_threads(photo):
 
 
 def test_the_order_is_the_papers(photo):
-    """Place from the top of the hierarchy times a random number, the best of a box that comes several times."""
-    one = Strategies((ColourSpace.RGB,), (80,), (Similarity.SIZE | Similarity.FILL,))
-    search = SelectiveSearch(one, seed=9, same_iou=1)
+    """Sort by position from the top of the hierarchy times a random number, the minimum for a box that occurs repeatedly."""
+    strategy = Strategies((ColourSpace.RGB,), (80,), (Similarity.SIZE | Similarity.FILL,))
+    search = SelectiveSearch(strategy, seed=9, same_iou=1)
     (hierarchy,) = search._hierarchies(photo, ColourSpace.RGB)
     random = np.random.default_rng(9).random(len(hierarchy))
     best: dict[tuple, float] = {}
-    for place, (box, number) in enumerate(zip(hierarchy[::-1].tolist(), random[::-1], strict=True), start=1):
-        best[tuple(box)] = min(place * number, best.get(tuple(box), np.inf))
-    found = search(photo)
-    assert [tuple(box) for box in found.boxes_xyxy.astype(int).tolist()] == sorted(best, key=best.__getitem__)
-    np.testing.assert_allclose(found.scores, [1 / (1 + value) for value in sorted(best.values())], rtol=1e-6)
+    for position, (box, number) in enumerate(zip(hierarchy[::-1].tolist(), random[::-1], strict=True), start=1):
+        best[tuple(box)] = min(position * number, best.get(tuple(box), np.inf))
+    proposals = search(photo)
+    assert [tuple(box) for box in proposals.boxes_xyxy.astype(int).tolist()] == sorted(best, key=best.__getitem__)
+    np.testing.assert_allclose(proposals.scores, [1 / (1 + value) for value in sorted(best.values())], rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", list(MODES))
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 2000), (2000, 1), (2, 2), (30, 40)])
-def test_a_image_of_one_colour_is_one_proposal(mode, size_hw):
-    found = selective_search(np.full((*size_hw, 3), 77, np.uint8), mode=mode)
-    assert found.boxes_xyxy.tolist() == [[0, 0, size_hw[1], size_hw[0]]]
+def test_an_image_of_one_colour_is_one_proposal(mode, size_hw):
+    proposals = selective_search(np.full((*size_hw, 3), 77, np.uint8), mode=mode)
+    assert proposals.boxes_xyxy.tolist() == [[0, 0, size_hw[1], size_hw[0]]]
 
 
 @pytest.mark.parametrize("size_hw", [(1, 2000), (2000, 1)])
 def test_a_line_of_noise_has_proposals(size_hw):
     image = np.random.default_rng(0).integers(0, 256, (*size_hw, 3)).astype(np.uint8)
-    found = selective_search(image)
-    assert len(found) > 10
-    assert (found.boxes_xyxy[:, 2:] <= size_hw[::-1]).all()
+    proposals = selective_search(image)
+    assert len(proposals) > 10
+    assert (proposals.boxes_xyxy[:, 2:] <= size_hw[::-1]).all()
 
 
 def test_parameters_say_all_that_the_answer_depends_on():

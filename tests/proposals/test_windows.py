@@ -1,4 +1,4 @@
-"""Sliding windows against what is asked of them: inside, evenly spaced, no gap, none twice."""
+"""Sliding windows: inside the image, evenly spaced, without gaps and duplicates."""
 
 import numpy as np
 import pytest
@@ -19,9 +19,9 @@ def test_windows_of_one_shape_cover_the_image(height, width, scale, ratio, strid
     assert (windows[:, 2] <= width).all()
     assert (windows[:, 3] <= height).all()
     side = scale * np.sqrt(height * width)
-    wanted = min(width, max(1, side / np.sqrt(ratio))), min(height, max(1, side * np.sqrt(ratio)))
-    np.testing.assert_allclose(windows[:, 2:] - windows[:, :2], np.broadcast_to(wanted, (len(windows), 2)), atol=1e-9)
-    for low, high, length, extent in ((0, 2, width, wanted[0]), (1, 3, height, wanted[1])):
+    size_wh = min(width, max(1, side / np.sqrt(ratio))), min(height, max(1, side * np.sqrt(ratio)))
+    np.testing.assert_allclose(windows[:, 2:] - windows[:, :2], np.broadcast_to(size_wh, (len(windows), 2)), atol=1e-9)
+    for low, high, length, extent in ((0, 2, width, size_wh[0]), (1, 3, height, size_wh[1])):
         starts = np.unique(windows[:, low])
         assert starts[0] == 0
         assert windows[:, high].max() == pytest.approx(length)
@@ -71,11 +71,11 @@ def test_what_is_no_positive_number_is_named(change, field):
 
 def test_as_proposals_the_largest_come_first():
     image = np.zeros((60, 80, 3), np.uint8)
-    found = SlidingWindows(scales=(0.3, 0.6))(image)
-    assert {tuple(box) for box in found.boxes_xyxy.tolist()} == {
+    proposals = SlidingWindows(scales=(0.3, 0.6))(image)
+    assert {tuple(box) for box in proposals.boxes_xyxy.tolist()} == {
         tuple(box) for box in sliding_windows((60, 80), scales=(0.3, 0.6)).astype(np.float32).tolist()
     }
-    sides = found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]
-    np.testing.assert_allclose(found.scores, sides.prod(axis=1) / (60 * 80), rtol=1e-5)
-    assert (np.diff(found.scores) <= 0).all()
+    sides = proposals.boxes_xyxy[:, 2:] - proposals.boxes_xyxy[:, :2]
+    np.testing.assert_allclose(proposals.scores, sides.prod(axis=1) / (60 * 80), rtol=1e-5)
+    assert (np.diff(proposals.scores) <= 0).all()
     assert SlidingWindows(stride=0.5).parameters != SlidingWindows().parameters

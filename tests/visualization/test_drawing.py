@@ -1,4 +1,4 @@
-"""What is drawn is where it should be, can be read, and leaves the rest of the image alone."""
+"""Drawings are at the right pixels, are readable, and do not change the rest of the image."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,11 +31,11 @@ GREY = np.full((120, 160, 3), 100, dtype=np.uint8)
 CAT, DOG = category_colours(2)
 
 
-def one(box: list[float], label: int = 0, **fields: object) -> Instances:
+def one_object(box: list[float], label: int = 0, **fields: object) -> Instances:
     return Instances([box], [label], (120, 160), CATEGORIES, **fields)
 
 
-def test_a_image_without_objects_stays_as_it_is() -> None:
+def test_an_image_without_objects_is_not_changed() -> None:
     image = Scenes(1).scene(0).image
     result = draw(image, Instances.empty(image.shape[:2], CATEGORIES))
     np.testing.assert_array_equal(result, image)
@@ -45,7 +45,7 @@ def test_a_image_without_objects_stays_as_it_is() -> None:
 def test_only_what_is_at_the_object_changes() -> None:
     image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     before = image.copy()
-    result = draw(image, one([40, 50, 90, 100]), labels=False)
+    result = draw(image, one_object([40, 50, 90, 100]), labels=False)
     np.testing.assert_array_equal(image, before)
     changed = (result != image).any(axis=2)
     assert changed[50, 60]
@@ -61,7 +61,7 @@ def test_masks_are_tinted_outlined_and_keep_their_holes() -> None:
     mask = np.zeros((1, 120, 160), dtype=bool)
     mask[0, 20:100, 20:100] = True
     mask[0, 50:70, 50:70] = False
-    result = draw(GREY, one([0, 0, 160, 120], masks=Masks.from_dense(mask)), labels=False, opacity=0.5)
+    result = draw(GREY, one_object([0, 0, 160, 120], masks=Masks.from_dense(mask)), labels=False, opacity=0.5)
     np.testing.assert_allclose(result[35, 35], (100 + CAT.astype(int)) / 2, atol=1)
     np.testing.assert_array_equal(result[20, 60], CAT)
     np.testing.assert_array_equal(result[49, 60], CAT)
@@ -69,36 +69,36 @@ def test_masks_are_tinted_outlined_and_keep_their_holes() -> None:
     np.testing.assert_array_equal(result[10, 60], GREY[0, 0])
 
 
-def test_an_oriented_box_takes_the_place_of_the_upright_one() -> None:
+def test_an_oriented_box_is_drawn_instead_of_the_upright_one() -> None:
     boxes = [[80, 60, 60, 40, np.pi / 4]]
-    result = draw(GREY, one([30, 10, 130, 110], oriented_boxes_xywhr=boxes), labels=False)
+    result = draw(GREY, one_object([30, 10, 130, 110], oriented_boxes_xywhr=boxes), labels=False)
     side = np.array([80 + 20 * np.sin(np.pi / 4), 60 - 20 * np.cos(np.pi / 4)]).astype(int)
     np.testing.assert_allclose(result[side[1], side[0]], CAT, atol=40)
     assert (result[10, 30:130] == 100).all()
-    unknown = draw(GREY, one([30, 10, 130, 110], oriented_boxes_xywhr=[[np.nan] * 5]), labels=False)
-    assert (unknown[10, 32:128] != 100).any(axis=1).all()
+    without_oriented = draw(GREY, one_object([30, 10, 130, 110], oriented_boxes_xywhr=[[np.nan] * 5]), labels=False)
+    assert (without_oriented[10, 32:128] != 100).any(axis=1).all()
 
 
-def test_whole_boxes_and_crowds_are_dashed() -> None:
-    plain = draw(GREY, one([20, 30, 80, 90]), labels=False)
-    same = draw(GREY, one([20, 30, 80, 90], amodal_boxes_xyxy=[[20, 30, 80, 90]]), labels=False)
-    unknown = draw(GREY, one([20, 30, 80, 90], amodal_boxes_xyxy=[[np.nan] * 4]), labels=False)
+def test_amodal_boxes_and_crowds_are_dashed() -> None:
+    plain = draw(GREY, one_object([20, 30, 80, 90]), labels=False)
+    same = draw(GREY, one_object([20, 30, 80, 90], amodal_boxes_xyxy=[[20, 30, 80, 90]]), labels=False)
+    without_amodal = draw(GREY, one_object([20, 30, 80, 90], amodal_boxes_xyxy=[[np.nan] * 4]), labels=False)
     np.testing.assert_array_equal(same, plain)
-    np.testing.assert_array_equal(unknown, plain)
-    whole = draw(GREY, one([20, 30, 80, 90], amodal_boxes_xyxy=[[20, 30, 140, 90]]), labels=False)
-    line = (whole[30, 86:138] != 100).any(axis=1)
+    np.testing.assert_array_equal(without_amodal, plain)
+    amodal = draw(GREY, one_object([20, 30, 80, 90], amodal_boxes_xyxy=[[20, 30, 140, 90]]), labels=False)
+    line = (amodal[30, 86:138] != 100).any(axis=1)
     assert 0.4 < line.mean() < 0.9
-    crowd = draw(GREY, one([20, 30, 140, 90], columns={"is_crowd": np.array([True])}), labels=False)
+    crowd = draw(GREY, one_object([20, 30, 140, 90], columns={"is_crowd": np.array([True])}), labels=False)
     assert 0.4 < (crowd[30, 22:138] != 100).any(axis=1).mean() < 0.9
 
 
 def test_keypoints_are_dots_joined_by_the_skeleton() -> None:
     keypoints = np.array([[[40.0, 60, 2], [120, 60, 1]]])
-    result = draw(GREY, one([0, 0, 160, 120], label=1, keypoints=keypoints), labels=False)
+    result = draw(GREY, one_object([0, 0, 160, 120], label=1, keypoints=keypoints), labels=False)
     assert (result[59:61, 39:41] > 200).all(), "visible: white"
     assert (result[59:61, 119:121] < 50).all(), "hidden: black"
     np.testing.assert_allclose(result[60, 80], DOG, atol=2)
-    alone = draw(GREY, one([0, 0, 160, 120], label=1, keypoints=keypoints * [[[1, 1, 0]]]), labels=False)
+    alone = draw(GREY, one_object([0, 0, 160, 120], label=1, keypoints=keypoints * [[[1, 1, 0]]]), labels=False)
     assert (alone[20:100, 20:140] == 100).all(), "not labelled: not drawn"
 
 
@@ -106,9 +106,10 @@ def test_labels_have_category_and_score_or_what_there_is() -> None:
     def written(instances: Instances) -> np.ndarray:
         return (draw(GREY, instances) != draw(GREY, instances, labels=False)).any(axis=2)
 
-    bare = replace(one([60, 60, 120, 100]), categories=None)
+    bare = replace(one_object([60, 60, 120, 100]), categories=None)
     widths = [
-        written(i).any(axis=0).sum() for i in (bare, one([60, 60, 120, 100]), one([60, 60, 120, 100], scores=[0.5]))
+        written(i).any(axis=0).sum()
+        for i in (bare, one_object([60, 60, 120, 100]), one_object([60, 60, 120, 100], scores=[0.5]))
     ]
     assert widths == sorted(set(widths)), "0, cat, cat 0.50"
 
@@ -131,10 +132,10 @@ def test_tags_lie_within_the_image(boxes: list[tuple[float, ...]], size_hw: tupl
 
 def test_tags_of_boxes_at_one_place_keep_apart() -> None:
     boxes = np.array([[100, 100, 300, 300.0]] * 6)
-    places = [tag.rectangle for tag in place_tags(["zebra 0.99"] * 6, boxes, (400, 400), 14) if tag is not None]
-    assert len(places) == 6
-    for i, a in enumerate(places):
-        for b in places[:i]:
+    rectangles = [tag.rectangle for tag in place_tags(["zebra 0.99"] * 6, boxes, (400, 400), 14) if tag is not None]
+    assert len(rectangles) == 6
+    for i, a in enumerate(rectangles):
+        for b in rectangles[:i]:
             assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
 
 
@@ -155,7 +156,7 @@ def test_a_tag_touches_its_oriented_box_where_it_is_seen(angle: float, centre: t
 
 
 def crowd(count: int, longer_side: int, *, names: tuple[str, ...] = ("platelet", "red blood cell")) -> Instances:
-    """Many small objects at random places."""
+    """Return many small objects at random positions."""
     rng = np.random.default_rng(count)
     size_hw = (longer_side * 3 // 4, longer_side)
     centres = rng.uniform(0, 1, (count, 2)) * size_hw[::-1]
@@ -165,52 +166,52 @@ def crowd(count: int, longer_side: int, *, names: tuple[str, ...] = ("platelet",
     return Instances(boxes, labels, size_hw, Categories(names), scores=rng.uniform(0.3, 1, count))
 
 
-def hidden_by_labels(image: np.ndarray, found: Instances) -> tuple[np.ndarray, float]:
-    """The share of each box, and of the image, that labels cover."""
-    covered = (draw(image, found) != draw(image, found, labels=False)).any(axis=2)
-    corners = found.boxes_xyxy.round().astype(int)
+def hidden_by_labels(image: np.ndarray, objects: Instances) -> tuple[np.ndarray, float]:
+    """Return the fraction of each box, and of the image, that labels cover."""
+    covered = (draw(image, objects) != draw(image, objects, labels=False)).any(axis=2)
+    corners = objects.boxes_xyxy.round().astype(int)
     return np.array([covered[y1:y2, x1:x2].mean() for x1, y1, x2, y2 in corners.tolist()]), float(covered.mean())
 
 
 @pytest.mark.parametrize("longer_side", [100, 600, 2000])
 @pytest.mark.parametrize("count", [1, 10, 100, 500])
 def test_labels_hide_neither_objects_nor_the_image(count: int, longer_side: int) -> None:
-    found = crowd(count, longer_side)
-    image = np.full((*found.size_hw, 3), 100, dtype=np.uint8)
-    of_objects, of_image = hidden_by_labels(image, found)
+    objects = crowd(count, longer_side)
+    image = np.full((*objects.size_hw, 3), 100, dtype=np.uint8)
+    object_fractions, image_fraction = hidden_by_labels(image, objects)
     # A box of a few pixels has no quarter to the pixel: its edge belongs to it in part.
-    assert (of_objects <= MAX_HIDDEN + (0.03 if longer_side > 100 else 0.25)).all()
-    assert of_image <= MAX_COVERED or count == 1
-    shown = overlay(image, found)
+    assert (object_fractions <= MAX_HIDDEN + (0.03 if longer_side > 100 else 0.25)).all()
+    assert image_fraction <= MAX_COVERED or count == 1
+    shown = overlay(image, objects)
     assert max(shown.shape) >= 480, "small images are enlarged"
     assert shown.shape[1] % longer_side == 0
-    of_strip = shown[shown.shape[1] * 3 // 4 :]
-    assert (len(of_strip) > 0) == (count >= 100), "a legend where not every object is named"
-    for colour in category_colours(2) if len(of_strip) else ():
-        assert (of_strip == colour).all(axis=2).any()
+    legend_strip = shown[shown.shape[1] * 3 // 4 :]
+    assert (len(legend_strip) > 0) == (count >= 100), "a legend where not every object is named"
+    for colour in category_colours(2) if len(legend_strip) else ():
+        assert (legend_strip == colour).all(axis=2).any()
 
 
 def test_labels_say_less_the_more_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[list[str]] = []
-    monkeypatch.setattr(Tag, "draw", lambda tag, pen, colour: said[-1].append(tag.text))
+    texts_per_image: list[list[str]] = []
+    monkeypatch.setattr(Tag, "draw", lambda tag, pen, colour: texts_per_image[-1].append(tag.text))
     for count in (10, 150, 400):
-        said.append([])
+        texts_per_image.append([])
         draw(np.full((450, 600, 3), 100, dtype=np.uint8), crowd(count, 600))
-    names = [[text for text in texts if text[0] in "pr"] for texts in said]
-    assert len(said[0]) == len(names[0]) == 10
-    assert len(said[1]) >= 0.8 * 150
-    assert len(names[1]) == 2, "the surest of each category is named, the others have a score"
-    assert said[2] == names[2], "then only the surest"
+    names = [[text for text in texts if text[0] in "pr"] for texts in texts_per_image]
+    assert len(texts_per_image[0]) == len(names[0]) == 10
+    assert len(texts_per_image[1]) >= 0.8 * 150
+    assert len(names[1]) == 2, "the highest-scoring object of each category is named, the others have a score"
+    assert texts_per_image[2] == names[2], "then only the highest-scoring"
     assert len(names[2]) <= 2
 
 
 def test_legends_name_each_category_once_with_its_number_of_objects() -> None:
-    found = crowd(100, 600)
-    counts = np.bincount(found.labels)
-    entries = dict(object_legend([found]))
-    assert set(entries) == {f"{name} × {count}" for name, count in zip(found.categories, counts, strict=True)}
+    objects = crowd(100, 600)
+    counts = np.bincount(objects.labels)
+    entries = dict(object_legend([objects]))
+    assert set(entries) == {f"{name} × {count}" for name, count in zip(objects.categories, counts, strict=True)}
     np.testing.assert_array_equal(entries[f"platelet × {counts[0]}"], CAT)
-    assert {name for name, _ in object_legend([found, found], counts=False)} == set(found.categories)
+    assert {name for name, _ in object_legend([objects, objects], counts=False)} == set(objects.categories)
 
 
 @given(st.text(min_size=1, max_size=80), st.integers(20, 200))

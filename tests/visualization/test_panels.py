@@ -1,4 +1,4 @@
-"""Images side by side: titles keep to their own, and mosaics have no gaps."""
+"""Images side by side: titles stay within their panel, and mosaics have no gaps."""
 
 import numpy as np
 import pytest
@@ -32,11 +32,11 @@ def test_the_images_of_a_pair_have_one_height_and_keep_their_shape():
     page = mosaic(
         [("owl.jpg: labels | found", [plain(300, 400, 0), plain(300, 400, 1)])], [("owl", np.uint8(SHADES[2]))]
     )
-    places = []
+    extents = []
     for shade in SHADES[:2]:
         rows, columns = np.nonzero((page == shade).all(axis=2))
-        places.append((rows.min(), rows.max(), columns.max() - columns.min() + 1))
-    (top, bottom, width), (other_top, other_bottom, other_width) = places
+        extents.append((rows.min(), rows.max(), columns.max() - columns.min() + 1))
+    (top, bottom, width), (other_top, other_bottom, other_width) = extents
     assert (top, bottom) == (other_top, other_bottom)
     assert width == pytest.approx(other_width, abs=1)
     assert width / (bottom - top + 1) == pytest.approx(4 / 3, rel=0.01)
