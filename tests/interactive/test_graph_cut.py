@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from otus.errors import OtusError, ShapeError, UsageError
 from otus.interactive.color_models import HistogramModel, MixtureModel
 from otus.interactive.grab_cut import GrabCut
-from otus.interactive.graph_cut import GraphCut, GridEmbedding, edge_costs
+from otus.interactive.graph_cut import GraphCut, GridEmbedding, confidence, edge_costs
 from otus.interactive.max_flow import cut_cost
 from otus.interactive.multi_object import alpha_expansion, energy
 from otus.structures import Prompt, Stroke
@@ -150,6 +150,22 @@ def test_twenty_megapixels() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert iou(answer(image, Prompt([[2500, 1800], [50, 50]], [1, 0])), mask) > 0.99
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700e3  # KB; the grid in full would take 1.5 GB
+
+
+def test_a_box_holds_an_object() -> None:
+    """Of a small object in a tight box the border costs more than the colours gain: the last mask before that counts."""
+    rng = np.random.default_rng(0)
+    mask = disc(60, 80, (35, 28), 6)
+    image = np.where(mask[..., None], 118, 128) + rng.normal(0, 25, (60, 80, 3))
+    found = answer(np.clip(image, 0, 255).astype(np.uint8), Prompt(box_xyxy=[29, 22, 42, 35]), GrabCut())
+    assert iou(found, mask) > 0.6
+    between_pixels = Prompt(box_xyxy=[3.1, 3, 3.4, 6])
+    assert not answer(rng.integers(0, 256, (9, 9, 3)).astype(np.uint8), between_pixels, GrabCut()).any()
+
+
+def test_the_confidence_of_a_mask_that_the_colours_contradict() -> None:
+    assert confidence(np.ones((1, 1), dtype=bool), np.array([[-1e4]])) == 0
+    assert confidence(np.ones((1, 2), dtype=bool), np.array([[0.0, 1e4]])) == 0.75
 
 
 EMPTY_OR_FULL: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = [

@@ -103,7 +103,10 @@ class GrabCut:
         for _ in range(self.max_rounds):
             gain = colors.log_likelihood(weights[0]) - colors.log_likelihood(weights[1]) + nearness
             before, mask = mask, cut(embedding.flow(self.smoothness), gain, marks)
-            if (mask == before).all() or not mask.any():
+            if not mask.any():  # the border of a small object may cost more than it gains, but the box says it is there
+                mask = before
+                break
+            if (mask == before).all():
                 break
             weights = mask.astype(np.float64), (~mask).astype(np.float64)
         return mask, gain

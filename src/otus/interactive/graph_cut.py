@@ -335,7 +335,7 @@ def connected_to(mask: Bool[np.ndarray, "h w"], seeds: Bool[np.ndarray, "h w"]) 
 
 def confidence(mask: Bool[np.ndarray, "h w"], gain: Float[np.ndarray, "h w"]) -> float:
     """Return the mean over a mask of how likely its pixels are in it by their gain, the logistic function of it."""
-    return float((1 / (1 + np.exp(-gain[mask].astype(np.float64)))).mean()) if mask.any() else 0.0
+    return float(np.exp(-np.logaddexp(0, -gain[mask].astype(np.float64))).mean()) if mask.any() else 0.0
 
 
 def refine(
