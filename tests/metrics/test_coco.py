@@ -265,5 +265,5 @@ def test_masks_that_cannot_be_are_named(coco_scene, coco_values):
 def test_keypoints_of_another_number(coco_scene, coco_values):
     values = coco_values(*coco_scene(1, keypoints=True))
     values.predictions = replace(values.predictions, keypoints=values.predictions.keypoints[:, :5])
-    with pytest.raises(ShapeError, match="5 a prediction"):
+    with pytest.raises(ShapeError, match="5 per prediction"):
         score(values, CocoProtocol("keypoints"))

@@ -166,5 +166,5 @@ def test_crowds_need_no_cuboid_and_other_records_are_named():
             score(SimpleNamespace(**{**vars(scene), "predictions": replace(scene.predictions, cuboids=cuboids)}))
     with pytest.raises(UsageError, match="cuboids: the ground truth has none"):
         score(SimpleNamespace(**{**vars(scene), "ground_truth": replace(scene.ground_truth, cuboids=None)}))
-    with pytest.raises(UsageError, match="seen"):
+    with pytest.raises(UsageError, match="kind: expected one of 3d, bev"):
         Cuboids("sideways")
