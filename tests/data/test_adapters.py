@@ -79,7 +79,7 @@ def test_classes_of_coco_with_gaps_are_numbered_by_its_ids():
     assert from_torchvision(theirs, size_hw=(8, 10), class_indices=CATEGORIES.ids).labels.tolist() == [2, 0]
     with pytest.raises(ShapeError, match=r"\[25\] are background or not in class_indices"):
         from_torchvision(theirs, size_hw=(8, 10), class_indices=(17, 18))
-    with pytest.raises(ShapeError, match=r"class_indices: expected one for each category, up to label 2, got 2"):
+    with pytest.raises(ShapeError, match=r"class_indices: expected one per category, up to label 2, got 2"):
         to_torchvision(ours, class_indices=(17, 18))
 
 

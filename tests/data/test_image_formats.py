@@ -138,7 +138,7 @@ def test_missing_parts_are_reported(tmp_path: Path) -> None:
     problems: list[DataError] = []
     dataset = index_png.read(index_png.find(tmp_path)[0], report=problems.append)
     assert dataset.images.ids == ("a",)
-    expected = ["val.txt: line 5", "val/d: is listed", "val/b.jpg: has no index", "val/c.jpg"]
+    expected = ["val.txt: line 5", "val/d: is listed", "val/b.jpg: has no label PNG", "val/c.jpg"]
     assert len(problems) == len(expected)
     assert all(words in str(problem) for words, problem in zip(expected, problems, strict=True))
 

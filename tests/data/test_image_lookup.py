@@ -38,5 +38,5 @@ def test_several_and_none(dataset: Dataset) -> None:
         find_image_index(dataset, "owl.jpg")
     with pytest.raises(UsageError, match=r"doge.jpg: not one of the 4 images of .*; similar names: dog.jpg"):
         find_image_index(dataset, "doge.jpg")
-    with pytest.raises(UsageError, match=r"there are: owl.jpg, owl.jpg, cat.png, dog.jpg"):
+    with pytest.raises(UsageError, match=r"for example: owl.jpg, owl.jpg, cat.png, dog.jpg"):
         find_image_index(dataset, "zzzzzzz")

@@ -76,7 +76,9 @@ def test_text_ids_are_names_of_images(tmp_path: Path, fields: dict[str, Any]) ->
 
 def test_a_text_that_names_nothing_is_named(tmp_path: Path) -> None:
     data = open_dataset(yolo_set(tmp_path / "data"))
-    with pytest.raises(DataError, match=r"annotations\[3\].image_id: 'img_c' does not name one image of the data"):
+    with pytest.raises(
+        DataError, match=r"annotations\[3\].image_id: 'img_c' does not match exactly one image of the data"
+    ):
         read_results(found_by(tmp_path / "found.json", image_id=["img_a", "img_c"]), data)
 
 
@@ -142,7 +144,7 @@ def test_results_of_other_data_are_no_mere_zeros(tmp_path: Path) -> None:
     data, predictions = yolo_set(tmp_path / "data"), found_by(tmp_path / "found.json", image_id=[71, 72])
     done = run("evaluate", "--data", data, "--predictions", predictions)
     assert done.exit_code == 1
-    assert "no image has the id 71, nor any other of this file; the data has 1, 2; add a file_name" in done.stderr
+    assert "no image has the id 71, nor any other id of this file; ids of the data are 1, 2; a file_name" in done.stderr
     document = evaluated(data, predictions, "--skip-bad")
     assert document["notes"] == ["6 of 6 predictions were skipped (6 unknown_image): are they for this data set?"]
 

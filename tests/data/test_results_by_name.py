@@ -42,7 +42,7 @@ def test_names_say_which_images_are_meant(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["c.png", "1.jpg"])
 def test_a_name_of_no_image_is_not_believed_its_number(tmp_path: Path, name: str) -> None:
     file = written(tmp_path, {"image_id": 1, "file_name": "b.png"}, {"image_id": 2, "file_name": name})
-    with pytest.raises(DataError, match=rf"annotations\[1\]\.file_name: '{name}' does not name one image of the data"):
+    with pytest.raises(DataError, match=rf"annotations\[1\]\.file_name: '{name}' does not match exactly one image of the data"):
         read_results(file, DATA)
     problems: list[DataError] = []
     predictions = read_results(file, DATA, report=problems.append)
@@ -59,7 +59,7 @@ def test_beside_them_names_of_categories_go_before_numbers_too(tmp_path: Path) -
     predictions = read_results(file, DATA, report=problems.append)
     assert [DATA.categories[label] for label in predictions.labels] == ["mouse", "owl", "owl"]
     assert [problem.kind for problem in problems] == ["unknown_category"]
-    assert "annotations[2].category: 'cow' does not name one category of the data" in str(problems[0])
+    assert "annotations[2].category: 'cow' does not match exactly one category of the data" in str(problems[0])
 
 
 def test_results_of_numbers_alone_never_ask_for_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

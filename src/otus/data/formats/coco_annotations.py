@@ -244,7 +244,7 @@ class ObjectColumns:
             elif self.predictions and not known[checks.keep].any():
                 hint = (
                     f", nor any other id of this file; ids of the data are {_examples(image_ids)}; "
-                    "or add a file_name to each record"
+                    "a file_name in each record can be used instead"
                 )
             problems = (
                 f"no {entity} has the id {unknown}{hint}" for unknown in integers[name][checks.keep & ~known].tolist()
