@@ -163,7 +163,8 @@ def test_all_splits_are_converted_and_come_back(shared_data: Path, tmp_path: Pat
     done = convert(source, tmp_path / "out", to=target)
     assert not done.problems
     assert [(one.split, len(one)) for one in done.datasets] == [("train", 3), ("val", 2)]
-    assert "'trainval': it is the union of other splits" in next(loss.message for loss in done.losses if loss.kind == "split")
+    (message,) = (loss.message for loss in done.losses if loss.kind == "split")
+    assert "'trainval': it is the union of other splits" in message
     assert sum(loss.kind == "unread_field" and "object/pose" in loss.message for loss in done.losses) <= 2
     back = convert(tmp_path / "out", tmp_path / "back", to="voc")
     assert not back.problems

@@ -42,7 +42,8 @@ def test_names_say_which_images_are_meant(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["c.png", "1.jpg"])
 def test_a_name_of_no_image_is_not_believed_its_number(tmp_path: Path, name: str) -> None:
     file = written(tmp_path, {"image_id": 1, "file_name": "b.png"}, {"image_id": 2, "file_name": name})
-    with pytest.raises(DataError, match=rf"annotations\[1\]\.file_name: '{name}' does not match exactly one image of the data"):
+    problem = rf"annotations\[1\]\.file_name: '{name}' does not match exactly one image of the data"
+    with pytest.raises(DataError, match=problem):
         read_results(file, DATA)
     problems: list[DataError] = []
     predictions = read_results(file, DATA, report=problems.append)
