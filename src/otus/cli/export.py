@@ -27,8 +27,8 @@ def export(
 ) -> None:
     """Export a model to a file that runs without Otus, with any batch size and image size, and check its predictions.
 
-    Region-based detectors with a region proposal network, dense detectors, DETR and semantic segmenters can be exported.
-    otus predict and otus evaluate take the file as --model.
+    Region-based detectors with a region proposal network, dense detectors, DETR and semantic segmenters can be exported. The
+    exported file can be given as --model to the verbs predict and evaluate.
     """
     from otus.errors import UsageError
     from otus.inference.export import SUFFIXES, export_model
