@@ -155,7 +155,7 @@ def test_models_that_cannot_be_compared(data: Path, tmp_path: Path) -> None:
         compare(["tiny"], data / "val", minutes=0, **options)
     with pytest.raises(UsageError, match="limit: expected at least one image, got 0"):
         compare(["tiny"], data / "val", limit=0, **options)
-    with pytest.raises(UsageError, match="'tinny': there is none of this name; did you mean 'tiny'"):
+    with pytest.raises(UsageError, match="'tinny': there is no model of this name; did you mean 'tiny'"):
         Contender.parse("tinny")
     assert otus_compare(data, "--models", "tiny", "--predictions", "a,b")[0] == 2
     assert otus_compare(data)[0] == 2

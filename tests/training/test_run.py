@@ -91,7 +91,7 @@ def test_the_command_writes_a_folder_that_loads(tiny: None, coco_scenes: Path, t
     assert "the loss falls fastest" in err
     assert "tiny-2" in out
     config = json.loads((tmp_path / "detection" / "tiny-2" / "config.json").read_text())
-    assert f"learning rate: {config['learning_rate']:.2g} makes" in err
+    assert f"learning rate: {config['learning_rate']:.2g}, at which" in err
 
 
 def test_the_command_resumes_and_refuses_other_settings(

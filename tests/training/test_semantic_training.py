@@ -122,11 +122,11 @@ def test_every_loss_teaches(name, halves):
 def test_invalid_losses_are_errors(tiny, halves):
     dataset = otus.open_dataset(halves)
     detector = TinyDetector(Categories(("owl",)))
-    with pytest.raises(UsageError, match=r"loss: for semantic segmentation only, and TinyDetector \(detection\) has"):
+    with pytest.raises(UsageError, match=r"loss: only for semantic segmentation; TinyDetector \(detection\) has"):
         set_criterion(detector, TrainSettings(loss=("dice",)), dataset, QUIET)
-    with pytest.raises(UsageError, match="class_weights: for semantic segmentation only"):
+    with pytest.raises(UsageError, match="class_weights: only for semantic segmentation"):
         set_criterion(detector, TrainSettings(class_weights="median-frequency"), dataset, QUIET)
-    with pytest.raises(UsageError, match="weigh cross-entropy, and the loss is focal"):
+    with pytest.raises(UsageError, match="apply to cross-entropy only, but loss is focal"):
         TrainSettings(loss=("focal",), class_weights="median-frequency")
     code, output = otus_train("--model", "tiny_segmenter", "--data", halves, "--loss", "tversky")
     assert code == 2
