@@ -26,7 +26,7 @@ from otus.data.dataset import Dataset
 from otus.data.open import open_dataset
 from otus.evaluation.clicking import click_targets, evaluate_method
 from otus.interactive.grab_cut import GrabCut
-from otus.interactive.graph_cut import COST_UNIT, HARD, GraphCut, GridEmbedding, edge_costs
+from otus.interactive.graph_cut import COST_UNIT, SEED_COST, GraphCut, GridEmbedding, edge_costs
 from otus.interactive.max_flow import GridFlow
 from otus.metrics.clicks import next_click
 from otus.structures import Prompt, Stroke
@@ -81,11 +81,11 @@ def four_clicks(image: np.ndarray, mask: np.ndarray) -> Prompt:
 def costs_of(image: np.ndarray, prompt: Prompt, smoothness: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Source, sink and edges as GraphCut has them, at full resolution."""
     method = GraphCut(smoothness=smoothness)
-    embedding = GridEmbedding.of(image, max_pixels=1 << 30)
+    embedding = GridEmbedding.from_image(image, max_pixels=1 << 30)
     marks = prompt.seeds(embedding.size_hw, point_radius=6)
-    *_, last = method.rounds_of(embedding, marks, 2)
-    gain = np.rint(last.gains[1] * COST_UNIT).astype(np.int32)
-    gain[marks == 1], gain[marks == 0] = HARD, -HARD
+    *_, last = method.cut_rounds(embedding, marks, 2)
+    gain = np.rint(last.region_terms[1] * COST_UNIT).astype(np.int32)
+    gain[marks == 1], gain[marks == 0] = SEED_COST, -SEED_COST
     return np.maximum(gain, 0), np.maximum(-gain, 0), edge_costs(embedding.squared_differences, smoothness)
 
 

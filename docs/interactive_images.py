@@ -11,9 +11,9 @@ import numpy as np
 from skimage import data
 
 from otus.data.image_writing import write_image
-from otus.interactive.answers import as_instances
 from otus.interactive.grab_cut import GrabCut
 from otus.interactive.graph_cut import GraphCut
+from otus.interactive.mask_files import as_instances
 from otus.structures import Prompt, Stroke
 from otus.visualization.drawing import draw
 from otus.visualization.palette import category_colours

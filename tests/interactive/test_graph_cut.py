@@ -127,7 +127,7 @@ def test_energy_of_two_labels_is_the_cost_of_the_cut() -> None:
 def test_a_large_image_is_cut_reduced_and_its_border_in_full(owl: Scene) -> None:
     image, mask = owl
     large, large_mask = (np.repeat(np.repeat(one, 10, 0), 10, 1) for one in (image, mask))
-    embedding = GridEmbedding.of(large[:-3, :-7], max_pixels=60 * 80)
+    embedding = GridEmbedding.from_image(large[:-3, :-7], max_pixels=60 * 80)
     assert embedding.factor == 10
     for method, prompt in (
         (GraphCut(), Prompt([[350, 280], [50, 50]], [1, 0])),
@@ -275,7 +275,7 @@ def test_a_mask_of_the_frame_before(owl: Scene) -> None:
     assert iou(answer(image, Prompt(mask=moved)), mask) > 0.95 > iou(moved, mask)
     assert iou(answer(image, Prompt([[35, 28]], [1], mask=moved)), mask) > 0.95
     large, large_mask = (np.repeat(np.repeat(one, 10, 0), 10, 1) for one in (image, moved))
-    embedding = GridEmbedding.of(large[:-3, :-7], max_pixels=60 * 80)
+    embedding = GridEmbedding.from_image(large[:-3, :-7], max_pixels=60 * 80)
     found = GraphCut().segment(embedding, Prompt(mask=large_mask[:-3, :-7])).best()
     assert iou(found, np.repeat(np.repeat(mask, 10, 0), 10, 1)[:-3, :-7]) > 0.95
     with pytest.raises(UsageError, match="nothing is marked as object"):

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from otus.cli import app
 from otus.data.image_writing import write_image
-from otus.interactive.answers import candidate_records
 from otus.interactive.graph_cut import GraphCut
+from otus.interactive.mask_files import candidate_records
 from otus.reports.explain.graph_cut import explain_graph_cut
 from otus.structures import Prompt
 

@@ -115,11 +115,13 @@ def segment(
     """Segment objects marked by points, scribbles or a box, by graph cut or GrabCut, or by a promptable model."""
     from otus.data.sources import is_video
     from otus.errors import UsageError, did_you_mean
-    from otus.interactive.answers import FORMS, read_prompts
+    from otus.interactive.mask_files import FORMATS, read_prompts
 
     prompt = prompt_of(point, points_for, box, scribbles, mask)
-    if format_ is not None and format_ not in FORMS:
-        raise UsageError(f"--format: expected one of {', '.join(FORMS)}, got {format_!r}{did_you_mean(format_, FORMS)}")
+    if format_ is not None and format_ not in FORMATS:
+        raise UsageError(
+            f"--format: expected one of {', '.join(FORMATS)}, got {format_!r}{did_you_mean(format_, FORMATS)}"
+        )
     format_ = format_ or "png"
     methods = _methods(method, weights=weights, device=device, precision=precision or "auto", multimask=all_ or None)
     if source.is_dir() or is_video(source):
@@ -148,9 +150,9 @@ def segment(
     if prompt is None:
         raise UsageError("there is no prompt: give --point, --points-for, --scribbles, --box or --mask")
     if out is None and not as_json:
-        out = Path(f"{source.stem}-mask{FORMS[format_]}")
+        out = Path(f"{source.stem}-mask{FORMATS[format_]}")
     if out is not None:
-        out = output_file(out, f"{source.stem}-mask{FORMS[format_]}")
+        out = output_file(out, f"{source.stem}-mask{FORMATS[format_]}")
     if overlay is not None:
         overlay = output_file(overlay, f"{source.stem}-overlay.png")
         if out == overlay:
@@ -159,12 +161,12 @@ def segment(
         if path is not None and path.exists() and source.exists() and path.samefile(source):
             raise UsageError(f"{path}: this would overwrite the image itself")
     from otus.data.images import read_image
-    from otus.interactive.answers import write_masks
+    from otus.interactive.mask_files import write_masks
 
     image = read_image(source)
     document, candidates = _segment(image, source.name, prompt, methods, all_=all_)
     if out is not None:
-        write_masks(out, [document], form=format_)
+        write_masks(out, [document], format=format_)
     if overlay is not None:
         _draw(image, candidates, overlay)
     if as_json:
@@ -207,7 +209,7 @@ def _segment_many(
     """
     from otus.data.sources import is_video
     from otus.errors import DataError, UsageError
-    from otus.interactive.answers import FORMS, write_masks
+    from otus.interactive.mask_files import FORMATS, write_masks
 
     out = output_folder(out or Path("otus-masks"), "the masks")
     if overlay is not None:
@@ -244,9 +246,9 @@ def _segment_many(
                     outdated.unlink(missing_ok=True)
                 if overlay is not None:
                     _draw(image, previous, overlay / f"{name}.png")
-                write_masks(document_file, [document], form="rle")
+                write_masks(document_file, [document], format="rle")
             if format_ in mask_files and not mask_files[format_].exists():
-                write_masks(mask_files[format_], [document], form=format_)
+                write_masks(mask_files[format_], [document], format=format_)
         except (DataError, UsageError, ValueError) as error:
             skip(
                 error if isinstance(error, DataError) else DataError(str(error), file=source / name, kind="bad_prompt")
@@ -256,7 +258,7 @@ def _segment_many(
         if not as_json:
             typer.echo(_line(name, document))
     if format_ == "coco" and documents:
-        write_masks(out / f"annotations{FORMS[format_]}", documents, form=format_)
+        write_masks(out / f"annotations{FORMATS[format_]}", documents, format=format_)
     if as_json:
         emit_json({"images": documents})
     else:
@@ -423,7 +425,7 @@ def _segment(
     """Segment an image; return its document and its masks, all candidates or the best per object."""
     import time
 
-    from otus.interactive.answers import candidate_records
+    from otus.interactive.mask_files import candidate_records
 
     method = methods(prompt)
     start = time.perf_counter()
@@ -438,7 +440,7 @@ def _segment(
 
 def _draw(image: "np.ndarray", candidates: "MaskCandidates", out: Path) -> None:
     from otus.data.image_writing import write_image
-    from otus.interactive.answers import as_instances
+    from otus.interactive.mask_files import as_instances
     from otus.visualization.drawing import overlay
 
     write_image(out, overlay(image, as_instances(candidates)))

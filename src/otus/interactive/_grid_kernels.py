@@ -12,7 +12,7 @@ from otus._numba import kernel
 
 @kernel
 def squared_differences(planes: Float32[np.ndarray, "c h w"]) -> Float32[np.ndarray, "4 h w"]:
-    """Squared distance of the colours of both ends of each edge, 0 where it leads out of the image."""
+    """Return the squared colour difference of both ends of each edge, 0 for edges that lead out of the image."""
     channels, height, width = planes.shape
     squared = np.zeros((4, height, width), np.float32)
     for k, (down, right) in enumerate(((0, 1), (1, 0), (1, 1), (1, -1))):
@@ -30,7 +30,7 @@ def squared_differences(planes: Float32[np.ndarray, "c h w"]) -> Float32[np.ndar
 def spread_distances(
     distances: Float32[np.ndarray, "h w"], lengths: Float32[np.ndarray, "4 h w"], max_sweeps: int
 ) -> None:
-    """Lower each distance to the shortest way over neighbours, by sweeps forth and back until nothing changes."""
+    """Relax the distances in place, by forward and backward raster sweeps until nothing changes."""
     height, width = distances.shape
     for _ in range(max_sweeps):
         changed = False
@@ -68,7 +68,7 @@ def spread_distances(
 
 @kernel
 def weighted_counts(bins: np.ndarray, weights: Float[np.ndarray, "h w"], count: int) -> Float[np.ndarray, "bins"]:
-    """The sum of the weights in each bin."""
+    """Return the sum of the weights in each bin."""
     counts = np.zeros(count)
     for y in range(bins.shape[0]):
         for x in range(bins.shape[1]):
@@ -83,7 +83,7 @@ def mixture_log_likelihood(
     whitenings: Float32[np.ndarray, "k c c"],
     offsets: Float32[np.ndarray, "k"],
 ) -> Float32[np.ndarray, "h w"]:
-    """Log of the sum over components of exp(offset - |whitening (colour - mean)|^2 / 2); whitenings are lower triangular."""
+    """Return log sum_k exp(offset_k - |whitening_k (colour - mean_k)|^2 / 2); whitenings are lower triangular."""
     channels, height, width = planes.shape
     count = len(means)
     logs = np.empty(count, np.float32)
@@ -94,10 +94,10 @@ def mixture_log_likelihood(
             for k in range(count):
                 squared = np.float32(0)
                 for i in range(channels):
-                    one = np.float32(0)
+                    whitened = np.float32(0)
                     for j in range(i + 1):
-                        one += whitenings[k, i, j] * (planes[j, y, x] - means[k, j])
-                    squared += one * one
+                        whitened += whitenings[k, i, j] * (planes[j, y, x] - means[k, j])
+                    squared += whitened * whitened
                 logs[k] = offsets[k] - np.float32(0.5) * squared
                 highest = max(highest, logs[k])
             total = np.float32(0)

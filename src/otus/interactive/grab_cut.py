@@ -1,13 +1,13 @@
-"""GrabCut: a mask from a box, by fitting colours to both sides of the cut and cutting again until nothing changes.
+"""GrabCut: a mask from a box, by alternately fitting colour models to both sides of the cut and cutting, to convergence.
 
-Shape shorthand: H x W the image as it is worked on.
+Shape shorthand: H x W the (possibly downsampled) grid.
 
 Paper: "GrabCut: Interactive Foreground Extraction using Iterated Graph Cuts" (Rother, Kolmogorov and Blake, SIGGRAPH 2004),
-sections 3.1 and 3.2: mixtures of Gaussians, background is what lies outside of the box, marks inside of it are hard.
-Departures, each measured by ``benchmarks/interactive.py``: boxes are loose, so the first mixture of the object counts pixels
-less the farther they are from the middle of the box, that of the background is fitted to a band around the box; a location
-term prefers the middle to the sides; colours are those of CIE L*a*b*; the image is reduced to about 80,000 pixels, which is
-several times as fast and no worse, and the border of the last cut is cut again in full.
+sections 3.1 and 3.2: Gaussian mixtures; pixels outside the box are background, marks inside it are hard constraints.
+Departures, each measured by ``benchmarks/interactive.py``: since boxes are loose, pixels far from the middle of the box have
+lower weight in the first mixture of the object, and the first mixture of the background is fitted to a band around the box;
+a location term favours the middle of the box; colours are in CIE L*a*b*; the image is downsampled to about 80,000 pixels,
+which is several times as fast and no worse, and the border of the mask is cut again at full resolution.
 """
 
 from dataclasses import dataclass
@@ -22,23 +22,23 @@ from otus.structures import MaskCandidates, Masks, Prompt
 from otus.structures.prompt import BACKGROUND, UNMARKED
 
 MAX_PIXELS = 80_000
-"""A larger image is cut reduced, and then again along the border in full."""
+"""Larger images are cut at reduced resolution, and then again at full resolution along the border of the mask."""
 _BAND = 0.1
-"""Of the background around a box, as a share of the longer side."""
+"""Width of the band of background around a box, as a fraction of the image's longer side."""
 
 
 @dataclass(frozen=True)
 class GrabCut:
-    """A mask of what is in a box, with or without points, strokes and scribbles.
+    """A mask of the object in a box, optionally with points, strokes and scribbles.
 
     Parameters
     ----------
     smoothness
-        The paper's gamma: what a step across the border costs where colours are equal.
+        The paper's gamma: cost of cutting an edge between equal colours.
     location
-        What is gained in the middle of the box, and lost at its sides.
+        Weight of the location term, which is 1 in the middle of the box, -1 at its sides and outside.
     max_rounds
-        Most often colours are fitted and cut.
+        Maximum number of rounds of fitting colour models and cutting.
     """
 
     smoothness: float = 50.0
@@ -47,66 +47,65 @@ class GrabCut:
     name = "grabcut"
 
     def embed(self, image: UInt8[np.ndarray, "h w 3"]) -> GridEmbedding:
-        """Return the colours and edges of an image; one of more than 80,000 pixels is reduced."""
-        return GridEmbedding.of(image, max_pixels=MAX_PIXELS)
+        """Return the grid of an image, downsampled if it has more than :data:`MAX_PIXELS`."""
+        return GridEmbedding.from_image(image, max_pixels=MAX_PIXELS)
 
     def segment(self, embedding: GridEmbedding, prompt: Prompt) -> MaskCandidates:
         """Return the mask for a box.
 
-        Where the box holds the whole image, the band along the image's border stands for the background.
+        If the box contains the whole image, a band along the image's border stands for the background.
 
         Raises
         ------
         UsageError
-            A prompt without a box, with marks of several objects, or with parts that this method does not use.
+            If the prompt has no box, marks several objects, or has parts that this method does not support.
         ShapeError
-            As of :meth:`Prompt.seeds`.
+            See :meth:`Prompt.seeds`.
         """
         if prompt.box_xyxy is None or prompt.text is not None or prompt.mask is not None:
             raise UsageError(
-                f"{self.name}: takes a box, with or without points, strokes and scribbles, no mask and no text"
+                f"{self.name}: takes a box, optionally with points, strokes and scribbles, no mask and no text"
             )
         if prompt.num_objects > 1:
             raise UsageError(
-                f"{self.name}: takes one object, got marks of {prompt.num_objects}; graph-cut takes several"
+                f"{self.name}: takes one object, got marks of {prompt.num_objects}; use graph-cut for several"
             )
         marks = prompt.seeds(embedding.size_hw)
         columns, rows = (np.arange(side) + 0.5 for side in embedding.size_hw[::-1])
         x1, y1, x2, y2 = np.asarray(prompt.box_xyxy)
         inside = ((rows > y1) & (rows < y2))[:, None] & ((columns > x1) & (columns < x2))
         marks[~inside & (marks == UNMARKED)] = BACKGROUND
-        mask, gain = self.cut(embedding, reduced_marks(marks, embedding.factor), np.asarray(prompt.box_xyxy))
-        refined = refine(embedding, mask, gain, marks, 1, smoothness=self.smoothness)
-        return MaskCandidates(Masks.from_dense(refined[None]), np.array([confidence(mask, gain)]), np.array([1]))
+        mask, region_term = self.cut(embedding, reduced_marks(marks, embedding.factor), np.asarray(prompt.box_xyxy))
+        refined = refine(embedding, mask, region_term, marks, 1, smoothness=self.smoothness)
+        return MaskCandidates(Masks.from_dense(refined[None]), np.array([confidence(mask, region_term)]), np.array([1]))
 
     def cut(
         self, embedding: GridEmbedding, marks: Int[np.ndarray, "h w"], box_xyxy: Float[np.ndarray, "4"]
     ) -> tuple[Bool[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
-        """Return the mask on the grid, and what was gained where a pixel is in it."""
+        """Return the mask on the grid, and the region term: how much each pixel favours the object."""
         height, width = embedding.grid_hw
         rows, columns = np.ogrid[:height, :width]
         x1, y1, x2, y2 = box_xyxy / embedding.factor
-        across = np.abs(columns + 0.5 - (x1 + x2) / 2) / ((x2 - x1) / 2)
-        down = np.abs(rows + 0.5 - (y1 + y2) / 2) / ((y2 - y1) / 2)
-        nearness = self.location * (1 - 2 * np.minimum(np.maximum(across, down), 1) ** 2)
-        band = _BAND * max(height, width)
-        around = np.maximum(across - 1, 0) * (x2 - x1) / 2 + np.maximum(down - 1, 0) * (y2 - y1) / 2 <= band
-        background = (marks == BACKGROUND) & around
+        # Distances to the middle of the box in x and y, in half widths and half heights.
+        x = np.abs(columns + 0.5 - (x1 + x2) / 2) / ((x2 - x1) / 2)
+        y = np.abs(rows + 0.5 - (y1 + y2) / 2) / ((y2 - y1) / 2)
+        location_term = self.location * (1 - 2 * np.minimum(np.maximum(x, y), 1) ** 2)
+        band_width = _BAND * max(height, width)
+        near_box = np.maximum(x - 1, 0) * (x2 - x1) / 2 + np.maximum(y - 1, 0) * (y2 - y1) / 2 <= band_width
+        background = (marks == BACKGROUND) & near_box
         if not background.any():
-            background = (
-                np.minimum(np.minimum(rows, height - 1 - rows), np.minimum(columns, width - 1 - columns)) < band
-            )
-            background = background & (marks != 1)
-        weights = (marks != BACKGROUND) * np.exp(-(across**2) - down**2), background.astype(np.float64)
+            border_distance = np.minimum(np.minimum(rows, height - 1 - rows), np.minimum(columns, width - 1 - columns))
+            background = (border_distance < band_width) & (marks != 1)
+        weights = (marks != BACKGROUND) * np.exp(-(x**2) - y**2), background.astype(np.float64)
         colors = MixtureModel(embedding.planes)
         mask = marks != BACKGROUND
         for _ in range(self.max_rounds):
-            gain = colors.log_likelihood(weights[0]) - colors.log_likelihood(weights[1]) + nearness
-            before, mask = mask, cut(embedding.flow(self.smoothness), gain, marks)
-            if not mask.any():  # the border of a small object may cost more than it gains, but the box says it is there
-                mask = before
+            region_term = colors.log_likelihood(weights[0]) - colors.log_likelihood(weights[1]) + location_term
+            previous, mask = mask, cut(embedding.flow(self.smoothness), region_term, marks)
+            if not mask.any():  # the border of a small object may cost more than its region gains, but a box holds an object
+                mask = previous
                 break
-            if (mask == before).all():
+            if (mask == previous).all():
                 break
             weights = mask.astype(np.float64), (~mask).astype(np.float64)
-        return mask, gain
+        return mask, region_term

@@ -1,16 +1,17 @@
-"""GraphCut: a mask from a few points or strokes, as the cheapest cut between object and background.
+"""GraphCut: a mask from a few points or strokes, by a minimum cut between object and background.
 
-Shape shorthand: H x W the image as it is worked on, L labels (background and the objects), four planes of edges.
+Shape shorthand: H0 x W0 the image, H x W the (possibly downsampled) grid, L labels (background and the objects); four planes
+of edges, to the right, down, down right and down left.
 
 Paper: "Interactive Graph Cuts for Optimal Boundary & Region Segmentation of Objects in N-D Images" (Boykov and Jolly, ICCV
-2001): seeds are hard, regions are told apart by histograms of the seeds' colours (section 2.4), edges cost
-``lambda exp(-beta |difference in colour|^2) / distance``. beta is that of "GrabCut" (Rother, Kolmogorov and Blake, SIGGRAPH
-2004), equation 5. Going on from the flow of the cut before: :class:`~otus.interactive.max_flow.GridFlow`.
-Departures, each measured by ``benchmarks/interactive.py``: with a few clicks the colours of the seeds say little, so (1) a
-location term compares the geodesic distances to the seeds of both sides, "Geodesic Graph Cut for Interactive Image
-Segmentation" (Price, Morse and Cohen, CVPR 2010), equation 6; (2) colour models are fitted to the nearer side's pixels, then
-once more to the mask of the cut, as GrabCut iterates; (3) the image's border counts as background, at a handicap. With
-``location=0`` and ``rounds=1`` it is the paper's.
+2001): seeds are hard constraints, the region term compares histograms of the seeds' colours (section 2.4), the boundary term
+is ``lambda exp(-beta |difference in colour|^2) / distance``. beta is that of "GrabCut" (Rother, Kolmogorov and Blake,
+SIGGRAPH 2004), equation 5. Each cut starts from the flow of the previous one: :class:`~otus.interactive.max_flow.GridFlow`.
+Departures, each measured by ``benchmarks/interactive.py``: a few clicks say little about colours, so (1) the region term has
+a location term, which compares the geodesic distances to the seeds of both sides, "Geodesic Graph Cut for Interactive Image
+Segmentation" (Price, Morse and Cohen, CVPR 2010), equation 6; (2) colour models are fitted to the pixels nearer to each
+side's seeds, then again to the mask of the cut, as GrabCut iterates; (3) the image's border counts as background, with a
+handicap. With ``location=0`` and ``rounds=1`` it is the paper's method.
 """
 
 import math
@@ -32,34 +33,34 @@ from otus.structures import MaskCandidates, Masks, Prompt
 from otus.structures.prompt import BACKGROUND, UNMARKED
 
 MAX_PIXELS = 500_000
-"""A larger image is cut reduced, and then again along the borders in full."""
+"""Larger images are cut at reduced resolution, and then again at full resolution along the border of the mask."""
 COST_UNIT = 1000
-"""Costs are whole numbers of thousandths: cuts are exact, and the same however they were come by."""
-HARD = 10_000_000
-"""What a seed of the other side costs."""
+"""Costs are integers, in thousandths: cuts are then exact, and do not depend on the flow that they start from."""
+SEED_COST = 10_000_000
+"""Cost of a label that contradicts a seed."""
 POINT_RADIUS = 0.015
-"""Of the disc that a point marks, as a share of the longer side."""
-_FIRST_SEED_WEIGHT, _SEED_WEIGHT = 30.0, 300.0  # of a marked pixel against one that is not, in the colour models
+"""Radius of the disc that a point marks, as a fraction of the image's longer side."""
+_FIRST_SEED_WEIGHT, _SEED_WEIGHT = 30.0, 300.0  # of a marked pixel in the colour models; other pixels weigh up to 1
 _BORDER = -1
-_LEAST_REACH, _REACH = 3.0, 0.2  # pixels, and share of the root of a mask's area
+_MIN_MARGIN, _MARGIN = 3.0, 0.2  # of the unknown band around a mask's border: pixels, fraction of the root of its area
 _REFINED_PIXELS = 1
 _TILE, _TILE_MARGIN = 512, 32
 
 
 @dataclass(eq=False)
 class GridEmbedding:
-    """An image as a grid to be cut: its colours, edges, and the flow of the last cut.
+    """An image as a grid for graph cuts: colours, edges, and the flow of the last cut.
 
     Parameters
     ----------
     image
-        (H0, W0, 3) as it came.
+        (H0, W0, 3) RGB image.
     factor
-        By which it is reduced: a pixel of the grid is so many pixels of the image wide.
+        Integer factor by which the grid is downsampled: a pixel of it is ``factor`` pixels of the image wide.
     planes
-        (3, H, W) its colours in CIE L*a*b*, each 0..255.
+        (3, H, W) colours of the grid in CIE L*a*b*, each 0..255.
     squared_differences
-        (4, H, W) of the colours at both ends of each edge.
+        (4, H, W) squared colour difference of both ends of each edge.
     """
 
     image: UInt8[np.ndarray, "h0 w0 3"]
@@ -75,19 +76,19 @@ class GridEmbedding:
         self.colors = HistogramModel(self.planes)
 
     @classmethod
-    def of(cls, image: UInt8[np.ndarray, "h0 w0 3"], *, max_pixels: int = MAX_PIXELS) -> "GridEmbedding":
-        """Of an RGB image, reduced to at most so many pixels.
+    def from_image(cls, image: UInt8[np.ndarray, "h0 w0 3"], *, max_pixels: int = MAX_PIXELS) -> "GridEmbedding":
+        """Return the grid of an RGB image, downsampled to at most ``max_pixels``.
 
         Raises
         ------
         ShapeError
-            If it is no RGB image of at least one pixel.
+            If it is not an RGB image of at least one pixel.
         """
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ShapeError(f"image: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
         factor = math.ceil(math.sqrt(image.shape[0] * image.shape[1] / max_pixels))
-        planes = np.ascontiguousarray(colour_planes(_reduced(image, factor), ColourSpace.LAB))
+        planes = np.ascontiguousarray(colour_planes(_downsampled(image, factor), ColourSpace.LAB))
         return cls(image, factor, planes, kernels.squared_differences(planes))
 
     @property
@@ -103,42 +104,52 @@ class GridEmbedding:
     def distances(
         self, label: int, seeds: Bool[np.ndarray, "h w"], *, color_weight: float
     ) -> Float32[np.ndarray, "h w"]:
-        """Return the geodesic distances to the seeds of a label; those of the last prompt are used again where they stay."""
-        kept = self._distances.get((label, color_weight))
-        if kept is None or not np.array_equal(kept[0], seeds):
+        """Return the geodesic distances to the seeds of a label; they are cached until its seeds change."""
+        cached = self._distances.get((label, color_weight))
+        if cached is None or not np.array_equal(cached[0], seeds):
             if color_weight not in self._lengths:
                 self._lengths[color_weight] = edge_lengths(self.squared_differences, color_weight=color_weight)
-            kept = self._distances[label, color_weight] = (
+            cached = self._distances[label, color_weight] = (
                 seeds,
                 geodesic_distances(seeds, self._lengths[color_weight]),
             )
-        return kept[1]
+        return cached[1]
 
     def flow(self, smoothness: float) -> GridFlow:
-        """The flow on this image's grid, which each cut goes on from."""
+        """Return the flow on this grid, from which each cut starts."""
         if smoothness not in self.flows:
             self.flows[smoothness] = GridFlow(edge_costs(self.squared_differences, smoothness), neighbors=8)
         return self.flows[smoothness]
 
 
 class CutRound(NamedTuple):
-    """One round: what colours were fitted to, and what came of it.
+    """One round of fitting colour models and cutting.
 
-    ``near`` is the location term of each label, -1 to 1; ``weights`` what its colours were fitted to; ``likelier`` the
-    colour term; ``gains`` what is gained where a pixel has a label rather than the best other; ``labels`` the cut.
+    Parameters
+    ----------
+    location_terms
+        Location term of each label, -1 to 1.
+    weights
+        Weights of the pixels that each label's colour model was fitted to.
+    color_terms
+        Colour term of each label: a log-likelihood ratio.
+    region_terms
+        Region term of each label: how much a pixel favours it over the best other label.
+    labels
+        The cut.
     """
 
-    near: Float32[np.ndarray, "l h w"]
+    location_terms: Float32[np.ndarray, "l h w"]
     weights: Float32[np.ndarray, "l h w"]
-    likelier: Float32[np.ndarray, "l h w"]
-    gains: Float32[np.ndarray, "l h w"]
+    color_terms: Float32[np.ndarray, "l h w"]
+    region_terms: Float32[np.ndarray, "l h w"]
     labels: Int[np.ndarray, "h w"]
 
 
 def edge_costs(squared_differences: Float32[np.ndarray, "4 h w"], smoothness: float) -> Int32[np.ndarray, "4 h w"]:
-    """Return the cost of cutting each edge: smoothness * exp(-beta * difference^2) / distance.
+    """Return the boundary term, the cost of cutting each edge: smoothness * exp(-beta * difference^2) / distance.
 
-    beta is 1 / (2 * mean of difference^2), so that it follows the contrast of the image.
+    beta is 1 / (2 * mean of difference^2), which adapts it to the contrast of the image.
     """
     distance = np.sqrt(np.array([1, 1, 2, 2], np.float32))[:, None, None]
     beta = 1 / max(2 * float(squared_differences.mean()), 1e-6)
@@ -153,19 +164,19 @@ class GraphCut:
     Parameters
     ----------
     smoothness
-        The paper's lambda: what a step across the border costs where colours are equal.
+        The paper's lambda: cost of cutting an edge between equal colours.
     color
-        Weight of the colour term, log of how much likelier a colour is on the object.
+        Weight of the colour term, the log-likelihood ratio of a pixel's colour on the object and beside it.
     max_color
-        Limit of that term: a colour alone counts no more.
+        Maximum absolute value of the colour term.
     location
-        Weight of the location term, -1 at a seed of the background to 1 at one of the object.
+        Weight of the location term, which is -1 at a seed of the background, 1 at a seed of the object.
     color_distance
-        How far a step in colour is in the geodesic distances of the location term, against one in the image.
+        Weight of colour differences against distances in the image, in the geodesic distances of the location term.
     border_handicap
-        How much farther than a seed of the background the image's border counts, as a share of the longer side.
+        Added to the geodesic distances to the image's border, which counts as background; as a fraction of the longer side.
     rounds
-        How often colours are fitted and cut.
+        Number of rounds of fitting colour models and cutting.
     """
 
     smoothness: float = 10.0
@@ -178,142 +189,164 @@ class GraphCut:
     name = "graph-cut"
 
     def embed(self, image: UInt8[np.ndarray, "h w 3"]) -> GridEmbedding:
-        """Return the colours and edges of an image; a large one is reduced."""
-        return GridEmbedding.of(image)
+        """Return the grid of an image, downsampled if it has more than :data:`MAX_PIXELS`."""
+        return GridEmbedding.from_image(image)
 
     def segment(self, embedding: GridEmbedding, prompt: Prompt) -> MaskCandidates:
         """Return a mask for each object that is marked.
 
-        Without a seed of the background the image's border stands for it; where everything is marked, the marks are the
-        answer. A mask, that of the frame before of a video, marks what is well inside and what is well outside of it.
+        If no background is marked, the image's border stands for it; if every pixel is marked, the marks are the result. A
+        mask, e.g. of the previous frame of a video, marks pixels well inside it as object and those well outside as
+        background.
 
         Raises
         ------
         UsageError
-            A prompt without any seed of an object, or with parts that this method does not use.
+            If no object is marked, or the prompt has parts that this method does not support.
         ShapeError
-            As of :meth:`Prompt.seeds`.
+            See :meth:`Prompt.seeds`.
         """
-        objects, marks = self.marks_of(embedding, prompt)
+        objects, marks = self.marks(embedding, prompt)
         grid_marks = reduced_marks(marks, embedding.factor)
-        *_, last = self.rounds_of(embedding, grid_marks, len(objects) + 1, start=_start(embedding, prompt, objects))
+        initial_labels = _initial_labels(embedding, prompt, objects)
+        *_, last = self.cut_rounds(embedding, grid_marks, len(objects) + 1, start=initial_labels)
         masks, scores = [], []
-        for number in range(1, len(objects) + 1):
-            mask = connected_to(last.labels == number, grid_marks == number)
-            scores.append(confidence(mask, last.gains[number]))
-            masks.append(refine(embedding, mask, last.gains[number], marks, number, smoothness=self.smoothness))
-        return MaskCandidates(Masks.from_dense(apart(masks)), np.array(scores), objects.astype(np.int64))
+        for label in range(1, len(objects) + 1):
+            mask = components_with_seeds(last.labels == label, grid_marks == label)
+            region_term = last.region_terms[label]
+            scores.append(confidence(mask, region_term))
+            masks.append(refine(embedding, mask, region_term, marks, label, smoothness=self.smoothness))
+        return MaskCandidates(Masks.from_dense(without_overlaps(masks)), np.array(scores), objects.astype(np.int64))
 
-    def marks_of(
+    def marks(
         self, embedding: GridEmbedding, prompt: Prompt
     ) -> tuple[Int[np.ndarray, "objects"], Int[np.ndarray, "h0 w0"]]:
-        """Return the numbers of the objects that are marked, and the marks: -1 for none, 0 background, 1 the first of
-        them."""
+        """Return the numbers of the marked objects, and the label of each pixel's mark.
+
+        Labels are -1 for no mark, 0 for background, and k for the k-th of the objects, from 1.
+        """
         if prompt.text is not None or prompt.box_xyxy is not None:
             raise UsageError(f"{self.name}: takes points, strokes, scribbles and a mask, no box and no text")
         seeds = prompt.seeds(embedding.size_hw, point_radius=POINT_RADIUS * max(embedding.size_hw))
         if prompt.mask is not None:
-            from_mask = marks_of_mask(prompt.mask)
-            seeds = np.where(seeds == UNMARKED, from_mask, seeds)
+            seeds = np.where(seeds == UNMARKED, marks_from_mask(prompt.mask), seeds)
         objects = np.unique(seeds[seeds > BACKGROUND])
         if not len(objects):
             raise UsageError(f"{self.name}: nothing is marked as object; give a point, stroke or scribble on it")
         marks = np.where(seeds == UNMARKED, UNMARKED, np.searchsorted([BACKGROUND, *objects], seeds))
         return objects, marks
 
-    def rounds_of(
+    def cut_rounds(
         self,
         embedding: GridEmbedding,
         marks: Int[np.ndarray, "h w"],
-        count: int,
+        num_labels: int,
         *,
         start: Int[np.ndarray, "h w"] | None = None,
     ) -> Iterator[CutRound]:
-        """Yield each round of fitting colours and cutting; the last is the answer.
+        """Yield each round of fitting colour models and cutting; the last one is the result.
 
         Parameters
         ----------
         marks
-            -1 where nothing is marked, else a label from 0, background, to ``count`` - 1.
+            Marks on the grid: -1 for none, else a label from 0, background, to ``num_labels`` - 1.
         start
-            Labels whose colours are fitted first (default: those of the nearer marks).
+            Labels to which the first colour models are fitted (default: those of the nearest marks).
         """
-        near = self.nearness(embedding, marks, count)
-        each = np.arange(count)[:, None, None]
+        location_terms = self.location_terms(embedding, marks, num_labels)
+        label_column = np.arange(num_labels)[:, None, None]
         if start is None:
-            labels, weights = near.argmax(axis=0), _with_seeds(np.maximum(near, 0), marks, _FIRST_SEED_WEIGHT)
+            labels = location_terms.argmax(axis=0)
+            weights = _with_seeds(np.maximum(location_terms, 0), marks, _FIRST_SEED_WEIGHT)
         else:
-            labels, weights = start, (start == each).astype(np.float32)
+            labels, weights = start, (start == label_column).astype(np.float32)
         for _ in range(self.rounds):
-            likelier = np.empty_like(near)
-            for label in range(count) if count > 2 else (1,):
-                on_label = embedding.colors.log_likelihood(weights[label])
-                others = weights[0] if count == 2 else weights.sum(axis=0) - weights[label]
-                np.subtract(on_label, embedding.colors.log_likelihood(others), out=likelier[label])
-            if count == 2:
-                np.negative(likelier[1], out=likelier[0])
-            np.clip(likelier, -self.max_color, self.max_color, out=likelier)
-            gains = self.color * likelier + self.location * near
-            if count == 2:
-                labels = cut(embedding.flow(self.smoothness), gains[1], marks).astype(np.int64)
+            color_terms = np.empty_like(location_terms)
+            for label in range(num_labels) if num_labels > 2 else (1,):
+                log_likelihood = embedding.colors.log_likelihood(weights[label])
+                others = weights[0] if num_labels == 2 else weights.sum(axis=0) - weights[label]
+                np.subtract(log_likelihood, embedding.colors.log_likelihood(others), out=color_terms[label])
+            if num_labels == 2:
+                np.negative(color_terms[1], out=color_terms[0])
+            np.clip(color_terms, -self.max_color, self.max_color, out=color_terms)
+            region_terms = self.color * color_terms + self.location * location_terms
+            if num_labels == 2:
+                labels = cut(embedding.flow(self.smoothness), region_terms[1], marks).astype(np.int64)
             else:
                 costs = edge_costs(embedding.squared_differences, self.smoothness)
-                labels = alpha_expansion(_as_costs(gains, marks), costs, start=labels)
-            yield CutRound(near, weights, likelier, gains, labels)
-            weights = _with_seeds((labels == each).astype(np.float32), marks, _SEED_WEIGHT)
+                labels = alpha_expansion(_label_costs(region_terms, marks), costs, start=labels)
+            yield CutRound(location_terms, weights, color_terms, region_terms, labels)
+            weights = _with_seeds((labels == label_column).astype(np.float32), marks, _SEED_WEIGHT)
 
-    def nearness(
-        self, embedding: GridEmbedding, marks: Int[np.ndarray, "h w"], count: int
+    def location_terms(
+        self, embedding: GridEmbedding, marks: Int[np.ndarray, "h w"], num_labels: int
     ) -> Float32[np.ndarray, "l h w"]:
-        """Return for each label 1 at its seeds, 0 where another's are as near in the geodesic distance, -1 at these."""
+        """Return (d_other - d) / (d_other + d) for each label.
+
+        d is the geodesic distance to the label's seeds, d_other that to the nearest seed of any other label: 1 at the
+        label's seeds, 0 at equal distances, -1 at other seeds.
+        """
         distances = np.stack(
-            [embedding.distances(label, marks == label, color_weight=self.color_distance) for label in range(count)]
+            [
+                embedding.distances(label, marks == label, color_weight=self.color_distance)
+                for label in range(num_labels)
+            ]
         )
         border = np.ones(embedding.grid_hw, dtype=bool)
         border[1:-1, 1:-1] = False
         border &= marks <= BACKGROUND
         to_border = embedding.distances(_BORDER, border, color_weight=self.color_distance)
         distances[0] = np.minimum(distances[0], to_border + np.float32(256 * self.border_handicap))
-        near = np.empty_like(distances)
-        for label in range(count):
-            other = distances[1 - label] if count == 2 else np.delete(distances, label, axis=0).min(axis=0)
-            near[label] = (other - distances[label]) / np.maximum(other + distances[label], np.float32(1e-6))
-        return near
+        terms = np.empty_like(distances)
+        for label in range(num_labels):
+            other = distances[1 - label] if num_labels == 2 else np.delete(distances, label, axis=0).min(axis=0)
+            terms[label] = (other - distances[label]) / np.maximum(other + distances[label], np.float32(1e-6))
+        return terms
 
 
 def _with_seeds(
     weights: Float32[np.ndarray, "l h w"], marks: Int[np.ndarray, "h w"], seed_weight: float
 ) -> Float32[np.ndarray, "l h w"]:
-    """Add to the weights of each label that of its seeds, in place."""
+    """Add ``seed_weight`` to the weights of each label at its seeds, in place, and return them."""
     rows, columns = np.nonzero(marks != UNMARKED)
     weights[marks[rows, columns], rows, columns] += np.float32(seed_weight)
     return weights
 
 
 def cut(
-    flow: GridFlow, gain: Float[np.ndarray, "h w"], marks: Int[np.ndarray, "h w"], label: int = 1
+    flow: GridFlow, region_term: Float[np.ndarray, "h w"], marks: Int[np.ndarray, "h w"], label: int = 1
 ) -> Bool[np.ndarray, "h w"]:
-    """Return the best mask for what is gained where a pixel is in it; what is marked as ``label`` is, other marks are
-    not."""
-    costs = np.rint(gain * COST_UNIT).astype(np.int32)
-    costs[marks != UNMARKED] = -HARD
-    costs[marks == label] = HARD
+    """Return the mask of the minimum cut.
+
+    Parameters
+    ----------
+    flow
+        Flow on the grid, with the boundary term.
+    region_term
+        How much each pixel favours the object.
+    marks
+        Hard constraints: pixels marked ``label`` are in the mask, pixels with other marks are not.
+    """
+    costs = np.rint(region_term * COST_UNIT).astype(np.int32)
+    costs[marks != UNMARKED] = -SEED_COST
+    costs[marks == label] = SEED_COST
     return flow.solve(np.maximum(costs, 0), np.maximum(-costs, 0)).source_side
 
 
-def marks_of_mask(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
-    """Return marks for the object of a mask that has moved a little: what lies farther from its border stays as it is."""
+def marks_from_mask(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
+    """Return object and background marks from the mask of an object that has moved a little: a band at its border is
+    left unmarked."""
     from scipy.ndimage import distance_transform_edt
 
-    reach = max(_LEAST_REACH, _REACH * math.sqrt(float(mask.sum())))
+    margin = max(_MIN_MARGIN, _MARGIN * math.sqrt(float(mask.sum())))
     inside = distance_transform_edt(np.pad(mask, 1, mode="edge"))[1:-1, 1:-1]
     outside = distance_transform_edt(np.pad(~mask, 1, mode="edge"))[1:-1, 1:-1]
-    reach_in = min(reach, 0.5 * float(inside.max()))  # of a thin object its middle stays
-    return np.where(mask & (inside > reach_in), 1, np.where(~mask & (outside > reach), BACKGROUND, UNMARKED))
+    inner_margin = min(margin, 0.5 * float(inside.max()))  # so that the middle of a thin object is marked
+    return np.where(mask & (inside > inner_margin), 1, np.where(~mask & (outside > margin), BACKGROUND, UNMARKED))
 
 
 def reduced_marks(marks: Int[np.ndarray, "h0 w0"], factor: int) -> Int[np.ndarray, "h w"]:
-    """Return the marks on the pixels of a reduced image; of several in one pixel that of the highest label counts."""
+    """Return the marks on the downsampled grid; the highest label counts if a pixel of it has several."""
     if factor == 1:
         return marks
     reduced = np.full([-(-side // factor) for side in marks.shape], UNMARKED, marks.dtype)
@@ -322,96 +355,98 @@ def reduced_marks(marks: Int[np.ndarray, "h0 w0"], factor: int) -> Int[np.ndarra
     return reduced
 
 
-def connected_to(mask: Bool[np.ndarray, "h w"], seeds: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Return the parts of a mask in which there is a seed: parts of a like colour elsewhere are other objects."""
+def components_with_seeds(mask: Bool[np.ndarray, "h w"], seeds: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Return the connected components of a mask that contain a seed; other ones are other objects of similar colours."""
     from scipy.ndimage import label
 
-    parts, count = label(mask, np.ones((3, 3)))
+    components, count = label(mask, np.ones((3, 3)))
     keep = np.zeros(count + 1, dtype=bool)
-    keep[parts[seeds]] = True
+    keep[components[seeds]] = True
     keep[0] = False
-    return keep[parts]
+    return keep[components]
 
 
-def confidence(mask: Bool[np.ndarray, "h w"], gain: Float[np.ndarray, "h w"]) -> float:
-    """Return the mean over a mask of how likely its pixels are in it by their gain, the logistic function of it."""
-    return float(np.exp(-np.logaddexp(0, -gain[mask].astype(np.float64))).mean()) if mask.any() else 0.0
+def confidence(mask: Bool[np.ndarray, "h w"], region_term: Float[np.ndarray, "h w"]) -> float:
+    """Return the mean over a mask of the logistic function of the region term, 0 for an empty mask."""
+    return float(np.exp(-np.logaddexp(0, -region_term[mask].astype(np.float64))).mean()) if mask.any() else 0.0
 
 
 def refine(
     embedding: GridEmbedding,
     mask: Bool[np.ndarray, "h w"],
-    gain: Float32[np.ndarray, "h w"],
+    region_term: Float32[np.ndarray, "h w"],
     marks: Int[np.ndarray, "h0 w0"],
     label: int,
     *,
     smoothness: float,
 ) -> Bool[np.ndarray, "h0 w0"]:
-    """Return the mask in the frame of the image: its border is cut again in full, tile by tile, within a reduced pixel."""
+    """Return a mask of the grid at the image's resolution: a band at its border is cut again, tile by tile."""
     factor, (height, width) = embedding.factor, embedding.size_hw
     if factor == 1:
         return mask
     from scipy.ndimage import maximum_filter, minimum_filter
 
     square = 2 * _REFINED_PIXELS + 1
-    free = maximum_filter(mask, square) & ~minimum_filter(mask, square)
-    refined = _enlarged(mask, factor, (0, height), (0, width))
+    band = maximum_filter(mask, square) & ~minimum_filter(mask, square)
+    refined = _upsampled(mask, factor, (0, height), (0, width))
     for top in range(0, height, _TILE):
         for left in range(0, width, _TILE):
             rows = max(0, top - _TILE_MARGIN), min(height, top + _TILE + _TILE_MARGIN)
             columns = max(0, left - _TILE_MARGIN), min(width, left + _TILE + _TILE_MARGIN)
-            open_ = _enlarged(free, factor, rows, columns)
-            if not open_.any():
+            tile_band = _upsampled(band, factor, rows, columns)
+            if not tile_band.any():
                 continue
-            part = slice(*rows), slice(*columns)
-            planes = np.ascontiguousarray(colour_planes(embedding.image[part], ColourSpace.LAB))
+            tile = slice(*rows), slice(*columns)
+            planes = np.ascontiguousarray(colour_planes(embedding.image[tile], ColourSpace.LAB))
             flow = GridFlow(edge_costs(kernels.squared_differences(planes), smoothness), neighbors=8)
-            outside = np.where(_enlarged(mask, factor, rows, columns), label, UNMARKED - 1)
-            marked = np.where((marks[part] == UNMARKED) & ~open_, outside, marks[part])
-            found = cut(flow, _enlarged(gain, factor, rows, columns), marked, label)
-            core = slice(top, top + _TILE), slice(left, left + _TILE)
-            refined[core] = found[top - rows[0] :, left - columns[0] :][:_TILE, :_TILE]
+            fixed = np.where(_upsampled(mask, factor, rows, columns), label, UNMARKED - 1)
+            tile_marks = np.where((marks[tile] == UNMARKED) & ~tile_band, fixed, marks[tile])
+            tile_mask = cut(flow, _upsampled(region_term, factor, rows, columns), tile_marks, label)
+            without_margin = slice(top, top + _TILE), slice(left, left + _TILE)
+            refined[without_margin] = tile_mask[top - rows[0] :, left - columns[0] :][:_TILE, :_TILE]
     return refined
 
 
-def apart(masks: Sequence[Bool[np.ndarray, "h w"]]) -> Bool[np.ndarray, "n h w"]:
-    """Return the masks without the pixels that one before has: refined by themselves they may meet."""
+def without_overlaps(masks: Sequence[Bool[np.ndarray, "h w"]]) -> Bool[np.ndarray, "n h w"]:
+    """Return the masks without the pixels of previous ones: they may overlap, since each is refined separately."""
     stack = np.stack(masks)
-    taken = np.zeros(stack.shape[1:], dtype=bool)
+    occupied = np.zeros(stack.shape[1:], dtype=bool)
     for mask in stack:
-        mask &= ~taken
-        taken |= mask
+        mask &= ~occupied
+        occupied |= mask
     return stack
 
 
-def _start(
+def _initial_labels(
     embedding: GridEmbedding, prompt: Prompt, objects: Int[np.ndarray, "objects"]
 ) -> Int[np.ndarray, "h w"] | None:
-    """The labels of a prompt's mask on the grid."""
+    """Return a prompt's mask, sampled on the grid; None if there is no mask or there are several objects."""
     if prompt.mask is None or len(objects) > 1:
         return None
     rows, columns = (
-        np.minimum(np.arange(side) * embedding.factor + embedding.factor // 2, whole - 1)
-        for side, whole in zip(embedding.grid_hw, prompt.mask.shape, strict=True)
+        np.minimum(np.arange(grid_side) * embedding.factor + embedding.factor // 2, side - 1)
+        for grid_side, side in zip(embedding.grid_hw, prompt.mask.shape, strict=True)
     )
     return prompt.mask[np.ix_(rows, columns)].astype(np.int64)
 
 
-def _as_costs(gains: Float32[np.ndarray, "l h w"], marks: Int[np.ndarray, "h w"]) -> Int32[np.ndarray, "l h w"]:
-    """What each label costs: half of what it does not gain, so that of two labels it is as in the cut."""
-    costs = np.rint(gains * (-COST_UNIT / 2)).astype(np.int32)
+def _label_costs(
+    region_terms: Float32[np.ndarray, "l h w"], marks: Int[np.ndarray, "h w"]
+) -> Int32[np.ndarray, "l h w"]:
+    """Return the cost of each label: minus half its region term, so that with two labels the energy is that of the cut."""
+    costs = np.rint(region_terms * (-COST_UNIT / 2)).astype(np.int32)
     for label, plane in enumerate(costs):
-        plane[(marks != UNMARKED) & (marks != label)] = HARD
+        plane[(marks != UNMARKED) & (marks != label)] = SEED_COST
     return costs
 
 
-def _enlarged(plane: np.ndarray, factor: int, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-    """Those rows and columns of an image of which each pixel of ``plane`` is ``factor`` pixels wide."""
+def _upsampled(plane: np.ndarray, factor: int, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+    """Return the given rows and columns of a plane of the grid, repeated to the image's resolution."""
     return plane[np.arange(*rows)[:, None] // factor, np.arange(*columns) // factor]
 
 
-def _reduced(image: UInt8[np.ndarray, "h0 w0 3"], factor: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Means of squares of pixels."""
+def _downsampled(image: UInt8[np.ndarray, "h0 w0 3"], factor: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the means of ``factor`` x ``factor`` pixels."""
     from PIL import Image
 
     return image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))

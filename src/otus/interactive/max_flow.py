@@ -4,12 +4,12 @@ Shape shorthand: ``size`` is (H, W) or (D, H, W); K directions to the neighbours
 26 in three.
 
 Paper: "Maximum Flows by Incremental Breadth-First Search" (Goldberg, Hed, Kaplan, Tarjan and Werneck, ESA 2011), which ends
-after O(n^2 m) steps for n pixels and m arcs whatever the capacities, where the paths of Boykov and Kolmogorov (PAMI 2004)
-have no such bound. Going on from the flow of the solve before: "Dynamic Graph Cuts for Efficient Inference in Markov Random
-Fields" (Kohli and Torr, PAMI 2007).
-Departures: the trees start from every pixel that has excess, no source and sink are in the graph; paths of one arc are
-pushed in a first pass; a cell cut off compares all its neighbours at once and keeps no current arc, with 8 that is faster;
-after a change of terminal capacities the trees are grown anew.
+after O(n^2 m) steps for n pixels and m arcs whatever the capacities, while the algorithm of Boykov and Kolmogorov (PAMI
+2004) has no such bound. Starting from the flow of the previous solve: "Dynamic Graph Cuts for Efficient Inference in Markov
+Random Fields" (Kohli and Torr, PAMI 2007).
+Departures: the trees start from all pixels with excess, and the graph has no source and sink nodes; paths of a single arc
+are pushed in a first pass; an orphan compares all its neighbours and keeps no current arc, which is faster with 8
+neighbours; after a change of terminal capacities the trees are grown anew.
 """
 
 from collections import deque
@@ -27,14 +27,13 @@ _NEIGHBORS = {2: (4, 8), 3: (6, 26)}
 
 
 def neighbor_steps(ndim: int, neighbors: int) -> Int[np.ndarray, "k ndim"]:
-    """Return the steps from a pixel to its neighbours; the second half are the opposites of the first, in its order.
+    """Return the steps from a pixel to its neighbours; the second half are the negatives of the first, in the same order.
 
     >>> neighbor_steps(2, 8).tolist()
     [[0, 1], [1, 0], [1, 1], [1, -1], [0, -1], [-1, 0], [-1, -1], [-1, 1]]
     """
     if neighbors not in _NEIGHBORS.get(ndim, ()):
-        known = "4 or 8 neighbours in two dimensions, 6 or 26 in three"
-        raise ShapeError(f"neighbors: expected {known}, got {neighbors} in {ndim}")
+        raise ShapeError(f"neighbors: expected 4 or 8 in two dimensions, 6 or 26 in three, got {neighbors} in {ndim}")
     steps = [step for step in product((0, 1, -1), repeat=ndim) if step > (0,) * ndim]
     forward = np.array(sorted(steps, key=lambda step: sum(map(abs, step)))[: neighbors // 2])
     return np.concatenate([forward, -forward])
@@ -42,10 +41,10 @@ def neighbor_steps(ndim: int, neighbors: int) -> Int[np.ndarray, "k ndim"]:
 
 @dataclass(frozen=True, eq=False)
 class MinimumCut:
-    """A minimum cut: its cost, which is the maximum flow, and the pixels on the source's side of it.
+    """A minimum cut: its cost, which is the maximum flow, and the pixels on the source's side.
 
-    Of several minimum cuts it is the one with the fewest pixels on the source's side: those that capacity left over
-    reaches from the source.
+    If there are several minimum cuts, it is the one with the fewest pixels on the source's side: those that can be reached
+    from the source over arcs with residual capacity.
     """
 
     flow: float
@@ -53,22 +52,22 @@ class MinimumCut:
 
 
 class GridFlow:
-    """Maximum flow on a grid whose terminal capacities may change: each solve goes on from the flow of the one before.
+    """Maximum flow on a grid whose terminal capacities may change: each solve starts from the flow of the previous one.
 
     Parameters
     ----------
     capacities
         ``(K, *size)`` capacities of the arcs from each pixel in each direction of :func:`neighbor_steps`; or ``(K / 2,
-        *size)`` of the first half of the directions, where the opposite arcs have the same. What leads out of the grid
-        is not used. int32, int64, float32 and float64 are computed in as they are, other integers in int64, other
-        floats in float64.
+        *size)`` capacities in the first half of the directions, if opposite arcs have the same capacity. Arcs that lead out
+        of the grid are ignored. Flow is computed in the dtype of the capacities if it is int32, int64, float32 or float64;
+        other integers are converted to int64, other floats to float64.
     neighbors
         4 or 8 in two dimensions, 6 or 26 in three.
 
     Raises
     ------
     ShapeError
-        Another shape; capacities that are negative, not finite, or so large that their sums overflow.
+        If capacities have another shape, are negative, not finite, or so large that their sums would overflow.
 
     Examples
     --------
@@ -118,7 +117,7 @@ class GridFlow:
         Raises
         ------
         ShapeError
-            As for the capacities of the grid.
+            If they do not have the grid's shape, or are invalid as for the capacities of the grid.
         """
         source, sink = np.asarray(source), np.asarray(sink)
         for name, values in (("source", source), ("sink", sink)):
@@ -164,15 +163,15 @@ def cut_cost(
     *,
     neighbors: int,
 ) -> float:
-    """Return the sum of the capacities from the source's side of a cut to the sink's, which no flow exceeds.
+    """Return the cost of a cut: the sum of the capacities from the source's side to the sink's side.
 
     >>> cut_cost(np.array([[True, False]]), np.array([[5, 2]]), np.array([[1, 7]]), np.full((2, 1, 2), 3), neighbors=4)
     6
     """
     cost = source[~source_side].sum() + sink[source_side].sum()
     for step, plane in zip(neighbor_steps(source.ndim, neighbors), _directed(capacities, neighbors), strict=True):
-        here, there = _pairs(source.shape, step)
-        cost += plane[here][source_side[here] & ~source_side[there]].sum()
+        pixels, neighbors_of_pixels = _neighbor_slices(source.shape, step)
+        cost += plane[pixels][source_side[pixels] & ~source_side[neighbors_of_pixels]].sum()
     return cost.item()
 
 
@@ -183,16 +182,16 @@ def reference_max_flow(
     *,
     neighbors: int,
 ) -> MinimumCut:
-    """The same by shortest augmenting paths (Edmonds and Karp, 1972), slow and readable, for small grids."""
+    """Return the same as :func:`max_flow` by shortest augmenting paths (Edmonds and Karp, 1972), for small grids."""
     number = np.arange(source.size).reshape(source.shape)
     start, end = source.size, source.size + 1
     residual: dict[tuple[int, int], float] = {}
     for pixel in range(source.size):
         residual[start, pixel], residual[pixel, end] = source.flat[pixel].item(), sink.flat[pixel].item()
     for step, plane in zip(neighbor_steps(source.ndim, neighbors), _directed(capacities, neighbors), strict=True):
-        here, there = _pairs(source.shape, step)
-        arcs = zip(number[here].ravel().tolist(), number[there].ravel().tolist(), strict=True)
-        residual |= dict(zip(arcs, plane[here].ravel().tolist(), strict=True))
+        tails, heads_of_tails = _neighbor_slices(source.shape, step)
+        arcs = zip(number[tails].ravel().tolist(), number[heads_of_tails].ravel().tolist(), strict=True)
+        residual |= dict(zip(arcs, plane[tails].ravel().tolist(), strict=True))
     heads: dict[int, list[int]] = {}
     for tail, head in list(residual):
         heads.setdefault(tail, []).append(head)
@@ -223,29 +222,32 @@ def reference_max_flow(
 def neighbor_pairs(
     planes: Num[np.ndarray, "directions *size"],
 ) -> Iterator[tuple[Num[np.ndarray, "*size"], tuple[slice, ...], tuple[slice, ...]]]:
-    """Yield each plane of edges, 8 neighbours or 26, with the pixels that have such a neighbour and these neighbours."""
+    """Yield each plane of edges, of 8 or 26 neighbours, with the slices of its pixels and of their neighbours."""
     steps = neighbor_steps(planes.ndim - 1, max(_NEIGHBORS[planes.ndim - 1]))
     for step, plane in zip(steps, planes, strict=False):
-        yield plane, *_pairs(plane.shape, step)
+        yield plane, *_neighbor_slices(plane.shape, step)
 
 
 def _directed(capacities: Num[np.ndarray, "directions *size"], neighbors: int) -> Num[np.ndarray, "k *size"]:
-    """All K planes; those of opposite arcs are moved to the pixel that these start from."""
+    """Return the capacities in all K directions; if half of them are given, opposite arcs get the same capacity."""
     if len(capacities) == neighbors:
         return capacities
-    back = np.zeros_like(capacities)
+    opposite = np.zeros_like(capacities)
     steps = neighbor_steps(capacities.ndim - 1, neighbors)
-    for step, plane, opposite in zip(steps, capacities, back, strict=False):
-        here, there = _pairs(plane.shape, step)
-        opposite[there] = plane[here]
-    return np.concatenate([capacities, back])
+    for step, plane, opposite_plane in zip(steps, capacities, opposite, strict=False):
+        pixels, neighbors_of_pixels = _neighbor_slices(plane.shape, step)
+        opposite_plane[neighbors_of_pixels] = plane[pixels]
+    return np.concatenate([capacities, opposite])
 
 
-def _pairs(size: tuple[int, ...], step: Int[np.ndarray, "ndim"]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The pixels that have a neighbour a step on, and these neighbours."""
-    here = tuple(slice(max(0, -one), side - max(0, one)) for side, one in zip(size, step.tolist(), strict=True))
-    there = tuple(slice(max(0, one), side - max(0, -one)) for side, one in zip(size, step.tolist(), strict=True))
-    return here, there
+def _neighbor_slices(
+    size: tuple[int, ...], step: Int[np.ndarray, "ndim"]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return the slices of the pixels that have a neighbour at ``step``, and of these neighbours."""
+    axes = list(zip(size, step.tolist(), strict=True))
+    pixels = tuple(slice(max(0, -offset), side - max(0, offset)) for side, offset in axes)
+    neighbors = tuple(slice(max(0, offset), side - max(0, -offset)) for side, offset in axes)
+    return pixels, neighbors
 
 
 def _limit(dtype: np.dtype) -> float:
@@ -253,9 +255,9 @@ def _limit(dtype: np.dtype) -> float:
 
 
 def _check(name: str, values: np.ndarray, limit: float) -> None:
-    """ShapeError unless capacities are numbers from 0 to a limit that their sums need."""
+    """Raise ShapeError unless capacities are from 0 to a limit below which their sums do not overflow."""
     lowest, highest = values.min(), values.max()
-    if not (lowest >= 0 and highest <= limit):  # also where one is NaN
+    if not (lowest >= 0 and highest <= limit):  # also true for NaN
         raise ShapeError(
             f"{name}: expected capacities from 0 to {limit:.6g} in {values.dtype}, got {lowest} to {highest}; "
             "scale them, or give int64 or float64"

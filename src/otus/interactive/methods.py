@@ -7,16 +7,16 @@ from otus.interactive.grab_cut import GrabCut
 from otus.interactive.graph_cut import GraphCut
 
 METHODS: Mapping[str, type[GraphCut] | type[GrabCut]] = {"graph-cut": GraphCut, "grabcut": GrabCut}
-"""What needs no weights."""
+"""Method classes by name."""
 
 
 def make_method(name: str) -> GraphCut | GrabCut:
-    """Return the method of a name in :data:`METHODS`, with its defaults.
+    """Return the method with a name in :data:`METHODS`, with default parameters.
 
     Raises
     ------
     UsageError
-        An unknown name.
+        If the name is unknown.
     """
     if name not in METHODS:
         raise UsageError(f"method: expected one of {', '.join(METHODS)}, got {name!r}{did_you_mean(name, METHODS)}")

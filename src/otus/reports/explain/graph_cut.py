@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from otus.interactive.answers import as_instances, candidate_records
 from otus.interactive.graph_cut import COST_UNIT, CutRound, GraphCut, GridEmbedding, edge_costs, reduced_marks
+from otus.interactive.mask_files import as_instances, candidate_records
 from otus.reports.page import Figure, Page, Section, numbered
 from otus.structures import MaskCandidates, Prompt
 from otus.structures.prompt import UNMARKED
@@ -79,7 +79,7 @@ class GraphCutExplanation:
             "in the image is wide. Each pixel compares how far it is to the marks of this object and to all others: red is "
             "nearer to this object, blue to another. The image's border counts as background, "
             f"{method.border_handicap:.0%} of its longer side farther.",
-            [Figure.of(_diverging(last.near[k], 1), self._label_name(k)) for k in self._displayed_labels()],
+            [Figure.of(_diverging(last.location_terms[k], 1), self._label_name(k)) for k in self._displayed_labels()],
         )
         first = self.rounds[0]
         yield Section(
@@ -93,7 +93,7 @@ class GraphCutExplanation:
             "The log of how much likelier each pixel's colour is on this object than beside it, at most "
             f"{method.max_color:g}.",
             [
-                Figure.of(_diverging(cut.likelier[k], method.max_color), f"round {number}, {self._label_name(k)}")
+                Figure.of(_diverging(cut.color_terms[k], method.max_color), f"round {number}, {self._label_name(k)}")
                 for number, cut in enumerate(self.rounds, start=1)
                 for k in self._displayed_labels()
             ],
@@ -113,7 +113,8 @@ class GraphCutExplanation:
             "a pixel is in the mask.",
             [
                 Figure.of(
-                    _diverging(last.gains[k], method.max_color * method.color + method.location), self._label_name(k)
+                    _diverging(last.region_terms[k], method.max_color * method.color + method.location),
+                    self._label_name(k),
                 )
                 for k in self._displayed_labels()
             ],
@@ -173,8 +174,8 @@ def explain_graph_cut(
     """
     method = method or GraphCut()
     embedding = method.embed(image)
-    objects, marks = method.marks_of(embedding, prompt)
-    rounds = tuple(method.rounds_of(embedding, reduced_marks(marks, embedding.factor), len(objects) + 1))
+    objects, marks = method.marks(embedding, prompt)
+    rounds = tuple(method.cut_rounds(embedding, reduced_marks(marks, embedding.factor), len(objects) + 1))
     candidates = method.segment(embedding, prompt)
     return GraphCutExplanation(name, image, method, embedding, objects, marks, rounds, candidates)
 

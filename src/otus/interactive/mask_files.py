@@ -1,6 +1,6 @@
-"""Masks of prompts as documents and files: what ``otus segment`` answers.
+"""The masks of ``otus segment`` as JSON documents, label images, COCO and LabelMe files.
 
-A document is the one of ``otus segment --json``, of one image; files are label images, COCO's and LabelMe's.
+A document is the JSON object that ``otus segment --json`` prints for an image.
 """
 
 import tempfile
@@ -21,17 +21,17 @@ from otus.errors import DataError
 from otus.structures import Categories, Instances, MaskCandidates, Masks, Objects, Prompt, Segmentations
 from otus.visualization.palette import category_colours
 
-FORMS = {"png": ".png", "rle": ".json", "coco": ".json", "labelme": ".json"}
-"""Forms of files with masks, and their suffixes."""
+FORMATS = {"png": ".png", "rle": ".json", "coco": ".json", "labelme": ".json"}
+"""File suffix by format."""
 
 
 def read_prompts(path: str | Path) -> dict[str, Prompt]:
-    """Return the prompts of a JSON file by the name of their image: ``{"a.jpg": {"points": [[250, 180, 1]]}, …}``.
+    """Return the prompts of a JSON file by image name: ``{"a.jpg": {"points": [[250, 180, 1]]}, …}``.
 
     Raises
     ------
     DataError
-        The file, or a prompt in it, cannot be read; the message names it.
+        If the file or a prompt in it cannot be read; the message names it.
     """
     content = read_json_bytes(Path(path))
     try:
@@ -40,16 +40,16 @@ def read_prompts(path: str | Path) -> dict[str, Prompt]:
         raise DataError(f"is not JSON: {error}", file=path, remedy="write it again", kind="broken_json") from None
     if not isinstance(document, dict) or not document:
         raise DataError(
-            "expected an object of prompts by image",
+            "expected a JSON object with a prompt for each image",
             file=path,
             remedy='write {"a.jpg": {"points": [[250, 180, 1]]}}',
             kind="bad_prompt",
         )
-    return {name: Prompt.from_json(one, where=f"{path}: {name}") for name, one in document.items()}
+    return {name: Prompt.from_json(prompt, where=f"{path}: {name}") for name, prompt in document.items()}
 
 
 def candidate_records(candidates: MaskCandidates) -> list[dict[str, Any]]:
-    """Return one record a mask, as ``otus segment --json`` has them."""
+    """Return a record for each mask, as in the document of ``otus segment --json``."""
     records = []
     masks = candidates.masks
     columns = zip(candidates.objects.tolist(), candidates.scores.tolist(), masks.area().tolist(), strict=True)
@@ -65,7 +65,7 @@ def candidate_records(candidates: MaskCandidates) -> list[dict[str, Any]]:
 
 
 def as_instances(candidates: MaskCandidates) -> Instances:
-    """Return the masks as objects to be drawn, of categories ``object 1``, ``object 2`` …"""
+    """Return the masks as instances of the categories ``object 1``, ``object 2``, …, for drawing."""
     numbers = sorted(set(candidates.objects.tolist()))
     categories = Categories(tuple(f"object {number}" for number in numbers))
     return Instances(
@@ -79,13 +79,13 @@ def as_instances(candidates: MaskCandidates) -> Instances:
 
 
 def as_dataset(documents: Sequence[Mapping[str, Any]], root: Path) -> Dataset:
-    """Return what documents say as a data set: an object for each mask, of the category ``object 1``, ``object 2`` …"""
+    """Return the masks of documents as a data set with the categories ``object 1``, ``object 2``, …"""
     rows = list(_rows(documents))
     numbers = sorted({record["object"] for _, record in rows})
     boxes = np.array([record["bbox"] for _, record in rows], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    names = tuple(Path(one["file"]).as_posix() for one in documents)
-    sizes = np.array([[one["height"], one["width"]] for one in documents])
+    names = tuple(Path(document["file"]).as_posix() for document in documents)
+    sizes = np.array([[document["height"], document["width"]] for document in documents])
     objects = Objects(
         image_index=np.array([index for index, _ in rows], dtype=np.int64),
         labels=np.searchsorted(numbers, [record["object"] for _, record in rows]).astype(np.int64),
@@ -102,30 +102,33 @@ def as_dataset(documents: Sequence[Mapping[str, Any]], root: Path) -> Dataset:
 
 
 def _rows(documents: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the image index and the record of each mask that is not empty."""
     for index, document in enumerate(documents):
         for record in document["candidates"]:
             if record["area"]:
                 yield index, record
 
 
-def write_masks(path: Path, documents: Sequence[Mapping[str, Any]], *, form: str) -> None:
-    """Write the masks of documents in one of :data:`FORMS`; a file appears when it is complete.
+def write_masks(path: Path, documents: Sequence[Mapping[str, Any]], *, format: str) -> None:
+    """Write the masks of documents to a file, atomically.
 
     Parameters
     ----------
     path
-        The file; the label image and LabelMe's file are those of one document.
-    form
-        ``png``, a label image; ``rle``, the documents themselves; ``coco``; ``labelme``.
+        File to write.
+    documents
+        Documents of the images; a single one for ``png`` and ``labelme``.
+    format
+        ``png``: a label image; ``rle``: the documents as JSON; ``coco`` or ``labelme``.
     """
-    if form == "png":
+    if format == "png":
         (document,) = documents
-        labels = _labels_of(document)
+        labels = _label_image(document)
         palette = np.concatenate([np.zeros((1, 3), np.uint8), category_colours(int(labels.max(initial=1)))])
         write_label_image(path, labels, palette=palette)
-    elif form == "coco":
+    elif format == "coco":
         coco.write_json(as_dataset(documents, path.parent), path)
-    elif form == "labelme":
+    elif format == "labelme":
         with tempfile.TemporaryDirectory() as folder, staged_file(path) as stage:
             labelme.write(as_dataset(documents, path.parent), Path(folder) / "one", images="none")
             (written,) = Path(folder).rglob("*.json")
@@ -135,11 +138,11 @@ def write_masks(path: Path, documents: Sequence[Mapping[str, Any]], *, form: str
             stage.write_bytes(msgspec.json.encode(documents[0] if len(documents) == 1 else documents))
 
 
-def _labels_of(document: Mapping[str, Any]) -> UInt8[np.ndarray, "h w"]:
-    """The number of the object of each pixel, 0 for background."""
+def _label_image(document: Mapping[str, Any]) -> UInt8[np.ndarray, "h w"]:
+    """Return the object number of each pixel, 0 for background; the first mask counts where masks overlap."""
     labels = np.zeros((document["height"], document["width"]), np.uint8)
     records = document["candidates"]
-    masks = Masks.from_rle([one["segmentation"]["counts"] for one in records], labels.shape)
+    masks = Masks.from_rle([record["segmentation"]["counts"] for record in records], labels.shape)
     for record, mask in zip(records, masks, strict=True):
         labels[mask & (labels == 0)] = record["object"]
     return labels
