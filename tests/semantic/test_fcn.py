@@ -94,7 +94,7 @@ def test_pixels_to_be_ignored_and_padding_teach_nothing() -> None:
     loss = system.losses([PREPROCESS.prepare(nothing)])["class"]
     assert float(loss.detach()) == 0
     loss.backward()
-    with pytest.raises(ShapeError, match="expected a semantic map to learn"):
+    with pytest.raises(ShapeError, match="expected a semantic map to train on"):
         system.losses([{"image": sample["image"], "key": "bare"}])
 
 

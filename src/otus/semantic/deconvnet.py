@@ -1,17 +1,17 @@
-"""The deconvolution network: down to one vector of the image, and up again by unpooling and transposed convolutions.
+"""The deconvolution network: VGG-16 down to a single vector, mirrored by max unpooling and transposed convolutions.
 
 Shape shorthand: B images, C channels.
 
 Paper: "Learning Deconvolution Network for Semantic Segmentation" (Noh, Hong, Han, ICCV 2015, arXiv:1505.04366), section
 3 and figure 2. Official code: github.com/HyeonwooNoh/DeconvNet.
 
-The encoder is VGG-16 with its two fully connected layers as convolutions, the first of 7x7: of an image of 224 pixels one
-vector is left. The decoder mirrors it, with a transposed convolution for each convolution (of stride 1: each value is spread
-over its neighbourhood) and max unpooling, which puts values back to where the maxima were. Unpooling leaves a large, sparse
-map; the transposed convolutions after it make it dense.
+The encoder is VGG-16 with its two fully connected layers as convolutions, the first of 7x7, which reduce an image of 224
+pixels to one vector. The decoder mirrors it, with a transposed convolution of stride 1 for each convolution, and max
+unpooling, which places values at the positions of the maxima. Unpooling gives a large, sparse map; the transposed
+convolutions after it make it dense.
 
-Departures: images of any size (the 7x7 convolution is padded, so a larger image leaves a map of vectors); trained in one
-stage, without the paper's object proposals.
+Departures: images of any size (the 7x7 convolution is padded, so larger images give a map of vectors); trained in one stage,
+without the paper's object proposals.
 """
 
 from collections.abc import Sequence
@@ -27,13 +27,12 @@ from otus.structures import Categories
 
 
 class DeconvolutionDecoder(nn.Module):
-    """From the map of vectors up: a transposed 7x7 convolution, then for each stage an upsampling and transposed
-    convolutions.
+    """A transposed 7x7 convolution of the map of vectors, then for each stage upsampling and transposed convolutions.
 
     Parameters
     ----------
     channels, depths
-        Of the encoder's stages, fine to coarse.
+        Channels and number of convolutions of the encoder's stages, fine to coarse.
     vector
         Channels of the map of vectors.
     upsampling
@@ -59,7 +58,7 @@ class DeconvolutionDecoder(nn.Module):
             )
 
     def forward(self, levels: list[Pooled]) -> Float[Tensor, "b c h w"]:
-        """Return a map of the image's size."""
+        """Return a feature map at the image's resolution."""
         x = self.expand(levels[-1].map)
         for level, upsample, stage in reversed(list(zip(levels, self.upsamplings, self.stages, strict=True))):
             x = stage(upsample(x, level))
@@ -74,12 +73,12 @@ def deconvolution_network(
     vector: int = 4096,
     upsampling: Upsampling = "max-unpooling",
 ) -> Segmenter:
-    """The paper's network.
+    """Build the deconvolution network.
 
     Parameters
     ----------
     categories
-        What the labels mean.
+        Names of the class indices.
     widths, depths
         Channels and convolutions of each stage (default: VGG-16's).
     vector

@@ -1,16 +1,17 @@
-"""DeepLabV3: an encoder that stays fine by dilation, and a head that looks at each location at several scales at once.
+"""DeepLabV3: a dilated encoder of small stride, and a head with atrous spatial pyramid pooling.
 
-Shape shorthand: B images, C channels, h x w the coarse map.
+Shape shorthand: B images, C input and D output channels, h x w the feature map.
 
 Paper: "Rethinking Atrous Convolution for Semantic Image Segmentation" (Chen, Papandreou, Schroff, Adam, 2017,
-arXiv:1706.05587), section 3.3 and figure 5. Code relied on: torchvision (BSD-3-Clause), whose layers' names these are,
-so that its checkpoints load.
+arXiv:1706.05587), section 3.3 and figure 5. Code relied on: torchvision (BSD-3-Clause), with the same layer names, so that
+its checkpoints can be loaded.
 
-A *dilated* (atrous) convolution skips pixels between its taps: with rate r, a 3x3 kernel sees (2r + 1) x (2r + 1). So
-the last stages of a ResNet need no stride to see far, and the map stays at stride 8. The head, atrous spatial pyramid
-pooling, runs a 1x1 convolution, three 3x3 of rates 12, 24 and 36, and the mean of the whole image side by side.
+A *dilated* (atrous) convolution skips pixels between its taps: at rate r, a 3x3 kernel covers (2r + 1) x (2r + 1) pixels. So
+the last stages of a ResNet need no stride for a large receptive field, and the feature map stays at stride 8. The head,
+atrous spatial pyramid pooling, has parallel branches: a 1x1 convolution, three 3x3 convolutions of rates 12, 24 and 36, and
+the mean of the whole image.
 
-Departures: as torchvision's.
+Departures: those of torchvision.
 """
 
 from collections.abc import Sequence
@@ -27,26 +28,26 @@ from otus.structures import Categories
 
 
 class ImagePooling(nn.Sequential):
-    """The mean of the whole map, convolved, at every location."""
+    """Global average pooling and a 1x1 convolution, whose result is repeated at every location."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(nn.AdaptiveAvgPool2d(1), *_normalised(in_channels, out_channels, 1))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        """Pool, convolve, repeat."""
+        """Return the pooled and convolved vector at every location."""
         pooled = super().forward(x)  # type: ignore[no-untyped-call]
         return F.interpolate(pooled, x.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class AtrousSpatialPyramidPooling(nn.Module):
-    """Look at each location at several scales side by side.
+    """Parallel convolutions of several dilation rates and image pooling, fused by a 1x1 convolution.
 
     Parameters
     ----------
     in_channels, out_channels
-        Of the map, and of each branch and the result.
+        Channels of the input, and of each branch and the output.
     rates
-        Dilations of the 3x3 convolutions.
+        Dilation rates of the 3x3 convolutions.
     """
 
     def __init__(self, in_channels: int, rates: Sequence[int], out_channels: int = 256) -> None:
@@ -57,12 +58,12 @@ class AtrousSpatialPyramidPooling(nn.Module):
         self.project = nn.Sequential(*_normalised(len(self.convs) * out_channels, out_channels, 1), nn.Dropout(0.5))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        """Run all branches and mix them."""
+        """Return the fused outputs of all branches."""
         return self.project(torch.cat([branch(x) for branch in self.convs], dim=1))
 
 
 def deeplab_head(in_channels: int, num_categories: int) -> nn.Sequential:
-    """Return the head of the paper: the pyramid, a 3x3 convolution, and a classifier of each location."""
+    """Build the paper's head: atrous spatial pyramid pooling, a 3x3 convolution, and a 1x1 classifier."""
     return nn.Sequential(
         AtrousSpatialPyramidPooling(in_channels, (12, 24, 36)),
         *_normalised(256, 256, 3),

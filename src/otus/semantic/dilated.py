@@ -1,10 +1,10 @@
-"""Segmenters with one head on the last map of a dilated backbone: what torchvision's FCN and DeepLabV3 share.
+"""Segmenters with one head on the last feature map of a dilated backbone: what torchvision's FCN and DeepLabV3 share.
 
 Shape shorthand: C channels, K categories.
 
-A stage that keeps its stride by dilation sees as far as one that halves the map, and the map stays fine. The auxiliary
-classifier on the map before the last is that of "Pyramid Scene Parsing Network" (Zhao et al., CVPR 2017, arXiv:1612.01105),
-section 3.2. Code relied on: torchvision (BSD-3-Clause), whose layers' names these are, so that its checkpoints load.
+A stage with dilation instead of stride has the same receptive field, at a higher resolution. The auxiliary head on the next
+to last feature map is that of "Pyramid Scene Parsing Network" (Zhao et al., CVPR 2017, arXiv:1612.01105), section 3.2. Code
+relied on: torchvision (BSD-3-Clause), with the same layer names, so that its checkpoints can be loaded.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,17 @@ from otus.structures import Categories
 
 
 def dilated_resnet(name: str) -> Backbone:
-    """Return a ResNet whose last two stages stay at stride 8, with the maps of both: what is labelled is the last."""
+    """Build a ResNet whose last two stages are dilated and stay at stride 8, with the feature maps of both."""
     return torchvision_backbone(name, levels=("layer3", "layer4"), output_stride=8)
 
 
 def dilated_mobilenet_v3_large() -> Backbone:
-    """Return MobileNetV3-Large at stride 16, with the map of stride 8 that torchvision's segmenters take and the last."""
+    """Build MobileNetV3-Large with output stride 16, with the last feature map and that of stride 8, as torchvision does."""
     return torchvision_backbone("mobilenet_v3_large", levels=("4", "16"), output_stride=16)
 
 
 def fcn_head(in_channels: int, num_categories: int) -> nn.Sequential:
-    """Return torchvision's head of one map: a 3x3 convolution to a quarter of the channels, dropout, a classifier."""
+    """Build torchvision's FCN head: a 3x3 convolution to a quarter of the channels, dropout, and a 1x1 classifier."""
     inner = in_channels // 4
     return nn.Sequential(
         nn.Conv2d(in_channels, inner, 3, padding=1, bias=False),
@@ -43,18 +43,18 @@ def fcn_head(in_channels: int, num_categories: int) -> nn.Sequential:
 def dilated_segmenter(
     backbone: Backbone, categories: Categories, *, head: Callable[[int, int], nn.Module], auxiliary: bool = True
 ) -> Segmenter:
-    """Build a segmenter with one head on the last map of a dilated backbone.
+    """Build a segmenter with one head on the last feature map of a dilated backbone.
 
     Parameters
     ----------
     backbone
-        Its last map is labelled; the one before teaches too where ``auxiliary``.
+        Backbone with at least two feature maps; the head is on the last one.
     categories
-        What the labels mean, background among them if it has a label.
+        Names of the class indices, with background if it has a label.
     head
-        Makes the head from the channels of the map and the number of categories.
+        Function that builds the head from the channels of the feature map and the number of categories.
     auxiliary
-        Whether a second classifier, :func:`fcn_head`, learns from the map before the last, in training only.
+        Train with an auxiliary head, :func:`fcn_head`, on the next to last feature map.
     """
     return Segmenter(
         categories=categories,

@@ -1,10 +1,10 @@
-"""Encoders: from an image down to coarse maps, each step with what the way back up needs.
+"""Encoders: from an image to feature maps of decreasing resolution, with what a decoder needs to upsample them.
 
 Shape shorthand: B images, H x W the image.
 
-An encoder returns one :class:`~otus.parts.upsampling.Pooled` per level, fine to coarse: ``fine`` is what the step saw,
-``map`` what it made of it. Any backbone is one (:class:`BackboneEncoder`); :class:`PoolingEncoder` is the kind that
-SegNet, the deconvolution network and U-Net were drawn with, stages of 3x3 convolutions with a pooling after each.
+An encoder returns one :class:`~otus.parts.upsampling.Pooled` per level, fine to coarse: ``fine`` is the input of the level,
+``map`` its output. :class:`BackboneEncoder` makes an encoder of any backbone; :class:`PoolingEncoder` is the encoder of
+SegNet, the deconvolution network and U-Net: stages of 3x3 convolutions, each followed by pooling.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ VGG16_CHANNELS, VGG16_DEPTHS = (64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
 
 
 class Encoder(Protocol):
-    """What a segmenter asks of its encoder.
+    """Interface of a segmenter's encoder.
 
-    ``channels`` are those of each level's map, ``fine_channels`` those of what it was made from, ``min_size`` the
-    pixels that each side of an image needs.
+    ``channels`` are those of each level's output, ``fine_channels`` those of its input, ``min_size`` the minimum height and
+    width of an image.
     """
 
     channels: tuple[int, ...]
@@ -39,7 +39,7 @@ class Encoder(Protocol):
 
 
 class BackboneEncoder(nn.Module):
-    """A backbone as an encoder: each map was made from the next finer one, the finest from the image."""
+    """A backbone as an encoder: the input of each level is the next finer feature map, that of the finest the image."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class BackboneEncoder(nn.Module):
 
     @property
     def min_size(self) -> int:
-        """As of the backbone."""
+        """Minimum height and width of an image, that of the backbone."""
         return self.backbone.min_size
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Pooled]:
@@ -64,11 +64,11 @@ class PoolingEncoder(nn.Module):
     Parameters
     ----------
     channels
-        Of each stage.
+        Channels of each stage.
     depths
         Number of convolutions of each stage.
     bottom, bottom_channels
-        Further layers below the last downsampling, and the channels that they leave (default: none).
+        Further layers after the last downsampling, and their output channels (default: none).
     downsampling
         Name in :data:`~otus.parts.upsampling.DOWNSAMPLINGS`.
     """
@@ -94,7 +94,7 @@ class PoolingEncoder(nn.Module):
 
     @property
     def min_size(self) -> int:
-        """1: an odd side is pooled as it is. While training, two values per channel, which batch normalisation needs."""
+        """1, since odd sides can be pooled; in training so much that batch normalisation gets two values per channel."""
         return 2 ** len(self.channels) + 1 if self.training else 1
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Pooled]:
@@ -109,7 +109,7 @@ class PoolingEncoder(nn.Module):
 
 
 def convolutions(in_channels: int, out_channels: int, depth: int) -> nn.Sequential:
-    """Return ``depth`` 3x3 convolutions, each with batch normalisation and ReLU; the first changes the channels."""
+    """Build ``depth`` 3x3 convolutions, each with batch normalisation and ReLU; the first changes the channels."""
     layers: list[nn.Module] = []
     for number in range(depth):
         convolution = nn.Conv2d(out_channels if number else in_channels, out_channels, 3, padding=1, bias=False)

@@ -1,18 +1,17 @@
-"""FCN: classifiers of coarse maps, whose scores are upsampled, and refined by those of finer maps.
+"""FCN: coarse feature maps are classified, and their logits are upsampled and refined by those of finer feature maps.
 
 Shape shorthand: B images, K categories, C channels.
 
 Paper: "Fully Convolutional Networks for Semantic Segmentation" (Long, Shelhamer, Darrell, CVPR 2015, arXiv:1411.4038),
-section
-4.2 and figure 3. Official code: github.com/shelhamer/fcn.berkeleyvision.org (BSD). :func:`fcn_head` and the networks
-over dilated ResNets are torchvision's (BSD-3-Clause), whose checkpoints load.
+section 4.2 and figure 3. Official code: github.com/shelhamer/fcn.berkeleyvision.org (BSD). :func:`fcn_head` and the networks
+over dilated ResNets are torchvision's (BSD-3-Clause), whose checkpoints can be loaded.
 
-FCN-32s classifies the coarsest map (stride 32) and upsamples its scores. FCN-16s adds the scores of the map of stride 16 to
-those upsampled by 2, FCN-8s those of stride 8 in the same way: where comes from fine maps, what from coarse ones.
+FCN-32s classifies the coarsest feature map (stride 32) and upsamples the logits. FCN-16s upsamples them by 2 and adds the
+logits of stride 16, FCN-8s those of stride 8 in the same way: coarse maps contribute semantics, fine maps location.
 
-Departures: any backbone in the place of VGG-16 with its fully connected layers as convolutions; everything is trained
-at once, not stage by stage; the last upsampling to the image is bilinear, as the paper's fixed one is, the earlier ones
-are bilinear too unless ``upsampling`` names another; the loss is the mean over the labelled pixels, not their sum.
+Departures: any backbone instead of VGG-16 with its fully connected layers as convolutions; all layers are trained together,
+not stage by stage; the last upsampling to the image is bilinear, like the paper's fixed one, and so are the earlier ones
+unless ``upsampling`` names another; the loss is the mean over the labelled pixels, not their sum.
 """
 
 from jaxtyping import Float
@@ -27,14 +26,14 @@ from otus.structures import Categories
 
 
 class SkipScores(nn.Module):
-    """Scores of each level, summed from coarse to fine.
+    """A decoder that sums the logits of each level from coarse to fine.
 
     Parameters
     ----------
     channels
-        Of each level's map, fine to coarse.
+        Channels of each level's feature map, fine to coarse.
     num_categories
-        Number of scores of each location.
+        Number of logits per location.
     upsampling
         Name in :data:`~otus.parts.upsampling.UPSAMPLINGS`.
     """
@@ -44,12 +43,12 @@ class SkipScores(nn.Module):
         self.out_channels = num_categories
         self.classifiers = nn.ModuleList(nn.Conv2d(width, num_categories, 1) for width in channels)
         self.upsamplings = nn.ModuleList(make_upsampling(upsampling, num_categories) for _ in channels[1:])
-        for classifier in self.classifiers:  # as the paper: the finer maps begin by adding nothing
+        for classifier in self.classifiers:  # as in the paper: the logits of finer maps are zero at first
             nn.init.zeros_(classifier.weight)  # type: ignore[arg-type]
             nn.init.zeros_(classifier.bias)  # type: ignore[arg-type]
 
     def forward(self, levels: list[Pooled]) -> Float[Tensor, "b k h w"]:
-        """Return the scores at the size of the finest level."""
+        """Return the logits at the resolution of the finest level."""
         scores = [classifier(level.map) for classifier, level in zip(self.classifiers, levels, strict=True)]
         x = scores[-1]
         for number in range(len(levels) - 2, -1, -1):
@@ -58,16 +57,16 @@ class SkipScores(nn.Module):
 
 
 def fcn(backbone: Backbone, categories: Categories, *, upsampling: UnpairedUpsampling = "bilinear") -> Segmenter:
-    """Build an FCN that classifies each map of a backbone.
+    """Build an FCN that classifies each feature map of a backbone.
 
     Parameters
     ----------
     backbone
-        Maps of stride 32 alone make FCN-32s, of 16 and 32 FCN-16s, of 8, 16 and 32 FCN-8s.
+        Its feature maps determine the variant: stride 32 alone is FCN-32s, 16 and 32 FCN-16s, 8, 16 and 32 FCN-8s.
     categories
-        What the labels mean.
+        Names of the class indices.
     upsampling
-        Between the levels: a name in :data:`~otus.parts.upsampling.UPSAMPLINGS` but ``max-unpooling``.
+        Upsampling between levels: a name in :data:`~otus.parts.upsampling.UPSAMPLINGS` except ``max-unpooling``.
     """
     decoder = SkipScores(backbone.channels, len(categories), upsampling=upsampling)
     return Segmenter(categories=categories, encoder=BackboneEncoder(backbone), decoder=decoder, head=nn.Identity())
@@ -76,7 +75,7 @@ def fcn(backbone: Backbone, categories: Categories, *, upsampling: UnpairedUpsam
 def fcn_efficientnet_lite0(
     categories: Categories, *, upsampling: UnpairedUpsampling = "bilinear", freezing: Freezing = Freezing()
 ) -> Segmenter:
-    """Build a small FCN-8s over EfficientNet-Lite0; ``freezing`` of the backbone, ``upsampling`` as of :func:`fcn`."""
+    """Build a small FCN-8s over EfficientNet-Lite0, see :func:`fcn`; ``freezing`` says which backbone weights are frozen."""
     return fcn(efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing), categories, upsampling=upsampling)
 
 

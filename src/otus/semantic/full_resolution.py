@@ -1,11 +1,10 @@
-"""A fully convolutional network that never leaves the image's resolution: the plainest way to label every pixel at once.
+"""A fully convolutional network at full resolution, without downsampling.
 
 Shape shorthand: B images, K categories, C channels.
 
-The lecture's second way: a stack of convolutions, each with as many outputs as there are pixels, and a classifier of
-each. All pixels are labelled in one pass, but every layer costs what the image's size costs, and without downsampling
-(or dilation) a pixel sees two more pixels with each layer: twenty layers for 41. Encoders and decoders are the answer
-to both.
+The lecture's second approach: a stack of convolutions of stride 1 and a classifier of each pixel. All pixels are labelled in
+one pass, but every layer has the cost of the full image, and without downsampling or dilation the receptive field grows by
+only two pixels per layer: 20 layers for 41 pixels. Encoder and decoder solve both problems.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from otus.structures import Categories
 
 
 class FullResolutionEncoder(nn.Module):
-    """3x3 convolutions of stride 1, each with batch normalisation and ReLU: one level, as large as the image."""
+    """3x3 convolutions of stride 1, each with batch normalisation and ReLU: one level at the image's resolution."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -33,21 +32,21 @@ class FullResolutionEncoder(nn.Module):
 
     @property
     def min_size(self) -> int:
-        """1; while training 2, because batch normalisation refuses a single value."""
+        """1; in training 2, because batch normalisation needs more than one value per channel."""
         return 2 if self.training else 1
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Pooled]:
-        """Return the one level."""
+        """Return the single level."""
         return [Pooled(self.layers(images), images)]
 
 
 def full_resolution(categories: Categories, *, widths: Sequence[int] = (16,) * 8) -> Segmenter:
-    """Label each pixel from ``2 * len(widths) + 1`` pixels around it, all at once.
+    """Build a segmenter of stride 1 with a receptive field of ``2 * len(widths) + 1`` pixels.
 
     Parameters
     ----------
     categories
-        What the labels mean.
+        Names of the class indices.
     widths
         Channels of each convolution.
     """

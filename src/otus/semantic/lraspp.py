@@ -1,14 +1,14 @@
-"""LR-ASPP: a segmentation head for telephones, two maps and one gate.
+"""LR-ASPP: a light segmentation head for mobile devices, with two feature maps and a gate.
 
 Shape shorthand: B images, C channels.
 
 Paper: "Searching for MobileNetV3" (Howard et al., ICCV 2019, arXiv:1905.02244), section 6.4 and figure 10. Code relied on:
-torchvision (BSD-3-Clause), whose layers' names these are, so that its checkpoints load.
+torchvision (BSD-3-Clause), with the same layer names, so that its checkpoints can be loaded.
 
-The coarse map is convolved, and weighted channel by channel by a gate that sees the mean of the whole image (an attention of
-one location); upsampled, it is classified, and the scores of a finer map are added. That is all: no dilated pyramid.
+The coarse feature map is convolved and multiplied, channel by channel, by a gate computed from its global mean
+(squeeze-and-excitation); it is upsampled and classified, and the logits of a finer feature map are added.
 
-Departures: as torchvision's: the mean is of the whole map, not of windows of 49 pixels.
+Departures: those of torchvision: the mean is over the whole feature map, not over windows of 49 pixels.
 """
 
 from jaxtyping import Float
@@ -25,16 +25,16 @@ from otus.structures import Categories
 
 
 class LRASPPHead(nn.Module):
-    """Scores of a fine map plus those of a coarse one that was gated.
+    """Sum of the logits of a fine feature map and of a gated coarse one.
 
     Parameters
     ----------
     low_channels, high_channels
-        Of the finer and of the coarser map.
+        Channels of the finer (low-level) and of the coarser (high-level) feature map.
     num_categories
-        Number of scores of each location.
+        Number of logits per location.
     inner_channels
-        Of the coarse map after its convolution.
+        Channels of the coarse feature map after its convolution.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class LRASPPHead(nn.Module):
         self.high_classifier = nn.Conv2d(inner_channels, num_categories, 1)
 
     def forward(self, levels: list[Pooled]) -> Float[Tensor, "b c h w"]:
-        """Return the scores at the size of the finer map."""
+        """Return the logits at the resolution of the finer feature map."""
         low, high = levels[0].map, levels[-1].map
         gated = self.cbr(high) * self.scale(high)
         gated = F.interpolate(gated, low.shape[-2:], mode="bilinear", align_corners=False)
@@ -60,11 +60,11 @@ class LRASPPHead(nn.Module):
 
 
 def lraspp(backbone: Backbone, categories: Categories) -> Segmenter:
-    """Build LR-ASPP over a backbone of two maps, a fine and a coarse one."""
+    """Build LR-ASPP over a backbone with two feature maps, a fine and a coarse one."""
     decoder = LRASPPHead(backbone.channels[0], backbone.channels[-1], len(categories))
     return Segmenter(categories=categories, encoder=BackboneEncoder(backbone), decoder=decoder, head=nn.Identity())
 
 
 def lraspp_mobilenet_v3_large(categories: Categories) -> Segmenter:
-    """Build the paper's: over MobileNetV3-Large at stride 16, with its map of stride 8."""
+    """Build the paper's LR-ASPP over MobileNetV3-Large with output stride 16, and its feature map of stride 8."""
     return lraspp(dilated_mobilenet_v3_large(), categories)

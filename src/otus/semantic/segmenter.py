@@ -1,10 +1,10 @@
-"""The frame of every network that labels pixels: an encoder goes down, a decoder comes up, a head classifies.
+"""The frame of all semantic segmenters: an encoder, a decoder and a head that classifies each pixel.
 
-Shape shorthand: B images, K categories, C channels, H x W the batch, h x w the map that the decoder leaves.
+Shape shorthand: B images, K categories, C channels, H x W the padded batch, h x w the decoder's feature map.
 
-FCN, SegNet, the deconvolution network, U-Net, DeepLabV3 and LR-ASPP fill it with different parts; where the decoder's map is
-coarser than the image, its scores are interpolated. One pass leaves a record, :class:`SegmenterStages`, and losses,
-predictions, explanations and timings are read from it.
+FCN, SegNet, the deconvolution network, U-Net, DeepLabV3 and LR-ASPP are compositions of different encoders, decoders and
+heads. If the decoder's feature map is coarser than the image, the logits are upsampled bilinearly. A forward pass returns a
+record, :class:`SegmenterStages`, from which losses, predictions, explanations and timings are read.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,11 +28,11 @@ from otus.semantic.encoders import Encoder
 from otus.structures import IGNORE, Categories, SemanticScores
 
 Criterion = Callable[[Float[Tensor, "b k h w"], Int[Tensor, "b h w"]], Float[Tensor, ""]]
-"""A loss of scores (B, K, H, W) and labels (B, H, W), 255 where nothing is learned."""
+"""A loss of logits (B, K, H, W) and targets (B, H, W), in which 255 is ignored."""
 
 
 class Decoder(Protocol):
-    """From the levels of an encoder to one map of ``out_channels`` channels."""
+    """Compute a feature map of ``out_channels`` channels from the levels of an encoder."""
 
     out_channels: int
 
@@ -40,7 +40,7 @@ class Decoder(Protocol):
 
 
 class CoarsestMap(nn.Module):
-    """The decoder that does nothing: the coarsest map as it is."""
+    """A decoder that returns the coarsest feature map unchanged."""
 
     def __init__(self, out_channels: int) -> None:
         super().__init__()
@@ -53,20 +53,20 @@ class CoarsestMap(nn.Module):
 
 @dataclass(kw_only=True)
 class SegmenterStages(Stages):
-    """The record of one pass over a batch.
+    """The record of a forward pass over a batch.
 
     Parameters
     ----------
     levels
-        Of the encoder, fine to coarse; ``features`` are their maps.
+        Levels of the encoder, fine to coarse; ``features`` are their feature maps.
     decoded
-        The decoder's map.
+        Feature map of the decoder.
     logits
-        (B, K, H, W) scores of each pixel.
+        (B, K, H, W) logits of each pixel.
     auxiliary
-        Those of the auxiliary head, of a pass that learns.
+        Logits of the auxiliary head; only if there are targets.
     target
-        Label of each pixel, 255 in the padding, of a pass that learns.
+        Class index of each pixel, 255 in the padding; only if there are targets.
     """
 
     levels: list[Pooled]
@@ -82,20 +82,20 @@ class Segmenter(BaseSystem[SegmenterStages, SemanticScores]):
     Parameters
     ----------
     categories
-        What the labels mean, at most 255. Background is one of them only where the labels say so.
+        Names of the class indices, at most 255. Background is a category only if the labels have it as one.
     encoder, decoder
-        Down and up.
+        From images to levels of feature maps, and from these to one feature map.
     head
-        From the decoder's map to scores (default: a 1x1 convolution).
+        From the decoder's feature map to logits (default: a 1x1 convolution).
     auxiliary_head
-        A second classifier, of the level before the last, that learns too, with ``auxiliary_weight``; nothing asks it when
-        the system predicts.
+        A second head on the next to last level, for an auxiliary loss of weight ``auxiliary_weight``; it is not used for
+        predictions (default: none).
     criterion
         The loss (default: cross-entropy, the mean over labelled pixels).
 
     Notes
     -----
-    ``losses`` are ``class``, and ``auxiliary`` where there is that head.
+    ``losses`` are ``class``, and ``auxiliary`` if there is an auxiliary head.
     """
 
     def __init__(
@@ -125,24 +125,26 @@ class Segmenter(BaseSystem[SegmenterStages, SemanticScores]):
 
     @property
     def min_size(self) -> int:
-        """As of the encoder."""
+        """Minimum height and width of an image, that of the encoder."""
         return self.encoder.min_size
 
     def target(self, sample: TensorSample) -> Int[Tensor, "h w"]:
-        """Return the label of each pixel."""
+        """Return the class index of each pixel, 255 where it is ignored."""
         if "semantic" not in sample:
-            raise ShapeError(f"sample {sample.get('key', '')}: expected a semantic map to learn, got {sorted(sample)}")
+            raise ShapeError(
+                f"sample {sample.get('key', '')}: expected a semantic map to train on, got {sorted(sample)}"
+            )
         labels = sample["semantic"].as_subclass(Tensor).to(self.device)
-        known = labels[labels != IGNORE]
-        if len(known) and not 0 <= int(known.min()) <= int(known.max()) < len(self.categories):
+        labelled = labels[labels != IGNORE]
+        if len(labelled) and not 0 <= int(labelled.min()) <= int(labelled.max()) < len(self.categories):
             raise ShapeError(
                 f"sample {sample.get('key', '')}: expected labels from 0 to {len(self.categories) - 1} or {IGNORE}, got "
-                f"{int(known.min())} to {int(known.max())}"
+                f"{int(labelled.min())} to {int(labelled.max())}"
             )
         return labels
 
     def results(self, record: SegmenterStages) -> list[SemanticScores]:
-        """Return the logits of each image; its semantic map is ``resized(size_hw)`` of them, as ``Preprocess.undo`` does."""
+        """Return the logits of each image, from which ``Preprocess.undo`` computes the semantic map."""
         logits = record.logits.cpu().numpy()
         return [
             SemanticScores(image[:, :height, :width], self.categories)
@@ -166,7 +168,7 @@ class Segmenter(BaseSystem[SegmenterStages, SemanticScores]):
         generator: torch.Generator | None,
         watch: Stopwatch,
     ) -> SegmenterStages:
-        """Go down, come up, classify."""
+        """Run encoder, decoder and head, and compute the losses if there are targets."""
         with watch.time("encoder"):
             levels = self.encoder(batch.images)
         with watch.time("decoder"), seeded_generator(generator):
@@ -185,14 +187,15 @@ class Segmenter(BaseSystem[SegmenterStages, SemanticScores]):
                 record.target = _padded(targets, batch)
                 record.losses = {"class": self.criterion(logits, record.target)}
                 if self.auxiliary_head is not None:
-                    scores = self.auxiliary_head(levels[-2].map).float()
-                    record.auxiliary = interpolate(scores, batch.padded_hw, mode="bilinear")
+                    auxiliary = self.auxiliary_head(levels[-2].map).float()
+                    record.auxiliary = interpolate(auxiliary, batch.padded_hw, mode="bilinear")
                     loss = self.criterion(record.auxiliary, record.target)
                     record.losses["auxiliary"] = self.auxiliary_weight * loss
         return record
 
 
 def _padded(targets: Sequence[Int[Tensor, "_ _"]], batch: Batch) -> Int[Tensor, "b h w"]:
+    """Return the targets padded with 255 to the size of the batch."""
     padded = targets[0].new_full((len(targets), *batch.padded_hw), IGNORE)
     for row, target in zip(padded, targets, strict=True):
         row[: target.shape[0], : target.shape[1]] = target

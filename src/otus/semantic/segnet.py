@@ -1,16 +1,16 @@
-"""SegNet: a mirror of the encoder, which puts each value back to where the encoder's maximum was.
+"""SegNet: a decoder that mirrors the encoder, with max unpooling to the positions of the encoder's maxima.
 
 Shape shorthand: B images, L levels, C channels.
 
 Paper: "SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation" (Badrinarayanan, Kendall, Cipolla,
 TPAMI 2017, arXiv:1511.00561), section 3 and figure 2. Official code: github.com/alexgkendall/caffe-segnet.
 
-Encoder: the 13 convolutions of VGG-16 with batch normalisation, a max pooling after each of the five stages. Decoder: the
-stages in reverse, an upsampling before each. The paper's upsampling is max unpooling; any other stands in its place here
-(``upsampling``), which is the experiment of the lecture: everything else equal, what does the way up change?
+Encoder: the 13 convolutions of VGG-16 with batch normalisation, and max pooling after each of the five stages. Decoder: the
+stages in reverse, with upsampling before each. The paper's upsampling is max unpooling; ``upsampling`` replaces it by any
+other, which is the experiment of the lecture: what does the upsampling change, all else being equal?
 
-Departures: the decoder's convolutions are followed by ReLU, as in the paper's later version; the encoder starts from random
-weights unless those of VGG-16 with batch normalisation are given.
+Departures: the decoder's convolutions are followed by ReLU, as in the paper's later version; the encoder is initialised
+randomly unless weights of VGG-16 with batch normalisation are given.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ from otus.structures import Categories
 
 
 class MirrorDecoder(nn.Module):
-    """Upsample by 2 before each stage of convolutions, coarse to fine, until the image's size is reached.
+    """Stages of convolutions with upsampling by 2 before each, coarse to fine, up to the image's resolution.
 
     Parameters
     ----------
     channels, depths
-        Of the encoder's stages, fine to coarse; the stage that comes back to level l ends with the channels of level l - 1.
+        Those of the encoder's stages, fine to coarse; the decoder's stage at level l ends with the channels of level l - 1.
     upsampling
         Name in :data:`~otus.parts.upsampling.UPSAMPLINGS`.
     paired
@@ -50,7 +50,7 @@ class MirrorDecoder(nn.Module):
         )
 
     def forward(self, levels: list[Pooled]) -> Float[Tensor, "b c h w"]:
-        """Return a map of the image's size."""
+        """Return a feature map at the image's resolution."""
         x = levels[-1].map
         for level, upsample, stage in reversed(list(zip(levels, self.upsamplings, self.stages, strict=True))):
             x = stage(upsample(x, level))
@@ -65,16 +65,16 @@ def segnet(
     upsampling: Upsampling = "max-unpooling",
     downsampling: Downsampling = "max-pooling",
 ) -> Segmenter:
-    """The paper's network.
+    """Build SegNet.
 
     Parameters
     ----------
     categories
-        What the labels mean.
+        Names of the class indices.
     widths, depths
         Channels and convolutions of each stage.
     upsampling
-        Name in :data:`~otus.parts.upsampling.UPSAMPLINGS`; ``max-unpooling`` only after ``max-pooling``.
+        Name in :data:`~otus.parts.upsampling.UPSAMPLINGS`; ``max-unpooling`` requires ``max-pooling``.
     downsampling
         Name in :data:`~otus.parts.upsampling.DOWNSAMPLINGS`.
     """
@@ -86,6 +86,6 @@ def segnet(
 def segnet_small(
     categories: Categories, *, upsampling: Upsampling = "max-unpooling", downsampling: Downsampling = "max-pooling"
 ) -> Segmenter:
-    """A small one for a CPU: four stages of one or two convolutions, 16 to 64 channels; arguments as of :func:`segnet`."""
+    """Build a small SegNet for CPUs: four stages of one or two convolutions, 16 to 64 channels; see :func:`segnet`."""
     widths, depths = (16, 32, 64, 64), (1, 1, 2, 2)
     return segnet(categories, widths=widths, depths=depths, upsampling=upsampling, downsampling=downsampling)

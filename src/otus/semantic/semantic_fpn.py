@@ -1,14 +1,14 @@
-"""Semantic FPN: a feature pyramid, made for boxes, labels pixels.
+"""Semantic FPN: semantic segmentation with the feature pyramid of detectors.
 
 Shape shorthand: B images, C channels.
 
 Paper: "Panoptic Feature Pyramid Networks" (Kirillov, Girshick, He, Dollár, CVPR 2019, arXiv:1901.02446), section 3: the
 semantic branch alone, :class:`~otus.parts.heads.semantic_fpn_head.SemanticFPNHead`.
 
-Backbone and pyramid are those of the detectors, so each can start from what the other has learned.
+Backbone and pyramid are those of the detectors, so that each can be initialised from the other's weights.
 
-Departures: EfficientNet-Lite0 in the place of ResNet, a pyramid of strides 8 to 64 (the paper: 4 to 32), and batch
-normalisation, which vanishes into the convolutions when the network predicts.
+Departures: EfficientNet-Lite0 instead of ResNet, a pyramid of strides 8 to 64 (paper: 4 to 32), and batch normalisation,
+which is fused into the convolutions for inference.
 """
 
 from jaxtyping import Float
@@ -32,7 +32,7 @@ class SemanticFPNDecoder(nn.Module):
         self.out_channels = head.out_channels
 
     def forward(self, levels: list[Pooled]) -> Float[Tensor, "b c h w"]:
-        """Return a map of the size of the finest level."""
+        """Return a feature map at the resolution of the finest level."""
         return self.dropout(self.head(self.pyramid([level.map for level in levels])))
 
 
@@ -42,9 +42,9 @@ def semantic_fpn_efficientnet_lite0(categories: Categories, *, freezing: Freezin
     Parameters
     ----------
     categories
-        What the labels mean.
+        Names of the class indices.
     freezing
-        Which weights of the backbone are not trained.
+        Which weights of the backbone are frozen.
     """
     backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing)
     pyramid = FeaturePyramid(backbone.channels, 96)

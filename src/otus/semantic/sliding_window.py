@@ -1,15 +1,14 @@
-"""Labelling by a sliding window: what stands in the middle of each patch, pixel by pixel.
+"""Semantic segmentation by a sliding window: the patch around each pixel is classified.
 
 Shape shorthand: B images, K categories, C channels, s the side of a patch.
 
 After "Learning hierarchical features for scene labeling" (Farabet, Couprie, Najman, LeCun, TPAMI 2013) and "Deep neural
-networks segment neuronal membranes" (Cireşan et al., NeurIPS 2012): a small classifier sees a patch of s x s pixels and
-says what its middle pixel shows; sliding over the image, it says so of every pixel, s * s times as much work as there
-are pixels.
+networks segment neuronal membranes" (Cireşan et al., NeurIPS 2012): a small network classifies the middle pixel of a patch
+of s x s pixels. It is applied to the patch of every pixel, so the work is s * s times that of the image.
 
-Neighbouring patches overlap nearly everywhere, and a convolution of a patch is the patch of a convolution: run once over the
-whole image, the same layers give the same answers (``shared``), which is what the lecture calls the saving, and what led to
-fully convolutional networks. Both are here, and equal to rounding.
+Neighbouring patches overlap nearly everywhere, and convolution commutes with cropping: the same layers, run once over the
+whole image, give the same result (``shared``), which led to fully convolutional networks. Both are implemented here; their
+results differ by rounding only.
 """
 
 from collections.abc import Sequence
@@ -25,15 +24,15 @@ from otus.structures import Categories
 
 
 class PatchClassifier(nn.Module):
-    """Convolutions without padding that make one vector of a patch, slid over the image as an encoder.
+    """An encoder that applies convolutions without padding to the patch around each pixel, giving one vector per pixel.
 
     Parameters
     ----------
     widths
-        Channels of the 3x3 convolutions; ``len(widths)`` of them see a patch of ``2 * len(widths) + 1`` pixels, the dilation
-        doubled from one to the next sees ``2**(len(widths) + 1) - 1``.
+        Channels of the 3x3 convolutions. The dilation doubles from one to the next, so that the patch has
+        ``2**(len(widths) + 1) - 1`` pixels a side.
     shared
-        Run the layers once over the whole image, not once for each patch.
+        Run the layers once over the whole image instead of once for each patch.
     """
 
     def __init__(self, widths: Sequence[int], *, shared: bool) -> None:
@@ -49,11 +48,11 @@ class PatchClassifier(nn.Module):
 
     @property
     def min_size(self) -> int:
-        """1: patches reach beyond the image, where there are zeros."""
+        """1: patches that reach beyond the image are padded with zeros."""
         return 1
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Pooled]:
-        """Return one level of the image's own size: the vector of the patch around each pixel."""
+        """Return one level at the image's resolution: the vector of the patch around each pixel."""
         half = self.side // 2
         padded = F.pad(images, (half, half, half, half))
         if self.shared:
@@ -69,16 +68,16 @@ class PatchClassifier(nn.Module):
 def sliding_window_segmenter(
     categories: Categories, *, widths: Sequence[int] = (16, 32, 32), shared: bool = True
 ) -> Segmenter:
-    """Label each pixel by the patch around it.
+    """Build a segmenter that classifies the patch around each pixel.
 
     Parameters
     ----------
     categories
-        What the labels mean.
+        Names of the class indices.
     widths
         Channels of the patch classifier's convolutions.
     shared
-        Share the features of patches that overlap; without it each patch is computed alone, to show what that costs.
+        Share the computation of overlapping patches; False runs each patch separately, to show the cost.
     """
     return Segmenter(
         categories=categories, encoder=PatchClassifier(widths, shared=shared), decoder=CoarsestMap(widths[-1])

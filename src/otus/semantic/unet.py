@@ -1,16 +1,16 @@
-"""U-Net: on the way up, each map is joined with the one of its size from the way down.
+"""U-Net: each feature map of the decoder is concatenated with the encoder's of the same resolution.
 
 Shape shorthand: B images, C channels.
 
 Paper: "U-Net: Convolutional Networks for Biomedical Image Segmentation" (Ronneberger, Fischer, Brox, MICCAI 2015,
 arXiv:1505.04597), section 2 and figure 1.
 
-Each step up doubles the map and halves the channels by a transposed convolution, concatenates the finer map of the encoder
-(what was lost comes back), and convolves twice.
+Each decoder step doubles the resolution and halves the channels by a transposed convolution, concatenates the encoder's
+feature map of that resolution, which has the details that pooling lost, and convolves twice.
 
-Departures: convolutions are padded, so that the answer has the size of the image and no tiles need be mirrored; batch
-normalisation after each convolution; any backbone as the encoder. Over a backbone whose finest map is coarser than the
-image, the last steps have nothing to join: the scores are interpolated, as FCN's are.
+Departures: convolutions are padded, so that the output has the size of the image and no mirrored tiles are needed; batch
+normalisation after each convolution; any backbone as encoder. Over a backbone whose finest feature map is coarser than the
+image there is nothing to concatenate in the last steps: the logits are interpolated, as FCN's are.
 """
 
 from collections.abc import Sequence
@@ -27,34 +27,34 @@ from otus.structures import Categories
 
 
 class UNetDecoder(nn.Module):
-    """Upsample, concatenate the encoder's map of that size, convolve twice; level after level.
+    """For each level: upsample, concatenate the encoder's feature map of that resolution, convolve twice.
 
     Parameters
     ----------
     encoder
-        Its levels are joined, from the coarsest on.
+        Encoder whose levels are concatenated, from the coarsest on.
     widths
-        Channels after each step up, coarse to fine; one for each level that is joined.
+        Channels of each decoder step, coarse to fine; one for each level that is concatenated.
     upsampling
-        Name in :data:`~otus.parts.upsampling.UPSAMPLINGS` but ``max-unpooling``.
+        Name in :data:`~otus.parts.upsampling.UPSAMPLINGS` except ``max-unpooling``.
     """
 
     def __init__(
         self, encoder: Encoder, widths: Sequence[int], *, upsampling: UnpairedUpsampling = "transposed-convolution"
     ) -> None:
         super().__init__()
-        self.joined = range(len(encoder.channels) - 1, len(encoder.channels) - 1 - len(widths), -1)
+        self.skip_levels = range(len(encoder.channels) - 1, len(encoder.channels) - 1 - len(widths), -1)
         before, self.upsamplings, self.stages = encoder.channels[-1], nn.ModuleList(), nn.ModuleList()
-        for level, width in zip(self.joined, widths, strict=True):
+        for level, width in zip(self.skip_levels, widths, strict=True):
             self.upsamplings.append(make_upsampling(upsampling, before))
             self.stages.append(convolutions(before + encoder.fine_channels[level], width, 2))
             before = width
         self.out_channels = before
 
     def forward(self, levels: list[Pooled]) -> Float[Tensor, "b c h w"]:
-        """Return a map of the size of the finest map that is joined."""
+        """Return a feature map at the resolution of the finest level that is concatenated."""
         x = levels[-1].map
-        for level, upsample, stage in zip(self.joined, self.upsamplings, self.stages, strict=True):
+        for level, upsample, stage in zip(self.skip_levels, self.upsamplings, self.stages, strict=True):
             x = stage(torch.cat([upsample(x, levels[level]), levels[level].fine], dim=1))
         return x
 
@@ -66,16 +66,16 @@ def unet(
     upsampling: UnpairedUpsampling = "transposed-convolution",
     downsampling: Downsampling = "max-pooling",
 ) -> Segmenter:
-    """The paper's network: five stages of two convolutions, four poolings and four steps up.
+    """Build the paper's U-Net: five stages of two convolutions, four poolings and four decoder steps.
 
     Parameters
     ----------
     categories
-        What the labels mean.
+        Names of the class indices.
     widths
         Channels of each stage of the encoder, fine to coarse.
     upsampling
-        Name in :data:`~otus.parts.upsampling.UPSAMPLINGS` but ``max-unpooling``.
+        Name in :data:`~otus.parts.upsampling.UPSAMPLINGS` except ``max-unpooling``.
     downsampling
         Name in :data:`~otus.parts.upsampling.DOWNSAMPLINGS`.
     """
@@ -94,7 +94,7 @@ def unet(
 def unet_efficientnet_lite0(
     categories: Categories, *, upsampling: UnpairedUpsampling = "bilinear", freezing: Freezing = Freezing(level=0)
 ) -> Segmenter:
-    """Build a small U-Net over EfficientNet-Lite0, maps of strides 2 to 32; ``freezing`` of the backbone."""
+    """Build a small U-Net over EfficientNet-Lite0, strides 2 to 32; ``freezing`` says which backbone weights are frozen."""
     encoder = BackboneEncoder(efficientnet_lite0_backbone(levels=(1, 2, 3, 4, 5), freezing=freezing))
     decoder = UNetDecoder(encoder, (128, 96, 64, 48), upsampling=upsampling)
     return Segmenter(categories=categories, encoder=encoder, decoder=decoder)
