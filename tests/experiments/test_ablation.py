@@ -127,7 +127,7 @@ def test_an_order_is_claimed_only_where_no_seeds_overlap(tmp_path: Path) -> None
     assert "a above b" in ablation.verdict()
     assert "No order is claimed of the others" in ablation.verdict()
     overlapping = ablation_of({"a": [0.3, 0.1], "b": [0.2, 0.25]}, tmp_path)
-    assert "The spreads overlap. No order is claimed of any two" in overlapping.verdict()
+    assert "The ranges overlap. No order is claimed of any two" in overlapping.verdict()
     alone = ablation_of({"a": [0.9], "b": [0.1]}, tmp_path)
     assert alone.apart == []
     assert alone.verdict() == "One seed each: no order is claimed."

@@ -129,7 +129,7 @@ def test_confidence_and_scores_are_the_softmax() -> None:
         own = probabilities[label][probabilities.argmax(0) == label]
         assert (one["pixels"], one["mean_score"]) == (len(own), pytest.approx(own.mean(), rel=1e-5))
     assert document["errors"] is None
-    assert "Where it errs" not in explanation.page().html()
+    assert "<h2>6. Errors" not in explanation.page().html()
 
 
 def test_errors_near_borders_and_what_is_not_labelled() -> None:
@@ -149,7 +149,7 @@ def test_errors_near_borders_and_what_is_not_labelled() -> None:
     nothing = SemanticMap(np.full((60, 70), IGNORE), ALL_CATEGORIES)
     unlabelled = explain_semantic(predictor, image, name="black.png", ground_truth=nothing)
     assert (unlabelled.document()["errors"]["labelled"], unlabelled.document()["errors"]["wrong"]) == (0, 0)
-    assert "no pixel is labelled" in unlabelled.page().html()
+    assert "No pixel is labelled" in unlabelled.page().html()
 
 
 def test_an_image_of_one_pixel() -> None:
@@ -174,7 +174,7 @@ def test_the_command_on_a_file_of_weights(scenes: Path, tmp_path: Path) -> None:
     assert Path(document["page"]).read_text().startswith("<!doctype html>")
     assert document["errors"]["labelled"] == 90 * 120
     done = CliRunner().invoke(app, [*arguments, "--precision", "exact"])
-    assert "Confidence: The highest score of each pixel" in done.stdout
+    assert "Confidence: The highest probability of each pixel" in done.stdout
     done = CliRunner().invoke(app, [*arguments, "--split", "val"])
     assert (done.exit_code, "give --data too" in done.stderr) == (2, True)
 

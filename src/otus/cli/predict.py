@@ -136,7 +136,7 @@ def predict(
             out,
             categories=predictor.categories,
             page=page,
-            cuts=predictor.category_thresholds(minimum_score),
+            score_thresholds=predictor.category_thresholds(minimum_score),
             report=errors.append,
             **given_options(stride=stride),
         )

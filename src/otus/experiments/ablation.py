@@ -100,8 +100,8 @@ def ablate(
     rows_per_variant = [comparison.rows[first : first + seeds] for first in range(0, len(contenders), seeds)]
     rows_by_variant = [Variant(variant.label, rows) for variant, rows in zip(variants, rows_per_variant, strict=True)]
     crop = None
-    if comparison.task is SEMANTIC and comparison.judged_on is not None:
-        crop = _draw_crop(rows_by_variant, comparison.judged_on, device=settings.device)
+    if comparison.task is SEMANTIC and comparison.dataset is not None:
+        crop = _draw_crop(rows_by_variant, comparison.dataset, device=settings.device)
     ablation = Ablation(", ".join(vary) or "model", rows_by_variant, comparison, crop)
     ablation.write()
     return ablation

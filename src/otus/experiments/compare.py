@@ -284,7 +284,7 @@ def compare(
     options = {**common, "minutes": minutes, "settings": dataclasses.asdict(settings)}
     record = {**environment(), "settings": options}
     files, rows = val_set.images.files, distinct_labels(rows)
-    comparison = Comparison(str(full_set.source), files, rows, folder, record, task, judged_on=val_set)
+    comparison = Comparison(str(full_set.source), files, rows, folder, record, task, dataset=val_set)
     comparison.write()
     return comparison
 

@@ -1,4 +1,4 @@
-"""The table of an ablation: one argument varied, everything else equal, several seeds of each; as text, plot and page."""
+"""The report of an ablation, in which one argument is varied, with several seeds each: as text, plot and page."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of building a model, and its trainings, one for each seed."""
+    """One value of the varied argument, and its trainings, one for each seed."""
 
     name: str
     rows: Sequence[Row]
@@ -39,13 +39,13 @@ class Ablation:
     Parameters
     ----------
     varied
-        What was varied, in words.
+        Name of the varied argument.
     variants
-        In the order in which they were named, which is not by quality.
+        The variants, in the order in which they were given.
     comparison
-        All trainings, and where they are written.
+        Comparison of all trainings, with the folder of the report.
     crop
-        The same crop under each variant, as one image; None where there is nothing to show.
+        Image of the predictions of each variant for the same crop (default: not shown).
     """
 
     varied: str
@@ -55,21 +55,21 @@ class Ablation:
 
     @property
     def figure(self) -> str:
-        """Name of the figure that is compared."""
+        """Name of the metric that is compared."""
         return self.comparison.task.plotted_metric
 
     @property
     def seeds(self) -> int:
-        """Trainings of each variant."""
+        """Number of trainings of each variant."""
         return len(self.variants[0].rows)
 
     @cached_property
     def summaries(self) -> list[dict[str, Any]]:
-        """Mean and spread of each variant's figure over the seeds, and its costs."""
+        """Mean, standard deviation and range of each variant's metric over the seeds, and its costs."""
         return [
             {
                 "name": variant.name,
-                "mean": float(np.mean(values)),  # NaN where one is, as all below
+                "mean": float(np.mean(values)),  # NaN if one is, like all below
                 "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
                 "least": float(np.min(values)),
                 "most": float(np.max(values)),
@@ -83,63 +83,64 @@ class Ablation:
 
     @cached_property
     def apart(self) -> list[dict[str, str]]:
-        """Pairs of variants whose figures do not overlap: every seed of one is above every seed of the other."""
+        """Pairs of variants whose ranges do not overlap: every seed of one is above every seed of the other."""
         if self.seeds == 1:
             return []
         return [
-            {"higher": above["name"], "lower": below["name"]}
-            for one, other in combinations(self.summaries, 2)
-            for above, below in ((one, other), (other, one))
-            if above["least"] > below["most"]
+            {"higher": higher["name"], "lower": lower["name"]}
+            for first, second in combinations(self.summaries, 2)
+            for higher, lower in ((first, second), (second, first))
+            if higher["least"] > lower["most"]
         ]
 
     @property
     def by_chance(self) -> float:
-        """Share of pairs of equal variants whose figures do not overlap by chance alone."""
+        """Probability that the ranges of two equal variants do not overlap."""
         return 2 / math.comb(2 * self.seeds, self.seeds)
 
     def document(self) -> dict[str, Any]:
         """Return the members of the JSON document: what ``otus compare --vary --json`` prints."""
-        whole = self.comparison.document()
+        document = self.comparison.document()
         return {
-            **{name: whole[name] for name in ("data", "protocol", "images", "folder")},
+            **{name: document[name] for name in ("data", "protocol", "images", "folder")},
             "varied": self.varied,
             "figure": self.figure,
             "seeds": self.seeds,
             "variants": jsonable(self.summaries),
             "apart": self.apart,
             "apart_by_chance": self.by_chance,
-            "rows": whole["rows"],
+            "rows": document["rows"],
         }
 
     def table(self) -> list[dict[str, str]]:
-        """Return the variants as text, in the order in which they were named."""
+        """Return the rows of the table as text, in the order of the variants."""
         title = self.comparison.task.comparison_metrics[self.figure][1]
         return [
             {
-                self.varied: one["name"],
-                title: f"{one['mean']:.3f}" + ("" if math.isnan(one["deviation"]) else f" ± {one['deviation']:.3f}"),
-                "least": f"{one['least']:.3f}",
-                "most": f"{one['most']:.3f}",
-                "s per image": f"{one['seconds']:.3f}",
-                "parameters": f"{one['parameters'] / 1e6:.2f} M",
+                self.varied: summary["name"],
+                title: f"{summary['mean']:.3f}"
+                + ("" if math.isnan(summary["deviation"]) else f" ± {summary['deviation']:.3f}"),
+                "least": f"{summary['least']:.3f}",
+                "most": f"{summary['most']:.3f}",
+                "s per image": f"{summary['seconds']:.3f}",
+                "parameters": f"{summary['parameters'] / 1e6:.2f} M",
             }
-            for one in self.summaries
+            for summary in self.summaries
         ]
 
     def verdict(self) -> str:
-        """Return what can be said of the order of the variants, in words."""
+        """Return, as a sentence, which variants differ by more than the spread over seeds."""
         if self.seeds == 1:
             return "One seed each: no order is claimed."
         pairs = "; ".join(f"{pair['higher']} above {pair['lower']}" for pair in self.apart)
-        said = f"Every seed of one is above every seed of the other: {pairs}." if pairs else "The spreads overlap."
+        order = f"Every seed of one is above every seed of the other: {pairs}." if pairs else "The ranges overlap."
         return (
-            f"{said} No order is claimed of {'the others' if pairs else 'any two'}. By chance alone, of {self.seeds} seeds "
-            f"each, {self.by_chance:.2g} of the pairs of equal variants do not overlap."
+            f"{order} No order is claimed of {'the others' if pairs else 'any two'}. With {self.seeds} seeds each, the "
+            f"ranges of two equal variants do not overlap with probability {self.by_chance:.2g}."
         )
 
     def plot(self) -> "PlotFigure":
-        """Plot every seed's figure, and the mean of each variant."""
+        """Plot the metric of every seed, and the mean of each variant."""
         return _plot(self.summaries, self.comparison.task.comparison_metrics[self.figure][1])
 
     def page(self) -> Page:
@@ -156,14 +157,14 @@ class Ablation:
             sections.append(
                 Section(
                     "The same crop under each",
-                    "Of the first seed, at the size of the network's images. Above the labels, below how certain they are, "
-                    "from dark (0) to bright (1): checkerboards, blocks and lost borders show there.",
+                    "Predictions of the first seed, at the network's resolution. Above: the predicted labels; below: "
+                    "their probabilities, from dark (0) to bright (1), which show checkerboards, blocks and lost borders.",
                     [Figure("crop.png", "", self.crop.shape[1])],
                 )
             )
-        every = Section("Every training", "", rows=self.comparison.table())
+        trainings = Section("All trainings", "", rows=self.comparison.table())
         subtitle = f"{len(self.comparison.images)} images of {self.comparison.data}, {self.comparison.evaluated_by}"
-        return Page(f"Varied: {self.varied}", subtitle, (*sections, every))
+        return Page(f"Varied: {self.varied}", subtitle, (*sections, trainings))
 
     def write(self) -> None:
         """Write ``ablation.md``, ``.csv``, ``.json``, ``.png`` and ``.html`` into the comparison's folder, and
@@ -183,7 +184,7 @@ class Ablation:
 
     def _csv(self) -> str:
         text = io.StringIO()
-        rows = [{**one, "values": " ".join(map(str, one["values"]))} for one in self.summaries]
+        rows = [{**summary, "values": " ".join(map(str, summary["values"]))} for summary in self.summaries]
         writer = csv.DictWriter(text, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -194,10 +195,10 @@ class Ablation:
 def _plot(summaries: Sequence[dict[str, Any]], quality: str, *, canvas: Canvas = Canvas()) -> "PlotFigure":
     size = (7.2, 1.2 + 0.42 * len(summaries))
     figure, axes = canvas.axes(f"{quality} of every seed, and the mean", size=size, xlabel=quality)
-    for place, one in enumerate(summaries):
-        axes.plot(one["values"], [place] * len(one["values"]), "o", color=CYCLE[5], markersize=6, alpha=0.7)
-        axes.plot([one["least"], one["most"]], [place] * 2, color=CYCLE[5], linewidth=1.2)
-        axes.plot([one["mean"]], [place], "|", color=canvas.ink, markersize=16, markeredgewidth=2)
-    axes.set_yticks(range(len(summaries)), [one["name"] for one in summaries])
+    for row, summary in enumerate(summaries):
+        axes.plot(summary["values"], [row] * len(summary["values"]), "o", color=CYCLE[5], markersize=6, alpha=0.7)
+        axes.plot([summary["least"], summary["most"]], [row] * 2, color=CYCLE[5], linewidth=1.2)
+        axes.plot([summary["mean"]], [row], "|", color=canvas.ink, markersize=16, markeredgewidth=2)
+    axes.set_yticks(range(len(summaries)), [summary["name"] for summary in summaries])
     axes.invert_yaxis()
     return figure

@@ -1,4 +1,4 @@
-"""All figures of predictions for a data set that plots and pages show, each computed once."""
+"""All metrics of predictions for a data set that plots and pages show, each computed once."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,14 +29,14 @@ SCORE_THRESHOLD = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """Figures of predictions by COCO's rules, computed when first asked for.
+    """Metrics of predictions by COCO's rules, computed when first accessed.
 
     Parameters
     ----------
     matcher
         Ground truth and predictions.
     iou
-        IoU threshold of all figures that need one threshold.
+        IoU threshold of all metrics that need a single threshold.
     background_iou
         See :func:`otus.metrics.diagnosis.tide.find_errors`.
     score_threshold
@@ -97,9 +97,9 @@ class Analysis:
         matches = self.errors.matches
         curves = {}
         for label in np.flatnonzero(matches.positives).tolist():
-            verdicts = matches.outcomes[matches.by_score(label), 0]
+            outcomes = matches.outcomes[matches.by_score(label), 0]
             points = curve(
-                verdicts == Outcome.TRUE_POSITIVE, verdicts == Outcome.FALSE_POSITIVE, int(matches.positives[label])
+                outcomes == Outcome.TRUE_POSITIVE, outcomes == Outcome.FALSE_POSITIVE, int(matches.positives[label])
             )
             curves[self.matcher.categories[label]] = interpolate(*points, matches.rules.recalls)
         return matches.rules.recalls, curves

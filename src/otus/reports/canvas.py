@@ -1,6 +1,6 @@
-"""The looks of all plots: colours on light and dark ground, sizes, and writing to files and pages.
+"""The style of all plots: colours on light and dark background, sizes, and writing to files and pages.
 
-matplotlib is imported when something is drawn, and never by way of pyplot, whose state would be shared.
+matplotlib is imported when something is drawn, and pyplot is not used, because its state is global.
 """
 
 import base64
@@ -34,13 +34,13 @@ _INVERTED = "@media (prefers-color-scheme: dark) { svg { filter: invert(1) hue-r
 
 @dataclass(frozen=True)
 class Canvas:
-    """The looks of a plot: its theme, and its size in inches."""
+    """The style of a plot: its theme, and its size in inches."""
 
     theme: Theme = "light"
     size: tuple[float, float] = (6.4, 4.4)
 
     def style(self) -> AbstractContextManager[None]:
-        """Return a context of matplotlib settings, to make and to write a figure in."""
+        """Return a context of matplotlib settings, in which figures are made and written."""
         from matplotlib import rc_context
         from matplotlib.rcsetup import cycler
 
@@ -81,7 +81,7 @@ class Canvas:
 
     @property
     def shades(self) -> "Colormap":
-        """Colormap from the ground colour (0) to a full colour (1)."""
+        """Colormap from the background (0) to a full colour (1)."""
         from matplotlib.colors import LinearSegmentedColormap
 
         colours = _COLOURS[self.theme]

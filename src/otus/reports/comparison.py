@@ -25,20 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one model in a comparison.
+    """The metrics and costs of one model in a comparison.
 
     Parameters
     ----------
     model, weights, start
-        Name, file of weights, and what the training started from: ImageNet, a file name or ``random``.
+        Name, file of weights, and initial weights of the training: ImageNet, a file name or ``random``.
     figures
-        By the names in ``compared`` of the :class:`~otus.parts.tasks.Task`; what the model or the data lack is left out.
+        Metrics by the names in ``comparison_metrics`` of the :class:`~otus.parts.tasks.Task`, without those that do not
+        apply to the model or the data.
     label
         Name of the row (default: the model's).
     seconds
         Median seconds per image of ``proposals`` (if computed before the network), ``network`` and ``after`` it.
     parameters, memory_mb
-        Number of parameters, and memory for activations while predicting (None if it cannot be measured).
+        Number of parameters, and memory for activations in prediction (None if it cannot be measured).
     minutes, epochs
         Length of the training. These and ``start`` are None if the weights do not record it.
     """
@@ -71,13 +72,13 @@ class Comparison:
     rows
         One row per model.
     folder
-        Where the comparison is written.
+        Folder to which the comparison is written.
     record
         Machine, versions and settings.
     task
         Task of the models.
-    judged_on
-        The images with their labels, to draw from; None where they are not at hand.
+    dataset
+        The images with their labels (default: not available).
     """
 
     data: str
@@ -86,7 +87,7 @@ class Comparison:
     folder: Path
     record: Mapping[str, Any]
     task: Task = DETECTION
-    judged_on: Dataset | None = None
+    dataset: Dataset | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the members of the JSON document: what ``otus compare --json`` prints."""
@@ -100,7 +101,7 @@ class Comparison:
 
     @property
     def evaluated_by(self) -> str:
-        """The protocol, and what its plotted figure is of: ``coco bbox``."""
+        """The protocol, and the kind of its plotted metric: ``coco bbox``."""
         kind = self.task.comparison_metrics[self.task.plotted_metric][0].split("/")[0]
         return " ".join(dict.fromkeys([self.task.protocol, kind]))
 
@@ -127,7 +128,7 @@ class Comparison:
         return markdown_table(self.table(), text=("model", "start"))
 
     def csv(self) -> str:
-        """Return the figures as CSV, not rounded."""
+        """Return the metrics and costs as CSV, not rounded."""
         rows = []
         for row in self.rows:
             flat = self._flat(row)
@@ -140,13 +141,13 @@ class Comparison:
         return text.getvalue()
 
     def plot(self) -> "PlotFigure":
-        """Plot the task's figure by seconds per image."""
+        """Plot the task's main metric by seconds per image."""
         name = self.task.plotted_metric
         points = {row.name: (sum(row.seconds.values()), row.figures[name]) for row in self.rows}
         return cost_plot(points, quality=self.task.comparison_metrics[name][1])
 
     def _flat(self, row: Row) -> dict[str, Any]:
-        """A row with its figures among its fields; None for those that it does not have."""
+        """Return a row with its metrics among its fields; None for those that it does not have."""
         fields = asdict(row)
         figures = fields.pop("figures")
         return {
@@ -182,7 +183,7 @@ class Comparison:
 
 
 def markdown_table(rows: Sequence[Mapping[str, str]], *, text: Collection[str] = ()) -> str:
-    """Return rows as a Markdown table; columns are aligned to the right but the first and those named ``text``."""
+    """Return rows as a Markdown table; columns are right-aligned except the first and those in ``text``."""
     names = list(rows[0])
     lines = [names, ["---" if name in (names[0], *text) else "---:" for name in names]]
     lines += [[row[name] for name in names] for row in rows]
@@ -190,7 +191,7 @@ def markdown_table(rows: Sequence[Mapping[str, str]], *, text: Collection[str] =
 
 
 def read_row(path: Path) -> Row:
-    """Read a row of an earlier run."""
+    """Read the row that an earlier run wrote."""
     values = json.loads(path.read_text())["row"]
     values["figures"] = {name: math.nan if value is None else value for name, value in values["figures"].items()}
     return Row(**values)
@@ -202,7 +203,7 @@ def file_stem(model: str, weights: str) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """Return a value for JSON: NaN and infinity become None."""
+    """Return a value that JSON can represent: NaN and infinity become None."""
     if isinstance(value, Mapping):
         return {str(key): jsonable(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
@@ -228,7 +229,7 @@ def _origin(row: Row) -> str:
 
 
 def _figure(value: float | None) -> str:
-    """Return a figure with three decimals, or an empty string if it is not defined (no objects)."""
+    """Return a metric with three decimals, or an empty string if it is undefined (no objects)."""
     return "" if value is None or math.isnan(value) else f"{value:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""Quality against cost of several models, as one plot with a name at each point."""
+"""Plot of quality against cost of several models, with a label at each point."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -30,14 +30,14 @@ def cost_plot(
     quality: str = "AP50",
     canvas: Canvas = Canvas(),
 ) -> "Figure":
-    """Plot a quality figure against seconds per image; better models are above and to the left.
+    """Plot a metric against seconds per image; better models are above and to the left.
 
     Parameters
     ----------
     models
-        Seconds per image and quality, by name of the model; points with NaN are not drawn.
+        Seconds per image and value of the metric, by name of the model; points with NaN are not drawn.
     quality
-        Name of the quality figure.
+        Name of the metric.
     """
     figure, axes = canvas.axes(
         f"{quality} by seconds per image", xlabel="seconds per image", ylabel=quality, size=(8.4, 4.8)
@@ -48,12 +48,12 @@ def cost_plot(
         axes.set_xscale("log")
     axes.set_ylim(0, 1.15 * max([0.1, *(value for _, value in defined.values())]))
     axes.margins(x=0.15)
-    _name_points(axes, defined)
+    _label_points(axes, defined)
     return figure
 
 
-def _name_points(axes: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
-    """Write each name beside its point, where it overlaps least."""
+def _label_points(axes: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
+    """Write each label beside its point, in the placement of least overlap."""
     from matplotlib.transforms import Bbox
 
     axes.get_figure().draw_without_rendering()  # type: ignore[union-attr]  # computes the positions of the points

@@ -1,6 +1,6 @@
 """Plots of an evaluation: precision-recall, AP, confusion matrix, error costs, calibration, score thresholds.
 
-Each function returns a matplotlib ``Figure`` in the looks of a :class:`~otus.reports.canvas.Canvas`.
+Each function returns a matplotlib ``Figure`` in the style of a :class:`~otus.reports.canvas.Canvas`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,7 +79,7 @@ def category_plot(
     title: str = "AP by category",
     canvas: Canvas = Canvas(),
 ) -> "Figure":
-    """Plot AP as one bar per category, sorted; of more than 25 categories the best and the worst."""
+    """Plot AP as one bar per category, sorted; if there are more than 25, only the best and the worst."""
     defined = {name: value for name, value in average_precision.items() if not np.isnan(value)}
     names = sorted(defined, key=lambda name: -defined[name])
     drawn = names if len(names) <= _MAX_ROWS else [*names[: _MAX_ROWS // 2 + 1], *names[-(_MAX_ROWS // 2) :]]
@@ -100,7 +100,7 @@ def confusion_plot(
     *,
     canvas: Canvas = Canvas(),
 ) -> "Figure":
-    """Plot the confusion matrix, rows normalised; of more than 25 categories those that are confused most."""
+    """Plot the row-normalised confusion matrix; if there are more than 25 categories, only those confused most."""
     drawn = _most_confused(confusion)
     counts = confusion.counts[np.ix_(drawn, drawn)]
     totals = confusion.counts[drawn].sum(axis=1, keepdims=True)

@@ -33,28 +33,28 @@ _OVERLAY_WIDTH = 560  # CSS pixels of an overlay on the page
 class PredictionFolder:
     """Write overlays and ``predictions.json`` as predictions arrive, with one prediction in memory at a time.
 
-    An overlay has the name of its image, with a number if an earlier one of the run has that name; the frames of a video
-    become one video of its name, and a further one wherever their size changes.
+    An overlay has the name of its image, with a number if an earlier one of the run has that name. The frames of a video are
+    written as a video of the same name, and a further one whenever their size changes.
 
     ``predictions.json`` is a list of COCO results. ``image_id`` counts images and frames from 1 in order of arrival; each
-    record also has the ``file_name``, ``frame`` and ``category`` by which it is read again, and the ``score_threshold`` of
-    its category, so that an evaluation can report it. Panoptic maps are written as COCO has them: a record for each image,
-    and a PNG of segment ids in ``predictions/``. ``index.html`` shows the overlays and a table of all objects.
+    record also has the ``file_name``, ``frame`` and ``category`` with which it is read again, and the ``score_threshold``
+    of its category, so that an evaluation can report it. Panoptic maps are written in COCO's format: a record for each
+    image, and a PNG of segment ids in ``predictions/``. ``index.html`` shows the overlays and a table of all objects.
 
-    Used as a context manager. However the block ends, also by Ctrl-C or on a full disk, the files are valid and contain
-    everything that was added before.
+    It is used as a context manager. However the block ends, even by Ctrl-C or on a full disk, the files are valid and
+    contain everything that was added before.
 
     Parameters
     ----------
     folder
-        Created if it does not exist. Files of the same names are replaced; see :meth:`refuse_sources`.
+        Output folder, created if it does not exist. Files of the same names are replaced; see :meth:`refuse_sources`.
     categories
         The model's categories.
     stride
         Step between predicted frames of a video; the frame rate of the overlay is divided by it.
     page
         Whether to write ``index.html``.
-    cuts
+    score_thresholds
         Score threshold by category; see :meth:`~otus.inference.predictor.Predictor.category_thresholds`.
     report
         Called with the error of each overlay that cannot be written (default: raise the first).
@@ -64,8 +64,8 @@ class PredictionFolder:
     written
         Paths of the overlays.
     smaller
-        Overlays smaller than their image, and by which factor: images that were decoded at reduced size, or exceed the
-        65,500 pixels a side of a JPEG.
+        Names of overlays with lower resolution than their image, and the factor: images that were decoded at reduced
+        resolution, or exceed the 65,500 pixels per side of a JPEG.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class PredictionFolder:
         categories: Categories,
         stride: int = 1,
         page: bool = False,
-        cuts: Mapping[str, float] = MappingProxyType({}),
+        score_thresholds: Mapping[str, float] = MappingProxyType({}),
         report: Callable[[DataError], None] = stop_at_first,
     ) -> None:
-        self._cuts = cuts
+        self._score_thresholds = score_thresholds
         self.folder = folder
         self.categories = categories
         self.stride = stride
@@ -113,20 +113,20 @@ class PredictionFolder:
         Raises
         ------
         UsageError
-            If one of them lies in the folder, and a file there would be replaced, which may be a photograph too.
+            If one of them is in the folder and a file there, possibly an image, would be replaced.
         """
         files = list(files)
-        here = os.path.realpath(self.folder)
-        if here not in {os.path.realpath(parent) for parent in {file.parent for file in files}}:
+        folder = os.path.realpath(self.folder)
+        if folder not in {os.path.realpath(parent) for parent in {file.parent for file in files}}:
             return
         used: Counter[str] = Counter()
         names = [_free_name(file, ".mp4" if is_video(file) else ".jpg", used) for file in files]
         names += ["index.html"] if self._page else []
-        lost = [name for name in names if os.path.lexists(self.folder / name)]
-        if lost:
-            several = f"{lost[0]} and {len(lost) - 1} more" if len(lost) > 1 else lost[0]
+        replaced = [name for name in names if os.path.lexists(self.folder / name)]
+        if replaced:
+            listed = f"{replaced[0]} and {len(replaced) - 1} more" if len(replaced) > 1 else replaced[0]
             raise UsageError(
-                f"--out: {self.folder} holds images to predict on, and what is there would be replaced: {several}; "
+                f"--out: {self.folder} holds images to predict on, and files there would be replaced: {listed}; "
                 "name another folder"
             )
 
@@ -163,14 +163,14 @@ class PredictionFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._stack.close()  # first, before what may fail: the predictions can be read however the block ended
+            self._stack.close()  # first, since the rest may fail: predictions.json is always complete
         finally:
             self._end_video()
         if self._page and self._count:
             self._write_page()
 
     def add(self, prediction: Prediction) -> Prediction:
-        """Append the records of one prediction and write its overlay; return it with the file of its ids, if it has any."""
+        """Append the records of a prediction and write its overlay; return it with the file of its segment ids, if any."""
         if self._count == 0:
             self._open()
         self._count += 1
@@ -183,8 +183,8 @@ class PredictionFolder:
             prediction = self._with_ids_file(prediction)
             records = [_panoptic_record(prediction, source)]
         for record in records:
-            if record.get("category") in self._cuts:
-                record["score_threshold"] = self._cuts[record["category"]]
+            if record.get("category") in self._score_thresholds:
+                record["score_threshold"] = self._score_thresholds[record["category"]]
         if records:
             first = b"\n" if self._end == 1 else b",\n"
             self._append(first + b",\n".join(map(msgspec.json.encode, records)))
@@ -195,7 +195,7 @@ class PredictionFolder:
         return prediction
 
     def _with_ids_file(self, prediction: Prediction) -> Prediction:
-        """Write the segment ids as COCO's panoptic format has them, beside ``predictions.json`` under its name."""
+        """Write the segment ids as a PNG in COCO's panoptic format, to the folder ``predictions``."""
         assert prediction.panoptic is not None
         frame = "" if prediction.frame is None else f"-{prediction.frame:06d}"
         name = Path(prediction.name).with_suffix("")
@@ -216,12 +216,12 @@ class PredictionFolder:
             self._show(prediction.name, target, width=image.shape[1], objects=self._list(prediction))
 
     def _overlay(self, prediction: Prediction) -> np.ndarray:
-        """Draw the result on the image, reduced if it is larger than a JPEG can be."""
+        """Draw the result on the image, downscaled if it exceeds the size of a JPEG."""
         longer_side = max(prediction.image.shape)
         factor = -(-longer_side // _JPEG_SIDE)
-        smaller = round(max(prediction.size_hw) / -(-longer_side // factor))
-        if smaller > 1:
-            self.smaller.append(f"{Path(prediction.name).name}, by {smaller}")
+        total_factor = round(max(prediction.size_hw) / -(-longer_side // factor))
+        if total_factor > 1:
+            self.smaller.append(f"{Path(prediction.name).name}, by {total_factor}")
         return prediction.overlay(factor=factor)
 
     def _show(self, name: str, target: Path, *, width: int, objects: str = "") -> None:
@@ -230,7 +230,7 @@ class PredictionFolder:
         self._figures.append(Figure(quote(os.fsencode(target.name)), caption, min(_OVERLAY_WIDTH, width)))
 
     def _list(self, prediction: Prediction) -> str:
-        """Add what was found to the rows of the page's table, and return its counts in words."""
+        """Add the objects to the rows of the page's table, and return their counts by category as text."""
         objects = replace(
             prediction.task.display.objects(prediction.result, prediction.size_hw), masks=None, keypoints=None
         )
@@ -261,7 +261,7 @@ class PredictionFolder:
         clip = (prediction.name, prediction.image.shape)
         if clip != self._clip or prediction.frame == 0:
             self._end_video()
-            self._clip = clip  # before what may fail: an unreadable video is reported once, not frame by frame
+            self._clip = clip  # set first, so that an unreadable video is reported once, not for every frame
             rate = Video(prediction.name).frame_rate / self.stride
             target = self._target(prediction.name, suffix=".mp4")
             self._writer = self._video.enter_context(VideoWriter(target, frame_rate=rate))
@@ -294,16 +294,16 @@ class PredictionFolder:
 
 
 def _panoptic_record(prediction: Prediction, source: dict[str, str]) -> dict[str, object]:
-    """The record of an image in COCO's panoptic format, with the image's name for its id."""
+    """Return the record of an image in COCO's panoptic format, with the image's name as its id."""
     assert prediction.ids_file is not None
     segments = prediction.to_dict()["panoptic"]["segments_info"]
-    info = [{name: value for name, value in one.items() if name != "segmentation"} for one in segments]
+    info = [{name: value for name, value in segment.items() if name != "segmentation"} for segment in segments]
     source = {"image_id" if name == "file_name" else name: value for name, value in source.items()}
     return {**source, "file_name": prediction.ids_file.name, "segments_info": info}
 
 
 def _free_name(file: Path, suffix: str, used: Counter[str]) -> str:
-    """Return an unused name for the overlay of a file; ``used`` counts names without case, as some file systems do."""
+    """Return an unused name for the overlay of a file; ``used`` counts case-folded names, for such file systems."""
     first = name = file.stem + suffix
     while used[name.casefold()]:
         used[first.casefold()] += 1

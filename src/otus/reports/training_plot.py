@@ -1,4 +1,4 @@
-"""Curves of a training run: losses and validation figures by epoch."""
+"""Curves of a training run: losses and validation metrics by epoch."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,13 +13,13 @@ _KINDS = {"bbox": "boxes", "segm": "masks"}
 
 @in_style
 def training_plot(history: Sequence[Mapping[str, float | None]], *, canvas: Canvas = Canvas()) -> "Figure":
-    """Plot losses and validation figures by epoch, one axes for each group of figures.
+    """Plot losses and validation metrics by epoch, one axes for each group.
 
     Parameters
     ----------
     history
-        One row per epoch: ``epoch``, losses (``loss``, ``loss/…``), and figures by kind (``bbox/AP50``). A line skips the
-        rows that do not have its figure.
+        One row per epoch: ``epoch``, losses (``loss``, ``loss/…``), and metrics by kind (``bbox/AP50``). A curve skips the
+        rows without its value.
     """
     from matplotlib.figure import Figure
 
@@ -52,7 +52,7 @@ def training_plot(history: Sequence[Mapping[str, float | None]], *, canvas: Canv
 
 
 def _curve_groups(names: Sequence[str]) -> dict[str, list[str]]:
-    """Group figures by the title of the axes that they share, few enough for each to have its own colour."""
+    """Group losses and metrics by the title of their axes, few enough for each to have its own colour."""
     groups: dict[str, list[str]] = {}
     for name in names:
         kind, _, figure = name.partition("/")

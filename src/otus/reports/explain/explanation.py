@@ -1,4 +1,4 @@
-"""Base of the explanations of systems: the image, the record of its pass, and the heading of its page."""
+"""Base class of the explanations of systems: the image, the record of a forward pass, and the heading of the page."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -26,16 +26,16 @@ ImageArray = UInt8[np.ndarray, "h w 3"]
 
 @dataclass(frozen=True, eq=False)
 class PassExplanation:
-    """One image, and the record of a system's pass over it.
+    """One image, and the record of a system's forward pass over it.
 
     Parameters
     ----------
     model, name
-        Name of the model, and of the image.
+        Names of the model and of the image.
     image
-        uint8 (H, W, 3) RGB, as it was read.
+        uint8 (H, W, 3) RGB image, before preprocessing.
     record
-        What the system's ``stages`` returned.
+        Result of the system's ``stages``.
     system
         The system.
     """
@@ -50,11 +50,11 @@ class PassExplanation:
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Height and width of the image as it was read, in pixels."""
+        """Height and width of the image before preprocessing, in pixels."""
         return self.image.shape[0], self.image.shape[1]
 
     def unpadded_hw(self, feature_map: Tensor) -> tuple[int, int]:
-        """Return the rows and columns of a feature map (…, h, w) that show the image, not the padding of its batch."""
+        """Return the numbers of rows and columns of a feature map (…, h, w) that show the image, not the padding."""
         batch = self.record.batch
         grid_hw = (feature_map.shape[-2], feature_map.shape[-1])
         return unpadded_size(grid_hw, batch.sizes_hw[0], batch.padded_hw)
@@ -84,7 +84,7 @@ class PassExplanation:
 
 @dataclass(frozen=True, eq=False)
 class Explanation(PassExplanation):
-    """One image, the record of a detector's pass over it, and the results. Each kind of detector extends it.
+    """One image, the record of a detector's forward pass over it, and the results. Each kind of detector extends it.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class Explanation(PassExplanation):
     postprocess: Postprocess
 
     def boxes(self, boxes: Tensor) -> Float[np.ndarray, "n 4"]:
-        """Scale xyxy boxes from the preprocessed image to the image as it was read."""
+        """Scale xyxy boxes from the preprocessed image to the original image."""
         ratio = np.array(self.size_hw)[::-1] / np.array(self.record.batch.sizes_hw[0])[::-1]
         return boxes.detach().cpu().numpy().astype(np.float64) * np.tile(ratio, 2)
 
@@ -122,7 +122,7 @@ def pass_fields(
 ) -> dict[str, Any]:
     """Run a system on one image and return the fields of a :class:`PassExplanation`."""
     start = time.perf_counter()
-    prepared = predictor.prepare(image, name)  # with the proposals, if the system does not find its own
+    prepared = predictor.prepare(image, name)  # with proposals, if the system needs external ones
     prepare_ms = (time.perf_counter() - start) * 1e3
     record: Any = predictor.pipeline.stages(prepared, postprocess=postprocess)
     record.milliseconds = {"prepare": prepare_ms, **record.milliseconds}

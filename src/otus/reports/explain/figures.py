@@ -20,7 +20,7 @@ def activation_map(x: Float[Tensor, "c h w"], size_hw: tuple[int, int]) -> UInt8
 
 
 def unpadded_size(grid_hw: tuple[int, int], size_hw: tuple[int, int], padded_hw: tuple[int, int]) -> tuple[int, int]:
-    """Return the rows and columns of a feature map that show the image, not the padding of its batch.
+    """Return the numbers of rows and columns of a feature map that show the image, not the padding.
 
     Parameters
     ----------
@@ -30,24 +30,24 @@ def unpadded_size(grid_hw: tuple[int, int], size_hw: tuple[int, int], padded_hw:
         Size of the preprocessed image before and after padding, in pixels.
     """
     rows, columns = (
-        max(1, round(g * side / padded)) for g, side, padded in zip(grid_hw, size_hw, padded_hw, strict=True)
+        max(1, round(length * side / padded)) for length, side, padded in zip(grid_hw, size_hw, padded_hw, strict=True)
     )
     return rows, columns
 
 
 def colormapped(values: Float[np.ndarray, "h w"], low: float, high: float) -> UInt8[np.ndarray, "rows columns 3"]:
     """Draw values with the colormap viridis, from ``low`` (dark) to ``high`` (bright), each as a square."""
-    share = (values - low) / max(high - low, 1e-12)
-    colours = (colormaps["viridis"](share)[..., :3] * 255).astype(np.uint8)
+    normalised = (values - low) / max(high - low, 1e-12)
+    colours = (colormaps["viridis"](normalised)[..., :3] * 255).astype(np.uint8)
     size_wh = (_MAP_WIDTH, max(1, round(_MAP_WIDTH * values.shape[0] / values.shape[1])))
     return np.asarray(Image.fromarray(colours).resize(size_wh, Image.Resampling.NEAREST))
 
 
 def attention_overlay(image: UInt8[np.ndarray, "h w 3"], attention: Float[np.ndarray, "r c"]) -> np.ndarray:
     """Draw an attention map over an image: bright at its maximum, the image darkened where it is 0."""
-    share = attention / max(float(attention.max()), 1e-12)
+    normalised = attention / max(float(attention.max()), 1e-12)
     size_wh = (image.shape[1], image.shape[0])
-    smooth = Image.fromarray(share.astype(np.float32)).resize(size_wh, Image.Resampling.BILINEAR)
+    smooth = Image.fromarray(normalised.astype(np.float32)).resize(size_wh, Image.Resampling.BILINEAR)
     strength = np.clip(np.asarray(smooth), 0, 1)[..., None]
     colours = colormaps["inferno"](0.25 + 0.75 * strength[..., 0])[..., :3] * 255
     opacity = 0.9 * strength**0.6
@@ -55,12 +55,12 @@ def attention_overlay(image: UInt8[np.ndarray, "h w 3"], attention: Float[np.nda
 
 
 def faded(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the image with less contrast and brighter, so that many thin boxes can be seen on it."""
+    """Return the image with lower contrast and higher brightness, so that many thin boxes are visible on it."""
     return (image * 0.4 + 150).astype(np.uint8)
 
 
 def threshold_text(facts: Mapping[str, Any]) -> str:
-    """Return the score threshold in words, one value or the range over categories."""
+    """Return the score threshold as text: one value, or the range over categories."""
     values = facts.get("score_thresholds", {}).values()
     return (
         f"its category's threshold, {min(values):.2f} to {max(values):.2f}"

@@ -1,4 +1,4 @@
-"""Explain GraphCut on one image: the marks, the distances to them, the colour models, the edges and the cut, as images."""
+"""Explain GraphCut on one image: marks, geodesic distances, colour models, edges and cut, as images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _STRIP_HW = (60, 480)
 
 @dataclass(frozen=True, eq=False)
 class GraphCutExplanation:
-    """What GraphCut computed for one prompt; see :func:`explain_graph_cut`."""
+    """The intermediate results of GraphCut for one prompt; see :func:`explain_graph_cut`."""
 
     name: str
     image: ImageArray
@@ -70,28 +70,27 @@ class GraphCutExplanation:
         marks = "; ".join(f"{name}: {count:,} pixels" for name, count in facts["marks"].items())
         grid = f"{facts['grid'][0]} x {facts['grid'][1]}"
         yield Section(
-            "The image and the marks", marks, [Figure.of(self._marked(), "marks: hard, the cut may not change them")]
+            "The image and the marks", marks, [Figure.of(self._marked(), "marks are hard constraints of the cut")]
         )
         yield Section(
             "Location",
-            f"Geodesic distances, on a grid of {grid}: a step in colour counts {method.color_distance:g} times as "
-            "far as one "
-            "in the image is wide. Each pixel compares how far it is to the marks of this object and to all others: red is "
-            "nearer to this object, blue to another. The image's border counts as background, "
-            f"{method.border_handicap:.0%} of its longer side farther.",
+            f"Geodesic distances on a grid of {grid}, in which colour differences have weight {method.color_distance:g}. "
+            "The term compares the distances to the marks of this object and to all others: red is nearer to this object, "
+            "blue to another. The image's border counts as background, at an additional distance of "
+            f"{method.border_handicap:.0%} of the longer side.",
             [Figure.of(_diverging(last.location_terms[k], 1), self._label_name(k)) for k in self._displayed_labels()],
         )
         first = self.rounds[0]
         yield Section(
             "Colour models",
-            "A histogram of 16 x 16 x 16 bins in CIE L*a*b* for each side, fitted to the pixels nearer to its marks. The "
-            "strips show the colours that it was fitted to, from dark to bright, as wide as their weight.",
+            "A histogram of 16 x 16 x 16 bins in CIE L*a*b* for each label, fitted to the pixels nearest to its marks. The "
+            "strips show the colours of these pixels, from dark to bright; width is proportional to weight.",
             [Figure.of(self._strip(first.weights[k]), self._label_name(k)) for k in range(len(self.objects) + 1)],
         )
         yield Section(
             "Colour",
-            "The log of how much likelier each pixel's colour is on this object than beside it, at most "
-            f"{method.max_color:g}.",
+            "Log-likelihood ratio of each pixel's colour on this object and beside it, limited to "
+            f"±{method.max_color:g}.",
             [
                 Figure.of(_diverging(cut.color_terms[k], method.max_color), f"round {number}, {self._label_name(k)}")
                 for number, cut in enumerate(self.rounds, start=1)
@@ -101,16 +100,14 @@ class GraphCutExplanation:
         costs = edge_costs(self.embedding.squared_differences, method.smoothness)[:2].min(axis=0) / COST_UNIT
         yield Section(
             "Edges",
-            f"Cutting between two pixels of one colour costs {method.smoothness:g}, less where colours differ: "
-            "dark is where "
-            f"the cut is cheap. The mean is {facts['edges']['mean_cost']:.2f}.",
-            [Figure.of(_grey(costs / method.smoothness), "to the right and down, the cheaper of both")],
+            f"Boundary term: the cost of cutting an edge is {method.smoothness:g} between equal colours, and lower where "
+            f"colours differ (dark). The mean is {facts['edges']['mean_cost']:.2f}.",
+            [Figure.of(_grey(costs / method.smoothness), "the lower cost of the edges to the right and down")],
         )
         yield Section(
-            "The gain",
-            f"Both terms together, {method.color:g} times colour and {method.location:g} times location: what is "
-            "gained where "
-            "a pixel is in the mask.",
+            "Region term",
+            f"The sum of both terms, {method.color:g} times colour plus {method.location:g} times location: how much a "
+            "pixel favours the object.",
             [
                 Figure.of(
                     _diverging(last.region_terms[k], method.max_color * method.color + method.location),
@@ -121,8 +118,8 @@ class GraphCutExplanation:
         )
         yield Section(
             "The cut",
-            f"The cheapest border, found by maximum flow; colours are then fitted to the mask, and it is cut again, "
-            f"{len(self.rounds)} rounds in all. Parts of the mask without a mark are left out.",
+            "The minimum cut, computed by maximum flow; colour models are then fitted to the mask, and the cut is repeated: "
+            f"{len(self.rounds)} rounds. Components of the mask without a mark are removed.",
             [Figure.of(self._labels(cut.labels), f"round {number}") for number, cut in enumerate(self.rounds, start=1)]
             + [Figure.of(draw(self.image, as_instances(self.candidates)), "the masks")],
             [
@@ -141,31 +138,31 @@ class GraphCutExplanation:
         return np.concatenate([np.array([[20, 20, 20]], np.uint8), category_colours(len(self.objects))])
 
     def _marked(self) -> ImageArray:
-        pale = (self.image.astype(np.float32) * 0.6 + 100).clip(0, 255).astype(np.uint8)
-        marked = self.marks != UNMARKED
-        pale[marked] = self._colors()[self.marks[marked]]
-        return pale
+        image = (self.image.astype(np.float32) * 0.6 + 100).clip(0, 255).astype(np.uint8)
+        is_marked = self.marks != UNMARKED
+        image[is_marked] = self._colors()[self.marks[is_marked]]
+        return image
 
     def _labels(self, labels: Int[np.ndarray, "h w"]) -> ImageArray:
         return self._colors()[labels]
 
     def _strip(self, weights: Float[np.ndarray, "h w"]) -> ImageArray:
-        """Return the colours of the grid's pixels by lightness, each as wide as its weight."""
+        """Draw the colours of the grid's pixels, sorted by lightness, with widths proportional to their weights."""
         factor = self.embedding.factor
         colors = self.image[factor // 2 :: factor, factor // 2 :: factor]
         weights = weights[: colors.shape[0], : colors.shape[1]].ravel()
         colors = colors[: self.embedding.grid_hw[0], : self.embedding.grid_hw[1]].reshape(-1, 3)
         order = np.argsort(colors @ np.array([0.299, 0.587, 0.114]), kind="stable")
-        reached = np.cumsum(weights[order])
-        steps = (np.arange(_STRIP_HW[0] * _STRIP_HW[1]) + 0.5) / (_STRIP_HW[0] * _STRIP_HW[1]) * reached[-1]
-        chosen = order[np.minimum(np.searchsorted(reached, steps), len(order) - 1)]
-        return np.ascontiguousarray(colors[chosen].reshape((*_STRIP_HW[::-1], 3)).transpose(1, 0, 2))
+        cumulative = np.cumsum(weights[order])
+        steps = (np.arange(_STRIP_HW[0] * _STRIP_HW[1]) + 0.5) / (_STRIP_HW[0] * _STRIP_HW[1]) * cumulative[-1]
+        pixels = order[np.minimum(np.searchsorted(cumulative, steps), len(order) - 1)]
+        return np.ascontiguousarray(colors[pixels].reshape((*_STRIP_HW[::-1], 3)).transpose(1, 0, 2))
 
 
 def explain_graph_cut(
     image: ImageArray, prompt: Prompt, *, name: str, method: GraphCut | None = None
 ) -> GraphCutExplanation:
-    """Segment an image by GraphCut, and return what was computed on the way.
+    """Segment an image by GraphCut, and return the intermediate results.
 
     Raises
     ------
@@ -181,10 +178,10 @@ def explain_graph_cut(
 
 
 def _diverging(values: Float[np.ndarray, "h w"], limit: float) -> ImageArray:
-    """Blue for -limit, white for 0, red for limit."""
-    share = np.clip(values / limit, -1, 1)[..., None]
-    ends = np.where(share > 0, _RED, _BLUE)
-    return (255 + np.abs(share) * (ends - 255)).astype(np.uint8)
+    """Draw values with a diverging colormap: blue for -limit, white for 0, red for limit."""
+    normalised = np.clip(values / limit, -1, 1)[..., None]
+    colours = np.where(normalised > 0, _RED, _BLUE)
+    return (255 + np.abs(normalised) * (colours - 255)).astype(np.uint8)
 
 
 def _grey(values: Float[np.ndarray, "h w"]) -> ImageArray:

@@ -1,4 +1,4 @@
-"""Explain a panoptic prediction on one image: its instances, its semantic map, and what the merge makes of them."""
+"""Explain a panoptic prediction on one image: instances, semantic map, and how they are merged."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ ImageArray = UInt8[np.ndarray, "h w 3"]
 
 @dataclass(frozen=True, eq=False)
 class PanopticExplanation:
-    """The two answers of a model, or of a pair of models, for one image, and the record of their merge."""
+    """Instances and semantic map of a model, or of a pair of models, for one image, and the record of their merge."""
 
     model: str
     name: str
@@ -58,7 +58,7 @@ class PanopticExplanation:
         }
 
     def _instances(self) -> Iterator[dict[str, Any]]:
-        """Yield what becomes of each instance, the highest score first."""
+        """Yield what the merge makes of each instance, by descending score."""
         merge, categories, scores = self.merge, self.instances.categories, self.instances.scores
         assert categories is not None
         assert scores is not None
@@ -67,7 +67,7 @@ class PanopticExplanation:
             if merge.instance_ids[i]:
                 fate = f"segment {merge.instance_ids[i]}"
             else:
-                fate = "left out: hidden by others" if merge.mask_pixels[i] else "left out: its mask has no pixel"
+                fate = "removed: hidden by others" if merge.mask_pixels[i] else "removed: its mask is empty"
             yield {
                 "category": categories[int(self.instances.labels[i])],
                 "score": float(scores[i]),
@@ -77,7 +77,7 @@ class PanopticExplanation:
             }
 
     def _categories(self) -> Iterator[dict[str, Any]]:
-        """Yield what becomes of each category of the semantic map, the largest first."""
+        """Yield what the merge makes of each category of the semantic map, by descending area."""
         pixels = np.bincount(self.semantic.labels.ravel(), minlength=256)
         stuff = self.merge.panoptic.categories
         for label in np.argsort(-pixels[: len(self.semantic.categories)], kind="stable").tolist():
@@ -89,7 +89,7 @@ class PanopticExplanation:
             elif name in stuff and not stuff.is_thing[stuff.index(name)]:
                 fate = "void: under the area limit" if self.merge.free_pixels[label] else "hidden by instances"
             else:
-                fate = "void: a thing, which instances tell" if name in stuff else "void: no stuff"
+                fate = "void: a thing, given by instances" if name in stuff else "void: not stuff"
             yield {
                 "category": name,
                 "pixels": int(pixels[label]),
@@ -100,48 +100,48 @@ class PanopticExplanation:
     def page(self) -> Page:
         """Return the HTML page."""
         facts = self.document()
-        title = f"How {self.model} tells things and stuff in {self.name.rsplit('/', 1)[-1]}"
+        title = f"How {self.model} segments things and stuff in {self.name.rsplit('/', 1)[-1]}"
         segments, void = len(facts["segments"]), facts["void_pixels"] / max(self.semantic.labels.size, 1)
         subtitle = f"{facts['width']} x {facts['height']} pixels; {segments} segments, {void:.0%} void"
         return Page(title, subtitle, tuple(numbered(self._sections(facts))))
 
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
-        left_out = sum(one["fate"].startswith("left out") for one in facts["instances"])
-        found, panoptic = len(facts["instances"]), self.merge.panoptic
+        num_removed = sum(instance["fate"].startswith("removed") for instance in facts["instances"])
+        num_instances, panoptic = len(facts["instances"]), self.merge.panoptic
         names = [*panoptic.categories, *(name for name in self.semantic.categories if name not in panoptic.categories)]
         colours = dict(zip(names, category_colours(len(names)), strict=True))
         yield Section(
             "The image",
-            "Two answers, one of things and one of stuff, become one map in which each pixel is of one segment at most.",
-            [Figure.of(self.image, "as it was read")],
+            "Instances of things and a semantic map are merged to a map in which each pixel has at most one segment.",
+            [Figure.of(self.image, "the image")],
         )
         yield Section(
             "Things: the instances",
-            f"{found} instances score above {facts['score_threshold']:g}. Each has a mask of its own, and masks may "
-            "overlap; pixels of no object say nothing.",
+            f"{num_instances} instances score above {facts['score_threshold']:g}. Each has a mask, masks may overlap, and "
+            "some pixels are in no mask.",
             [Figure.of(overlay(self.image, self.instances, colours=colours), "the instances and their masks")],
         )
         yield Section(
             "Stuff: the semantic map",
-            "Each pixel has a category, and objects of one category run into one another.",
+            "Each pixel has a category; objects of the same category are not separated.",
             [Figure.of(draw_semantic(self.image, self.semantic, colours=colours), "the category of every pixel")],
         )
         yield Section(
-            "Instances are laid down",
-            "The highest score first; each takes the pixels of its mask that are free. One of which others hide more than "
-            f"{facts['overlap_threshold']:.0%} is left out: {left_out} of {found}.",
-            rows=[_row(one) for one in facts["instances"]],
+            "Instances are placed first",
+            "In order of descending score, each gets the free pixels of its mask. Instances of which more than "
+            f"{facts['overlap_threshold']:.0%} is hidden by others are removed: {num_removed} of {num_instances}.",
+            rows=[_row(instance) for instance in facts["instances"]],
         )
         yield Section(
-            "Stuff fills what is left",
-            "What the semantic map says of things does not count, background is no stuff, and less than "
-            f"{facts['stuff_area_limit']:.1%} of the image is left out: these pixels are void.",
-            rows=[_row(one) for one in facts["semantic"]],
+            "Stuff fills the remaining pixels",
+            "Pixels of things and of background in the semantic map, and stuff categories that cover less than "
+            f"{facts['stuff_area_limit']:.1%} of the image, are void.",
+            rows=[_row(category) for category in facts["semantic"]],
         )
         yield Section(
             "The panoptic map",
             f"{len(facts['segments'])} segments; each pixel belongs to one of them at most. {facts['void_pixels']:,} pixels "
-            "are void, which are not tinted.",
+            "are void, and not coloured.",
             [Figure.of(draw_panoptic(self.image, panoptic, colours=colours), "things by object, stuff by category")],
             rows=facts["segments"],
         )
@@ -150,21 +150,21 @@ class PanopticExplanation:
 def explain_panoptic(
     predictor: Predictor, image: ImageArray, *, name: str, score_threshold: float | None = None
 ) -> PanopticExplanation:
-    """Predict on one image, and return the two answers and the record of their merge.
+    """Predict on one image, and return instances, semantic map and the record of their merge.
 
     Parameters
     ----------
     predictor
         A pair of models (``otus.load(…, semantic_model=…)``), or Panoptic FPN.
     image, name
-        uint8 (H, W, 3) RGB, and what it is called.
+        uint8 (H, W, 3) RGB image, and its name.
     score_threshold
         Minimum score of an instance (default: the model's own).
 
     Raises
     ------
     UsageError
-        If the model does not merge two answers.
+        If the model does not merge instances and a semantic map.
     """
     pipeline, system, size_hw = predictor.pipeline, predictor.system, (image.shape[0], image.shape[1])
     if not isinstance(pipeline, PanopticPipeline) and not isinstance(system, PanopticFPN):
@@ -178,7 +178,7 @@ def explain_panoptic(
         ((instances, semantic),) = pipeline.predict_separately([prepared], [size_hw], postprocess=postprocess)
     else:
         record: Any = pipeline.stages(prepared, postprocess=postprocess)
-        ((instances, semantic),) = (answers.at(size_hw) for answers in system.results(record))
+        ((instances, semantic),) = (parts.at(size_hw) for parts in system.results(record))
     merge, threshold = record_merge(instances, semantic, categories=predictor.categories), postprocess.score_threshold
     return PanopticExplanation(predictor.name, name, image, instances, semantic, merge, threshold)
 

@@ -166,8 +166,8 @@ def explain_regression(
     parts = _quarters((image.shape[0], image.shape[1]))
     detections_per_crop = []
     for x1, y1, x2, y2 in parts.astype(int):
-        part = np.ascontiguousarray(image[y1:y2, x1:x2])
-        (prediction,) = predictor.predict(part, score_threshold=score_threshold)
+        crop = np.ascontiguousarray(image[y1:y2, x1:x2])
+        (prediction,) = predictor.predict(crop, score_threshold=score_threshold)
         instances = prediction.instances
         boxes = instances.boxes_xyxy + np.array([x1, y1, x1, y1])
         detections_per_crop.append(

@@ -1,7 +1,7 @@
-"""Explain a semantic segmenter on one image: maps down and up, class scores, confidence, the labels, and where it errs.
+"""Explain a semantic segmenter on one image: encoder, decoder, class probabilities, confidence, labels, and errors.
 
-JSON and page are made from one record of the pass (:class:`~otus.semantic.segmenter.SegmenterStages`); the maps on the way
-up, which the record does not keep, are watched while it is made.
+JSON and page are made from one record of the forward pass (:class:`~otus.semantic.segmenter.SegmenterStages`); the outputs
+of the decoder's upsamplings, which the record does not contain, are recorded by hooks.
 """
 
 from collections.abc import Iterator
@@ -30,12 +30,12 @@ from otus.visualization.palette import colours_apart
 
 _SIDE_BY_SIDE = 300  # CSS pixels
 _MAP_WIDTH = 220
-_SHOWN_SCORES = 6  # categories whose probability is drawn, those of the most pixels
+_SHOWN_SCORES = 6  # categories whose probability is drawn: those with the most pixels
 _SHOWN_CONFUSIONS = 5
-_BORDER = 3  # pixels from a border between two categories
-_UNSURE = 0.5
+_BORDER = 3  # distance in pixels to a border between two categories
+_LOW_CONFIDENCE = 0.5
 _RED, _GREY = (215, 40, 40), (150, 150, 150)
-_WAYS_UP = (FixedUpsampling, MaxUnpooling, TransposedConvolution)
+_UPSAMPLINGS = (FixedUpsampling, MaxUnpooling, TransposedConvolution)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +45,11 @@ class SemanticExplanation(PassExplanation):
     Parameters
     ----------
     upsampled
-        The name of each way up of the decoder, in its order, and the map that it gave.
+        Name and output of each upsampling of the decoder, in order.
     predicted
-        The label of each pixel of ``image``.
+        Predicted semantic map of ``image``.
     ground_truth
-        The image's labels, with the model's categories; None if they were not given.
+        Ground truth of the image, with the model's categories; None if it was not given.
     """
 
     does: ClassVar[str] = "labels the pixels of"
@@ -65,31 +65,31 @@ class SemanticExplanation(PassExplanation):
         best = probabilities.max(axis=0)
         return self.facts() | {
             "down": [_map_facts(x) for x in record.features],
-            "up": [{"map": name, **_map_facts(x)} for name, x in self.way_up],
+            "up": [{"map": name, **_map_facts(x)} for name, x in self.decoder_maps],
             "categories": list(self._category_facts()),
             "confidence": {
                 "mean": float(best.mean()),
                 "least": float(best.min()),
-                "unsure_below": _UNSURE,
-                "unsure": float((best < _UNSURE).mean()),
+                "unsure_below": _LOW_CONFIDENCE,
+                "unsure": float((best < _LOW_CONFIDENCE).mean()),
             },
             "errors": None if self.ground_truth is None else self._error_facts(self.ground_truth),
         }
 
     @property
-    def way_up(self) -> list[tuple[str, Tensor]]:
-        """The maps of ``upsampled``, and the decoder's last, called ``decoded``."""
+    def decoder_maps(self) -> list[tuple[str, Tensor]]:
+        """Names and feature maps of ``upsampled``, and the decoder's output, named ``decoded``."""
         return [*self.upsampled, ("decoded", self.record.decoded)]
 
     @property
     def probabilities(self) -> Float[np.ndarray, "k h w"]:
-        """Softmax of the scores at each pixel of the prepared image."""
+        """Softmax of the logits at each pixel of the preprocessed image."""
         height, width = self.record.batch.sizes_hw[0]
         return self.record.logits[0, :, :height, :width].softmax(dim=0).cpu().numpy()
 
     @property
     def wrong(self) -> Bool[np.ndarray, "h w"]:
-        """The labelled pixels whose label is another; none without ground truth."""
+        """Labelled pixels that are predicted wrongly; none without ground truth."""
         if self.ground_truth is None:
             return np.zeros(self.size_hw, dtype=bool)
         truth = self.ground_truth.labels
@@ -103,46 +103,46 @@ class SemanticExplanation(PassExplanation):
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
         yield Section("The image", "", [Figure.of(self.image, self.name.rsplit("/", 1)[-1])])
         yield Section(
-            "Down: the encoder's maps",
-            "Each coarser map sees further and costs less. Shown: mean absolute activation over channels.",
-            [self._map(x, _size(one)) for x, one in zip(self.record.features, facts["down"], strict=True)],
+            "Encoder: feature maps",
+            "Coarser maps have larger receptive fields and lower cost. Shown: mean absolute activation over channels.",
+            [self._map(x, _size(level)) for x, level in zip(self.record.features, facts["down"], strict=True)],
             facts["down"],
         )
         yield Section(
-            "Up: the decoder's maps",
-            "After each way up, before the convolutions that follow it; and the decoder's last map, whose scores are "
-            "interpolated to the image where it is coarser.",
+            "Decoder: feature maps",
+            "The output of each upsampling, before the convolutions that follow it, and the decoder's output. If that is "
+            "coarser than the image, its logits are interpolated.",
             [
-                self._map(x, f"{name.replace('-', ' ')}, {_size(one)}")
-                for (name, x), one in zip(self.way_up, facts["up"], strict=True)
+                self._map(x, f"{name.replace('-', ' ')}, {_size(level)}")
+                for (name, x), level in zip(self.decoder_maps, facts["up"], strict=True)
             ],
             facts["up"],
         )
         probabilities = self.probabilities
         yield Section(
-            "Class scores",
-            "Softmax of the scores of each pixel, from 0 (dark) to 1 (bright), of the categories that most pixels get.",
+            "Class probabilities",
+            "Softmax of the logits of each pixel, from 0 (dark) to 1 (bright), for the categories predicted most often.",
             [
                 Figure.of(
-                    colormapped(probabilities[self.system.categories.index(one["category"])], 0.0, 1.0),
-                    one["category"],
+                    colormapped(probabilities[self.system.categories.index(record["category"])], 0.0, 1.0),
+                    record["category"],
                     width=_SIDE_BY_SIDE,
                 )
-                for one in facts["categories"][:_SHOWN_SCORES]
+                for record in facts["categories"][:_SHOWN_SCORES]
             ],
-            [_spaced(one) for one in facts["categories"]],
+            [_spaced(record) for record in facts["categories"]],
         )
         confidence = facts["confidence"]
         yield Section(
             "Confidence",
-            f"The highest score of each pixel, dark where it is low: {confidence['mean']:.2f} in the mean, "
-            f"{confidence['least']:.2f} at least. {confidence['unsure']:.1%} of the pixels are below "
+            f"The highest probability of each pixel, dark where it is low: mean {confidence['mean']:.2f}, minimum "
+            f"{confidence['least']:.2f}. {confidence['unsure']:.1%} of the pixels are below "
             f"{confidence['unsure_below']:g}.",
-            [Figure.of(colormapped(probabilities.max(axis=0), 0.0, 1.0), "the highest score")],
+            [Figure.of(colormapped(probabilities.max(axis=0), 0.0, 1.0), "the highest probability")],
         )
         yield Section(
-            "The labels",
-            "Each pixel gets the category of its highest score.",
+            "Prediction",
+            "Each pixel is labelled with its most probable category.",
             [Figure.of(draw_semantic(self.image, self.predicted, colours=self._colours()), "the prediction")],
         )
         if self.ground_truth is not None:
@@ -153,47 +153,48 @@ class SemanticExplanation(PassExplanation):
         image[ground_truth.labels == IGNORE] = _GREY
         image[self.wrong] = _RED
         confusions = "; ".join(
-            f"{one['truth']} taken for {one['predicted']}, {one['pixels']:,} pixels" for one in errors["confusions"]
+            f"{pair['truth']} predicted as {pair['predicted']}, {pair['pixels']:,} pixels"
+            for pair in errors["confusions"]
         )
         if not errors["labelled"]:
-            return Section("Where it errs", "Nothing can be said: no pixel is labelled with a category of the model.")
+            return Section("Errors", "No pixel is labelled with a category of the model.")
         return Section(
-            "Where it errs",
+            "Errors",
             f"mIoU {errors['mIoU']:.3f}; {errors['wrong']:,} of {errors['labelled']:,} labelled pixels are wrong, "
-            f"{errors['wrong_near_borders']:,} of them at most {errors['border_pixels']} pixels from a border between two "
-            f"categories, where {errors['near_borders']:,} pixels lie."
-            + (f" Most often: {confusions}." if confusions else ""),
+            f"{errors['wrong_near_borders']:,} of them among the {errors['near_borders']:,} pixels that are at most "
+            f"{errors['border_pixels']} pixels from a border between two categories."
+            + (f" Most frequent: {confusions}." if confusions else ""),
             [
                 Figure.of(draw_semantic(self.image, ground_truth, colours=self._colours()), "the ground truth"),
-                Figure.of(image, "wrong in red, not labelled in grey"),
+                Figure.of(image, "errors in red, unlabelled pixels in grey"),
             ],
-            [_spaced(one) for one in errors["categories"]],
+            [_spaced(record) for record in errors["categories"]],
         )
 
     def _colours(self) -> dict[str, UInt8[np.ndarray, "3"]]:
         """Return the colour of each category of prediction and ground truth, the same in both."""
-        labels = [one.labels for one in (self.predicted, self.ground_truth) if one is not None]
-        present = np.unique(np.concatenate([one.ravel() for one in labels]))
+        maps = [semantic.labels for semantic in (self.predicted, self.ground_truth) if semantic is not None]
+        present = np.unique(np.concatenate([labels.ravel() for labels in maps]))
         categories = self.system.categories
-        shades = colours_apart([int(label) for label in present if label != IGNORE], len(categories))
-        return {categories[label]: shade for label, shade in shades.items()}
+        colours = colours_apart([int(label) for label in present if label != IGNORE], len(categories))
+        return {categories[label]: colour for label, colour in colours.items()}
 
     def _map(self, x: Tensor, caption: str) -> Figure:
         return Figure.of(activation_map(x[0], self.unpadded_hw(x)), caption, width=_MAP_WIDTH)
 
     def _category_facts(self) -> Iterator[dict[str, Any]]:
-        """Yield the categories that occur in the prediction, those of the most pixels first."""
+        """Yield the predicted categories, by descending number of pixels."""
         probabilities = self.probabilities
         labels = probabilities.argmax(axis=0)
         counts = np.bincount(self.predicted.labels.ravel(), minlength=len(probabilities))
         for label in np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist():
-            own = probabilities[label][labels == label]
+            scores = probabilities[label][labels == label]
             yield {
                 "category": self.system.categories[label],
                 "pixels": int(counts[label]),
                 "share": float(counts[label] / counts.sum()),
-                # A category of a pixel or two can be lost or found between the prepared image and the original.
-                "mean_score": float(own.mean()) if len(own) else None,
+                # A category of very few pixels may be predicted on the original image but not on the preprocessed one.
+                "mean_score": float(scores.mean()) if len(scores) else None,
             }
 
     def _error_facts(self, ground_truth: SemanticMap) -> dict[str, Any]:
@@ -241,14 +242,14 @@ def explain_semantic(
     predictor
         Predictor of a :class:`~otus.semantic.segmenter.Segmenter`.
     image, name
-        uint8 (H, W, 3) RGB, and its name, for the page.
+        uint8 (H, W, 3) RGB image, and its name, for the page.
     ground_truth
-        Labels of the image, with the model's categories, to show where it errs (default: none are shown).
+        Ground truth of the image, with the model's categories (default: no errors are shown).
 
     Raises
     ------
     UsageError
-        If the model is another one.
+        If the model is not a semantic segmenter.
     """
     system = predictor.system
     if not isinstance(system, Segmenter):
@@ -256,7 +257,7 @@ def explain_semantic(
             f"{predictor.name} predicts {predictor.task.predicts}; expected a model of the task semantic (otus models "
             "lists them)"
         )
-    with _watching_ways_up(system.decoder) as upsampled:
+    with _recorded_upsamplings(system.decoder) as upsampled:
         fields = pass_fields(predictor, image, name=name)
     (result,) = system.results(fields["record"])
     predicted = predictor.preprocess.undo(result, (image.shape[0], image.shape[1]))
@@ -269,47 +270,47 @@ def semantic_ground_truth_of(dataset: Dataset, image: str, predictor: Predictor)
     Raises
     ------
     UsageError
-        If the data set has no such image, no semantic labels of it, or none of the categories.
+        If the data set has no such image, no semantic labels for it, or none of the categories.
     """
     task, categories = predictor.task, predictor.categories
     index = find_image_index(dataset, image)
-    own = task.categories(dataset)
-    if not set(own) & set(categories):
+    names = task.categories(dataset)
+    if not set(names) & set(categories):
         raise UsageError(
-            f"{dataset.source}: has none of the model's categories ({', '.join(categories)}), but {', '.join(own)}: "
+            f"{dataset.source}: has none of the model's categories ({', '.join(categories)}), but {', '.join(names)}: "
             "rename them, or use another model"
         )
     truth: SemanticMap | None = task.ground_truth(task.remap(dataset, categories)[index])
     if truth is None:
-        raise UsageError(f"{dataset.source}: has no semantic labels of {image}; give other data, or leave --data out")
+        raise UsageError(f"{dataset.source}: has no semantic labels of {image}; give other data, or omit --data")
     return truth
 
 
 @contextmanager
-def _watching_ways_up(decoder: Any) -> Iterator[list[tuple[str, Tensor]]]:
-    """Keep the name and the map of each way up of a decoder, while it runs."""
-    seen: list[tuple[str, Tensor]] = []
+def _recorded_upsamplings(decoder: Any) -> Iterator[list[tuple[str, Tensor]]]:
+    """Return a context that records the name and output of each upsampling of a decoder."""
+    recorded: list[tuple[str, Tensor]] = []
 
-    def keep(module: nn.Module, given: object, fine: Tensor) -> None:
-        seen.append((_name_of(module), fine.detach()))
+    def record(module: nn.Module, inputs: object, output: Tensor) -> None:
+        recorded.append((_upsampling_name(module), output.detach()))
 
-    ways_up = [module for module in decoder.modules() if isinstance(module, _WAYS_UP)]
-    hooks = [module.register_forward_hook(keep) for module in ways_up]
+    upsamplings = [module for module in decoder.modules() if isinstance(module, _UPSAMPLINGS)]
+    hooks = [module.register_forward_hook(record) for module in upsamplings]
     try:
-        yield seen
+        yield recorded
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _name_of(way_up: nn.Module) -> str:
-    if isinstance(way_up, FixedUpsampling):
-        return way_up.kind
-    return "max-unpooling" if isinstance(way_up, MaxUnpooling) else "transposed-convolution"
+def _upsampling_name(upsampling: nn.Module) -> str:
+    if isinstance(upsampling, FixedUpsampling):
+        return upsampling.kind
+    return "max-unpooling" if isinstance(upsampling, MaxUnpooling) else "transposed-convolution"
 
 
 def _near_borders(labels: np.ndarray) -> Bool[np.ndarray, "h w"]:
-    """Return the pixels at most ``_BORDER`` pixels from one whose neighbour to the right or below is of another category."""
+    """Return the pixels within ``_BORDER`` pixels of a border between two categories."""
     edge = np.zeros(labels.shape, dtype=bool)
     for first, second in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         differ = (labels[first] != labels[second]) & (labels[first] != IGNORE) & (labels[second] != IGNORE)
@@ -329,5 +330,5 @@ def _spaced(record: dict[str, Any]) -> dict[str, Any]:
     return {name.replace("_", " "): "" if value is None else value for name, value in record.items()}
 
 
-def _size(one: dict[str, Any]) -> str:
-    return f"{one['width']} x {one['height']}, {one['channels']} channels"
+def _size(level: dict[str, Any]) -> str:
+    return f"{level['width']} x {level['height']}, {level['channels']} channels"

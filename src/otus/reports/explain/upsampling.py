@@ -1,8 +1,7 @@
-"""Explain the ways up on a real feature map: pooled to half its size, and brought back by each, as numbers and as images.
+"""Explain the upsampling methods on a real feature map: pooled to half its size, and upsampled by each method.
 
-The map is one channel of the finest feature map of a model. What a way up gives is compared with the map that was pooled,
-which a decoder would have to guess. The kernel of the transposed convolution is the one that guesses this map best (least
-squares), for it is the way up that learns.
+The map is one channel of the finest feature map of a model. The result of each method is compared with the map before
+pooling. The kernel of the transposed convolution, the only method with weights, is fitted to this map by least squares.
 """
 
 from collections.abc import Iterator
@@ -22,33 +21,33 @@ from otus.reports.explain.figures import colormapped
 from otus.reports.page import Figure, Page, Section, numbered
 
 _FACTOR = 2
-_WINDOW = 8  # pixels of the fine map's side whose numbers are shown
+_WINDOW = 8  # side of the window whose values are shown, in pixels of the fine map
 _SIDE_BY_SIDE = 300  # CSS pixels
 _RULES = {
-    "bed-of-nails": "The coarse pixel at the corner of its block, zeros elsewhere.",
-    "nearest": "The coarse pixel whose block it lies in: blocks.",
-    "bilinear": "The mean of 4 coarse pixels, weighted by distance: smooth, and lower than the peaks.",
-    "bicubic": "The weighted sum of 16 coarse pixels; weights may be negative, so edges overshoot.",
-    "max-unpooling": "The coarse pixel where the maximum was, which the pooling remembers; zeros elsewhere.",
-    "transposed-convolution": "Each coarse pixel stamps the kernel, times its value, and overlaps are summed. The kernel is "
-    "learned; this one is the best for this map, by least squares.",
+    "bed-of-nails": "The coarse value at the corner of its block, zeros elsewhere.",
+    "nearest": "The coarse value of the block: constant blocks.",
+    "bilinear": "The mean of 4 coarse values, weighted by distance: smooth, with reduced peaks.",
+    "bicubic": "The weighted sum of 16 coarse values; weights may be negative, so edges overshoot.",
+    "max-unpooling": "The coarse value at the position of the maximum, which pooling has recorded; zeros elsewhere.",
+    "transposed-convolution": "The sum of copies of the kernel, one at each coarse pixel, times its value. The kernel is "
+    "learned; this one is fitted to this map by least squares.",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class UpsamplingExplanation(PassExplanation):
-    """A feature map, pooled, and what each way up makes of it; see :func:`explain_upsampling`.
+    """A feature map, pooled and upsampled by each method; see :func:`explain_upsampling`.
 
     Parameters
     ----------
     channel
         Index of the channel.
     pooled
-        (1, 1, h, w) the channel, pooled: ``pooled.fine`` is the channel, without the batch's padding.
+        The pooled channel, (1, 1, h, w); ``pooled.fine`` is the channel before pooling, without the batch's padding.
     fine
-        (H, W) map by name of the way up.
+        (H, W) upsampled map by name of the method.
     learned
-        The transposed convolution.
+        The fitted transposed convolution.
     """
 
     channel: int
@@ -58,7 +57,7 @@ class UpsamplingExplanation(PassExplanation):
 
     @property
     def map(self) -> Float[np.ndarray, "H W"]:
-        """The map that was pooled."""
+        """The map before pooling."""
         return self.pooled.fine[0, 0].numpy()
 
     def document(self) -> dict[str, Any]:
@@ -68,7 +67,7 @@ class UpsamplingExplanation(PassExplanation):
         coarse = self.pooled.map[0, 0].numpy()
         half = (slice(top // _FACTOR, -(-rows.stop // _FACTOR)), slice(left // _FACTOR, -(-columns.stop // _FACTOR)))
         assert self.pooled.indices is not None
-        places = self.pooled.indices[0, 0].numpy()[half]
+        maxima = self.pooled.indices[0, 0].numpy()[half]
         width = self.map.shape[1]
         return super().facts() | {
             "map": {
@@ -81,7 +80,7 @@ class UpsamplingExplanation(PassExplanation):
             "window": {"top": top, "left": left},
             "fine": self.map[rows, columns].tolist(),
             "coarse": coarse[half].tolist(),
-            "maxima": [[[int(p) // width - top, int(p) % width - left] for p in row] for row in places],
+            "maxima": [[[int(i) // width - top, int(i) % width - left] for i in row] for row in maxima],
             "kinds": {
                 name: {
                     "values": fine[rows, columns].tolist(),
@@ -99,9 +98,9 @@ class UpsamplingExplanation(PassExplanation):
         facts = self.document()
         grid = facts["map"]
         return Page(
-            f"Six ways up, on {self.name.rsplit('/', 1)[-1]}",
+            f"Six upsampling methods on {self.name.rsplit('/', 1)[-1]}",
             f"Channel {grid['channel']} of the finest feature map of {self.model}, {grid['width']} x {grid['height']}, "
-            f"pooled to {grid['coarse_width']} x {grid['coarse_height']} and brought back",
+            f"pooled to {grid['coarse_width']} x {grid['coarse_height']} and upsampled",
             tuple(numbered(self._sections(facts))),
         )
 
@@ -109,8 +108,8 @@ class UpsamplingExplanation(PassExplanation):
         top, left = facts["window"]["top"], facts["window"]["left"]
         yield Section(
             "The map",
-            "One channel: the one that varies most. Dark is its lowest value, bright its highest, in all images below. The "
-            f"numbers are those of the window at row {top}, column {left}.",
+            "The channel of largest variance, from its lowest value (dark) to its highest (bright), as in all images below. "
+            f"The numbers are those of the window at row {top}, column {left}.",
             [
                 Figure.of(self.image, self.name.rsplit("/", 1)[-1], width=_SIDE_BY_SIDE),
                 self._figure(self.map, "the channel"),
@@ -119,9 +118,9 @@ class UpsamplingExplanation(PassExplanation):
             _numbers(facts["fine"]),
         )
         yield Section(
-            "Down: max pooling",
-            f"The maximum of each block of {_FACTOR} x {_FACTOR}. Its row and column in the window stand beside it: max "
-            "unpooling needs them.",
+            "Max pooling",
+            f"The maximum of each block of {_FACTOR} x {_FACTOR}, and its row and column in the window, which max unpooling "
+            "needs.",
             [
                 self._figure(self.pooled.map[0, 0].numpy(), "the coarse map"),
                 self._figure(np.array(facts["coarse"]), "the window"),
@@ -136,8 +135,8 @@ class UpsamplingExplanation(PassExplanation):
         )
         for name, kind in facts["kinds"].items():
             yield Section(
-                f"Up: {name.replace('-', ' ')}",
-                f"{_RULES[name]} Mean absolute difference from the map that was pooled: "
+                name.replace("-", " ").capitalize(),
+                f"{_RULES[name]} Mean absolute difference from the map before pooling: "
                 f"{kind['mean_absolute_difference']:.4g}.",
                 [
                     self._figure(self.fine[name], "the whole map"),
@@ -148,17 +147,16 @@ class UpsamplingExplanation(PassExplanation):
             if name == "transposed-convolution":
                 yield Section(
                     "The kernel of the transposed convolution",
-                    f"Learned from this map alone; {facts['bias']:.4g} is added everywhere.",
+                    f"Fitted to this map; the bias is {facts['bias']:.4g}.",
                     rows=_numbers(facts["kernel"]),
                 )
         yield Section(
-            "How far each is from the map that was pooled",
-            "A small difference here says nothing about which way up trains best: what follows in a decoder can "
-            "make up for "
-            "much. otus compare --vary upsampling trains with each.",
+            "Differences from the map before pooling",
+            "A small difference does not mean that a method trains best: the layers that follow in a decoder can compensate "
+            "for much. otus compare --vary upsampling trains with each.",
             rows=[
                 {
-                    "way up": name.replace("-", " "),
+                    "upsampling": name.replace("-", " "),
                     "mean absolute difference": kind["mean_absolute_difference"],
                     "zeros": kind["zeros"],
                 }
@@ -170,23 +168,23 @@ class UpsamplingExplanation(PassExplanation):
         return Figure.of(colormapped(values, self.map.min(), self.map.max()), caption, width=_SIDE_BY_SIDE)
 
     def _window(self) -> tuple[int, int]:
-        """Return the first row and column of the window of the pooled map that varies most, in fine pixels."""
+        """Return the first row and column, in fine pixels, of the window of largest variance of the pooled map."""
         coarse, side = self.pooled.map[0, 0].numpy(), _WINDOW // _FACTOR
         side_hw = (min(side, coarse.shape[0]), min(side, coarse.shape[1]))
-        spread = np.lib.stride_tricks.sliding_window_view(coarse, side_hw).std(axis=(2, 3))
-        row, column = np.unravel_index(int(spread.argmax()), spread.shape)
+        deviation = np.lib.stride_tricks.sliding_window_view(coarse, side_hw).std(axis=(2, 3))
+        row, column = np.unravel_index(int(deviation.argmax()), deviation.shape)
         return int(row) * _FACTOR, int(column) * _FACTOR
 
 
 def explain_upsampling(predictor: Predictor, image: ImageArray, *, name: str) -> UpsamplingExplanation:
-    """Pool a feature map of a model on one image, and bring it back by each of :data:`~otus.parts.upsampling.UPSAMPLINGS`.
+    """Pool a feature map of a model, and upsample it by each method of :data:`~otus.parts.upsampling.UPSAMPLINGS`.
 
     Parameters
     ----------
     predictor
         Any model with feature maps.
     image, name
-        uint8 (H, W, 3) RGB, and its name, for the page.
+        uint8 (H, W, 3) RGB image, and its name, for the page.
     """
     fields = pass_fields(predictor, image, name=name, postprocess=predictor.postprocess())
     features = fields["record"].features[0]
@@ -206,19 +204,19 @@ def explain_upsampling(predictor: Predictor, image: ImageArray, *, name: str) ->
 
 
 def fitted_transposed_convolution(pooled: Pooled) -> TransposedConvolution:
-    """Return the transposed convolution of one channel that comes nearest to the fine map, by least squares."""
+    """Return the transposed convolution of one channel that is fitted to the fine map by least squares."""
     up = TransposedConvolution(1, factor=_FACTOR)
     convolution, (height, width) = up.convolution, pooled.size_hw
     size = convolution.weight.shape[-1]
-    stamps = torch.eye(size * size).reshape(1, size * size, size, size)  # each number of the kernel alone
-    parts = F.conv_transpose2d(pooled.map, stamps, stride=_FACTOR, padding=(size - _FACTOR) // 2)
-    parts = parts[0, :, :height, :width].flatten(1)
-    design = torch.cat([parts, torch.ones_like(parts[:1])]).T.double()
-    wanted = pooled.fine[0, 0].reshape(-1, 1).double()
-    found: Tensor = torch.linalg.lstsq(design, wanted, driver="gelsd").solution[:, 0].float()
+    unit_kernels = torch.eye(size * size).reshape(1, size * size, size, size)
+    columns = F.conv_transpose2d(pooled.map, unit_kernels, stride=_FACTOR, padding=(size - _FACTOR) // 2)
+    columns = columns[0, :, :height, :width].flatten(1)
+    design = torch.cat([columns, torch.ones_like(columns[:1])]).T.double()
+    target = pooled.fine[0, 0].reshape(-1, 1).double()
+    solution: Tensor = torch.linalg.lstsq(design, target, driver="gelsd").solution[:, 0].float()
     with torch.no_grad():
-        convolution.weight.copy_(found[:-1].reshape_as(convolution.weight))
-        convolution.bias.copy_(found[-1:])  # type: ignore[union-attr]
+        convolution.weight.copy_(solution[:-1].reshape_as(convolution.weight))
+        convolution.bias.copy_(solution[-1:])  # type: ignore[union-attr]
     return up
 
 
