@@ -1,4 +1,4 @@
-"""What the benchmarks share: several tools timed in one run, and what they were timed on."""
+"""Shared by the benchmarks: timing, a header with the machine and versions, and tables of several tools side by side."""
 
 import datetime
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def print_header(title: str, packages: tuple[str, ...] = ()) -> None:
-    """Date, hardware, commit, and the versions of the packages compared with."""
+    """Print date, hardware, commit, and the versions of the other packages."""
     print(f"# {title}")
     print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, {_processor()}, {os.cpu_count()} cores, "
           f"Python {platform.python_version()}, commit {_commit()}")  # fmt: skip
@@ -50,7 +50,7 @@ def median_seconds(
     warm_up: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """The median time of a call, after some that do not count; by ``time.process_time`` the seconds of all its cores."""
+    """Return the median time of a call after ``warm_up`` calls; with ``time.process_time``, in CPU seconds of all cores."""
     for _ in range(warm_up):
         function()
     times = []
@@ -62,7 +62,7 @@ def median_seconds(
 
 
 def print_table(title: str, values: dict[str, float | None], *, ours: str = "otus", unit: str = "s") -> None:
-    """Medians (seconds, or another unit) and each one's ratio to ours; None for a tool that is not there."""
+    """Print the value of each tool and its ratio to ours; None for a tool that is not installed."""
     print(f"## {title}")
     for name, value in values.items():
         if value is None:

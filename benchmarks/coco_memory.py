@@ -1,8 +1,8 @@
-"""Time and memory of reading a large COCO file, in a fresh process: peak RSS beside the bytes of the arrays that it becomes.
+"""Time and memory of reading a large COCO file in a fresh process: peak RSS, and the bytes of the resulting arrays.
 
     python benchmarks/coco_memory.py --megabytes 1000
 
-The file is made up: polygons of 10 to 60 points, a run length in ten, annotations before images and in no order.
+The file is synthetic: polygons of 10 to 60 points, one RLE in ten, annotations before images and in random order.
 """
 
 import argparse
@@ -22,7 +22,7 @@ IMAGES = 20_000
 
 
 def make(path: Path, megabytes: int) -> None:
-    """Write a file of about that size."""
+    """Write a synthetic COCO file of about that size."""
     rng = np.random.default_rng(0)
     stripes = Masks.from_rle([[1000] * 306 + [1200]], (480, 640)).rle()[0]["counts"].decode()  # type: ignore[attr-defined]
     number = 0
@@ -75,13 +75,13 @@ def read(path: Path) -> dict[str, float]:
 
 
 def measure(path: Path) -> dict[str, float]:
-    """What :func:`read` measures in a process of its own."""
+    """Return the result of :func:`read` in a process of its own."""
     run = subprocess.run([sys.executable, __file__, "--read", str(path)], capture_output=True, check=True)
     return msgspec.json.decode(run.stdout)
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=300)
     parser.add_argument("--read", type=Path)

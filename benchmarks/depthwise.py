@@ -1,4 +1,4 @@
-"""The gradient of depthwise convolutions, ours beside torch's (oneDNN): ``python benchmarks/depthwise.py``."""
+"""Gradients of depthwise convolutions, Otus and torch (oneDNN): ``python benchmarks/depthwise.py``."""
 
 import torch
 from _side_by_side import median_seconds, print_header, print_table
@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from otus.parts.fast.depthwise import DepthwiseOnCPU
 
-# Images or crops, channels, steps of a side, kernel, dilation: of EfficientNet-Lite0 on crops, then on images.
+# Batch size, channels, side of the feature map, kernel size, dilation, from EfficientNet-Lite0 on crops, then on images.
 SHAPES = (
     (32, 1152, 3, 5, 1), (32, 672, 6, 5, 1), (32, 480, 6, 3, 1), (8, 1152, 20, 5, 2), (8, 1152, 20, 3, 2), (8, 672, 20, 5, 1)
 )  # fmt: skip

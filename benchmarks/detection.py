@@ -1,10 +1,10 @@
-"""Detectors beside torchvision's: the same random weights, the same image, one run.
+"""Speed of detectors, Otus and torchvision: the same random weights, the same image, in one run.
 
 ``python benchmarks/detection.py [--names a,b] [--repeats N] [--postprocess] [--runtimes onnxruntime,openvino] [--cpu]``.
-Images are 480x640. ``--runtimes`` adds those; packaged detectors, if named, have no reference and are timed with and without
-them. ``--cpu`` counts the seconds of all cores, which other programs on the machine disturb less. ``--postprocess`` measures
-only what postprocessing 10,000 boxes takes of the whole of dense detectors. Random weights are scaled so that the reference
-finds many objects, since work after the network grows with them.
+Images are 480x640. ``--runtimes`` adds these runtimes; packaged detectors have no reference and are timed with and without
+them. ``--cpu`` reports CPU seconds of all cores, which depend less on other programs. ``--postprocess`` measures only the
+share of postprocessing 10,000 boxes in the time of dense detectors. Random weights are scaled so that the reference detects
+many objects, because the cost of postprocessing grows with their number.
 """
 
 import argparse
@@ -46,7 +46,7 @@ NAMES = {
 
 
 def reference_model(name: str, image: torch.Tensor) -> nn.Module:
-    """torchvision's model with random weights that find something."""
+    """Return torchvision's model with random weights, scaled so that it detects objects."""
     torch.manual_seed(0)
     model = getattr(torchvision.models.detection, name)(weights=None, weights_backbone=None).eval()
     for module in model.modules():
@@ -62,11 +62,11 @@ def reference_model(name: str, image: torch.Tensor) -> nn.Module:
 
 @torch.inference_mode()
 def scaled_dense(model: nn.Module, image: torch.Tensor) -> nn.Module:
-    """A dense model whose answers are spread so that about one of a hundred pairs of anchor and class is worth a look."""
+    """Scale the weights of a dense model so that about one in a hundred pairs of anchor and class exceeds the threshold."""
     maps = list(model.backbone(model.transform([image])[0].tensors).values())
-    for head, spread in ((model.head.classification_head, 1.5), (model.head.regression_head, 0.5)):
+    for head, deviation in ((model.head.classification_head, 1.5), (model.head.regression_head, 0.5)):
         if hasattr(head, "module_list"):
-            last = [one if isinstance(one, nn.Conv2d) else one[1] for one in head.module_list]
+            last = [layer if isinstance(layer, nn.Conv2d) else layer[1] for layer in head.module_list]
         else:
             last = [getattr(head, n) for n in ("cls_logits", "bbox_reg", "bbox_ctrness") if hasattr(head, n)]
         outputs: dict[nn.Module, list[torch.Tensor]] = {layer: [] for layer in last}
@@ -78,40 +78,40 @@ def scaled_dense(model: nn.Module, image: torch.Tensor) -> nn.Module:
         head(maps)
         for hook in hooks:
             hook.remove()
-        for layer, found in outputs.items():
-            layer.weight *= spread / torch.cat(found).std()
+        for layer, logits in outputs.items():
+            layer.weight *= deviation / torch.cat(logits).std()
             layer.bias.zero_()
-            if head is model.head.classification_head:  # trained weights never name what is no category
-                of_anchors = layer.bias.unflatten(0, (-1, 91))
-                of_anchors[:, [slot for slot in range(1, 91) if slot not in COCO_IDS]] = -1e4
+            if head is model.head.classification_head:  # trained weights never predict the unused class indices
+                per_anchor = layer.bias.unflatten(0, (-1, 91))
+                per_anchor[:, [index for index in range(1, 91) if index not in COCO_IDS]] = -1e4
     if not hasattr(model.head.classification_head, "module_list"):
         model.head.classification_head.cls_logits.bias -= 6.4
-        if hasattr(model.head.regression_head, "bbox_ctrness"):  # boxes need a size, and the threshold is 0.2
+        if hasattr(model.head.regression_head, "bbox_ctrness"):  # boxes must not be empty, and the threshold is 0.2
             model.head.regression_head.bbox_reg.bias += 2.0
             model.head.classification_head.cls_logits.bias += 2.0
     return model
 
 
 def share_of_postprocess(predictor: Predictor, image: np.ndarray, *, candidates: int = 10_000, repeats: int = 9) -> str:
-    """What choosing, decoding and suppressing that many boxes in 80 classes takes of the whole of a dense detector.
+    """Return the share of postprocessing ``candidates`` boxes of 80 classes in the time of a dense detector, as text.
 
-    The threshold is the one that so many pass. Limits of a category are the model's own, those of a map are lifted.
+    The score threshold is chosen so that this many boxes exceed it. The limit per feature map is lifted, the others apply.
     """
     system, prepared = predictor.system, _prepared(predictor, image)
-    own = system.scores
-    if isinstance(own, SigmoidScores):
+    scores_module = system.scores
+    if isinstance(scores_module, SigmoidScores):
         system.scores = SigmoidScores(top_k_per_level=candidates)
     with predictor.autocast():
-        everything = system.stages([prepared], postprocess=predictor.postprocess(0.0))
-        scores = everything.candidates[0].scores.sort(descending=True).values
+        all_candidates = system.stages([prepared], postprocess=predictor.postprocess(0.0))
+        scores = all_candidates.candidates[0].scores.sort(descending=True).values
         postprocess = predictor.postprocess(float(scores[min(candidates, len(scores) - 1)]))
         records = [system.stages([prepared], postprocess=postprocess) for _ in range(repeats + 2)][2:]
-    system.scores = own
+    system.scores = scores_module
     times = {
         name: statistics.median(record.milliseconds[name] for record in records) for name in records[0].milliseconds
     }
-    count, after, whole = len(records[0].candidates[0]), times["postprocess"], sum(times.values())
-    share = f"{count} boxes postprocessed in {after:.1f} of {whole:.1f} ms, {100 * after / whole:.0f} % of the whole"
+    count, after, total = len(records[0].candidates[0]), times["postprocess"], sum(times.values())
+    share = f"{count} boxes postprocessed in {after:.1f} of {total:.1f} ms, {100 * after / total:.0f} %"
     return f"{predictor.precision}: {share}"
 
 
@@ -120,31 +120,33 @@ def _prepared(predictor: Predictor, image: np.ndarray) -> dict[str, object]:
 
 
 def agreement(reference: dict[str, torch.Tensor], ours: Instances) -> str:
-    """How far ours is from the reference on what both found, whatever the order of equal scores."""
+    """Return the largest differences from the reference, with detections paired regardless of the order of equal scores."""
     boxes, scores = reference["boxes"].numpy(), reference["scores"].numpy()
     assert ours.scores is not None
     if len(boxes) != len(ours):
         return f"{len(boxes)} and {len(ours)} objects"
-    boxes_apart = np.abs(boxes[:, None] - ours.boxes_xyxy).max(axis=2)
-    scores_apart = np.abs(scores[:, None] - ours.scores)
-    pairs = linear_sum_assignment(boxes_apart + scores_apart)
-    far = boxes_apart[pairs].max(initial=0), scores_apart[pairs].max(initial=0)
-    return f"{len(boxes)} objects, boxes {far[0]:.1e} px, scores {far[1]:.1e} apart"
+    box_differences = np.abs(boxes[:, None] - ours.boxes_xyxy).max(axis=2)
+    score_differences = np.abs(scores[:, None] - ours.scores)
+    pairs = linear_sum_assignment(box_differences + score_differences)
+    largest = box_differences[pairs].max(initial=0), score_differences[pairs].max(initial=0)
+    return f"{len(boxes)} objects, boxes differ by up to {largest[0]:.1e} px, scores by {largest[1]:.1e}"
 
 
 def loaded(name: str, image: np.ndarray, runtimes: Sequence[str]) -> tuple[nn.Module, list[Predictor]]:
-    """torchvision's model, and ours with its weights: exact, float32, in other runtimes, and as it comes."""
+    """Return torchvision's model, and Otus' predictors with its weights: exact, float32, in other runtimes, and auto."""
     reference = reference_model(NAMES[name], as_tensor(image))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "weights.pth"
         torch.save(reference.state_dict(), file)
-        exact, float32, default = (otus.load(name, weights=file, precision=way) for way in ("exact", "float32", "auto"))
+        exact, float32, auto = (
+            otus.load(name, weights=file, precision=precision) for precision in ("exact", "float32", "auto")
+        )
         others = [otus.load(name, weights=file, precision="float32", runtime=runtime) for runtime in runtimes]
-        return reference, [exact, float32, *others, default]
+        return reference, [exact, float32, *others, auto]
 
 
 def as_tensor(image: np.ndarray) -> torch.Tensor:
-    """What torchvision's models take."""
+    """Return an image as the input of torchvision's models."""
     return torch.from_numpy(image).permute(2, 0, 1).float() / 255
 
 
@@ -160,36 +162,42 @@ def compare(
         theirs = reference([as_tensor(image)])[0]
         base = seconds_of(lambda: reference([as_tensor(image)]))
     seconds = {"torchvision float32": base}
-    for way in predictors:
-        seconds[label(way)] = seconds_of(lambda way=way: way.predict(image, score_threshold=0.05))
+    for predictor in predictors:
+        seconds[label(predictor)] = seconds_of(
+            lambda predictor=predictor: predictor.predict(image, score_threshold=0.05)
+        )
     print_table(name, seconds, ours="otus float32")
-    for way in predictors:
-        found = way.predict(image, score_threshold=0.05)[0].instances
-        print(f"{label(way)} beside torchvision: {agreement(theirs, found)}")
-    print("speed-up: " + ", ".join(f"{way} {base / value:.2f}" for way, value in seconds.items() if value is not base))
+    for predictor in predictors:
+        instances = predictor.predict(image, score_threshold=0.05)[0].instances
+        print(f"{label(predictor)} and torchvision: {agreement(theirs, instances)}")
+    print(
+        "speed-up: " + ", ".join(f"{tool} {base / value:.2f}" for tool, value in seconds.items() if value is not base)
+    )
 
 
-def label(way: Predictor) -> str:
-    """What a predictor is called in the table."""
-    return f"otus {way.precision}" + (f" {way.runtime}" if way.runtime != "torch" else "")
+def label(predictor: Predictor) -> str:
+    """Return the name of a predictor in the table."""
+    return f"otus {predictor.precision}" + (f" {predictor.runtime}" if predictor.runtime != "torch" else "")
 
 
 def compare_packaged(
     name: str, runtimes: Sequence[str], image: np.ndarray, seconds_of: Callable[[Callable[[], object]], float]
 ) -> None:
-    """Time a packaged detector in each runtime, and compare what it finds."""
-    ways = [otus.load(name, precision="float32", runtime=runtime) for runtime in ("torch", *runtimes)]
-    seconds = {label(way): seconds_of(lambda way=way: way.predict(image)) for way in ways}
+    """Time a packaged detector in each runtime, and compare its detections."""
+    predictors = [otus.load(name, precision="float32", runtime=runtime) for runtime in ("torch", *runtimes)]
+    seconds = {
+        label(predictor): seconds_of(lambda predictor=predictor: predictor.predict(image)) for predictor in predictors
+    }
     print_table(name, seconds, ours="otus float32")
-    own = ways[0].predict(image, score_threshold=0.05)[0].instances
-    theirs = {"boxes": torch.from_numpy(own.boxes_xyxy), "scores": torch.from_numpy(own.scores)}
-    for way in ways[1:]:
-        found = way.predict(image, score_threshold=0.05)[0].instances
-        print(f"{label(way)} beside otus float32: {agreement(theirs, found)}\n")
+    expected = predictors[0].predict(image, score_threshold=0.05)[0].instances
+    reference = {"boxes": torch.from_numpy(expected.boxes_xyxy), "scores": torch.from_numpy(expected.scores)}
+    for predictor in predictors[1:]:
+        instances = predictor.predict(image, score_threshold=0.05)[0].instances
+        print(f"{label(predictor)} and otus float32: {agreement(reference, instances)}\n")
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--names", default=",".join(NAMES))
     parser.add_argument("--repeats", type=int, default=5)
@@ -198,7 +206,7 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true")
     arguments = parser.parse_args()
     packages = ("torch", "torchvision", "onnxruntime", "openvino")
-    print_header("Detectors beside torchvision, one image of 480x640", packages)
+    print_header("Detectors of Otus and torchvision, one image of 480x640", packages)
     clock = time.process_time if arguments.cpu else time.perf_counter
     seconds_of = partial(median_seconds, repeats=arguments.repeats, clock=clock)
     runtimes = [runtime for runtime in arguments.runtimes.split(",") if runtime]
@@ -211,9 +219,9 @@ def main() -> None:
         reference, predictors = loaded(name, image, runtimes)
         if not arguments.postprocess:
             compare(name, reference, predictors, image, seconds_of)
-        for way in predictors[1:]:
-            if isinstance(way.system, DenseDetector):
-                print(f"{name}, {share_of_postprocess(way, image)}")
+        for predictor in predictors[1:]:
+            if isinstance(predictor.system, DenseDetector):
+                print(f"{name}, {share_of_postprocess(predictor, image)}")
         print(flush=True)
 
 

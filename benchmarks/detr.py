@@ -1,6 +1,6 @@
-"""DETR beside transformers': the same random weights, the same image, one run.
+"""Speed of DETR, Otus and transformers: the same random weights, the same image, in one run.
 
-``python benchmarks/detr.py [--names a,b] [--repeats N]``. Images are 480x640, prepared as 800x1066.
+``python benchmarks/detr.py [--names a,b] [--repeats N]``. Images are 480x640, resized to 800x1066.
 """
 
 import argparse
@@ -27,7 +27,7 @@ NAMES = {
 
 
 def reference_model(name: str) -> nn.Module:
-    """transformers' model with random weights whose answers differ from query to query."""
+    """Return transformers' model with random weights, scaled so that the outputs of queries differ."""
     torch.manual_seed(0)
     model = DetrForObjectDetection(DetrConfig(num_labels=91, **NAMES[name])).eval()
     nn.init.normal_(model.model.query_position_embeddings.weight, std=2)
@@ -36,12 +36,12 @@ def reference_model(name: str) -> nn.Module:
 
 
 def agreement(predictor: Predictor, image: np.ndarray, logits: Tensor, boxes: Tensor) -> str:
-    """How far the answers of all queries are from the reference's."""
+    """Return the largest differences of the outputs of all queries from the reference's, as text."""
     prepared = predictor.preprocess.sample(to_tensors(Sample(image, "noise")))
     with predictor.autocast():
-        answers = predictor.system.stages([prepared]).outputs
-    far = (answers.logits[-1] - logits).abs().max(), (answers.boxes[-1] - boxes).abs().max()
-    return f"logits {far[0]:.1e}, boxes {far[1]:.1e} of the image apart"
+        outputs = predictor.system.stages([prepared]).outputs
+    largest = (outputs.logits[-1] - logits).abs().max(), (outputs.boxes[-1] - boxes).abs().max()
+    return f"logits differ by up to {largest[0]:.1e}, normalized boxes by {largest[1]:.1e}"
 
 
 def compare(name: str, *, repeats: int) -> None:
@@ -51,31 +51,33 @@ def compare(name: str, *, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "weights.pth"
         torch.save(reference.state_dict(), file)
-        exact, fused, fast = (otus.load(name, weights=file, precision=way) for way in ("exact", "float32", "auto"))
+        exact, float32, auto = (
+            otus.load(name, weights=file, precision=precision) for precision in ("exact", "float32", "auto")
+        )
     pixels = exact.preprocess.sample(to_tensors(Sample(image, "noise")))["image"].as_subclass(Tensor)[None]
     with torch.inference_mode():
         theirs = reference(pixel_values=pixels)
         base = median_seconds(lambda: reference(pixel_values=pixels), repeats=repeats)
-    ways = {f"otus {way.precision}": way for way in (exact, fused, fast)}
+    predictors = {f"otus {predictor.precision}": predictor for predictor in (exact, float32, auto)}
     seconds: dict[str, float | None] = {"transformers float32": base}
-    for title, way in ways.items():
-        seconds[title] = median_seconds(lambda way=way: way.predict(image), repeats=repeats)
-    print_table(f"{name} (theirs without preparing the image)", seconds, ours="otus float32")
-    for title, way in ways.items():
-        print(f"{title} beside transformers: {agreement(way, image, theirs.logits, theirs.pred_boxes)}")
-    fused_s, fast_s = seconds["otus float32"], seconds[f"otus {fast.precision}"]
-    assert fused_s is not None
-    assert fast_s is not None
-    print(f"speed-up: float32 {base / fused_s:.2f}, default {base / fast_s:.2f}\n", flush=True)
+    for title, predictor in predictors.items():
+        seconds[title] = median_seconds(lambda predictor=predictor: predictor.predict(image), repeats=repeats)
+    print_table(f"{name} (transformers without preprocessing of the image)", seconds, ours="otus float32")
+    for title, predictor in predictors.items():
+        print(f"{title} and transformers: {agreement(predictor, image, theirs.logits, theirs.pred_boxes)}")
+    float32_s, auto_s = seconds["otus float32"], seconds[f"otus {auto.precision}"]
+    assert float32_s is not None
+    assert auto_s is not None
+    print(f"speed-up: float32 {base / float32_s:.2f}, auto {base / auto_s:.2f}\n", flush=True)
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--names", default=",".join(NAMES))
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    print_header("DETR beside transformers, one image of 480x640", ("torch", "transformers"))
+    print_header("DETR of Otus and transformers, one image of 480x640", ("torch", "transformers"))
     for name in arguments.names.split(","):
         compare(name, repeats=arguments.repeats)
 

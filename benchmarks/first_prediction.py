@@ -1,9 +1,9 @@
-"""What the first prediction of a process costs beside a warm one: import and load, first call, later calls.
+"""Time of the first prediction of a process and of later ones: import and load, first call, later calls.
 
     python benchmarks/first_prediction.py [--repeats 3]
 
-Each row is the median of processes of their own, of the packaged model on one image of 480x640; `fresh install` is a process
-that finds no compiled kernels and compiles those that it needs.
+Each row is the median over several processes, with the packaged model on one image of 480x640; in `fresh install` the
+process finds no compiled kernels and compiles them.
 """
 
 import argparse
@@ -33,19 +33,19 @@ print(json.dumps([loaded - start, times[0], sorted(times[1:])[3]]))
 
 
 def seconds(environment: dict[str, str]) -> list[float]:
-    """Of import and load, the first call, and the median of later ones, in a process of its own."""
+    """Return the seconds of import and load, of the first call, and of later calls (median), in a process of its own."""
     run = subprocess.run([sys.executable, "-c", CODE], check=True, capture_output=True, text=True, env=environment)
     return json.loads(run.stdout)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
     print_header("The first prediction", ("torch", "torchvision", "numba"))
     rows = {"fresh install": [], "usual": []}
-    seconds(dict(os.environ))  # kernels are compiled, files in the system's cache
+    seconds(dict(os.environ))  # warm-up: compiles kernels, fills the file cache
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as cache:
             rows["fresh install"].append(seconds({**os.environ, "NUMBA_CACHE_DIR": cache}))

@@ -1,12 +1,12 @@
-"""Interactive segmentation beside PyMaxflow and OpenCV's GrabCut, one thread each, in one run: time, flow, IoU, clicks.
+"""Interactive segmentation, Otus, PyMaxflow and OpenCV's GrabCut, one thread each, in one run: time, flow, IoU, clicks.
 
     python benchmarks/interactive.py [--data ../shared/data/interactive] [--parts flow,answers,boxes,strokes,clicks]
                                      [--images 4] [--repeats 3] [--every 1]
 
-Times are processor seconds of the thread, so that other work on the machine does not count. Flow: the capacities of GraphCut
-on the first images, resized, with 8 neighbours; PyMaxflow (GPL: compared with here, used nowhere) by its calls for grids.
-Answers: an image and four points, and a fifth. Boxes: rects.txt beside the images. Strokes: three of each side, made up from
-the masks with a seed. Clicks: NoC by simulated clicks.
+Times are CPU seconds of the thread, so that other work on the machine does not count. Flow: the capacities of GraphCut on
+the first images, resized, with 8 neighbours; PyMaxflow (GPL, used for this comparison only) by its functions for grids.
+Answers: GraphCut with four points, then with a fifth. Boxes: rects.txt beside the images. Strokes: three on the object and
+three on background, drawn at random from the masks. Clicks: NoC by simulated clicks.
 """
 
 import argparse
@@ -48,7 +48,7 @@ STRUCTURES = ([[0, 0, 0], [0, 0, 1], [0, 0, 0]], [[0, 0, 0], [0, 0, 0], [0, 1, 0
 
 
 def seconds(function: Callable[[], object], repeats: int) -> float:
-    """The median processor time of a call, after one that does not count."""
+    """Return the median CPU time of a call, after a warm-up call."""
     function()
     times = []
     for _ in range(repeats):
@@ -59,38 +59,38 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
 
 
 def resized(image: np.ndarray, mask: np.ndarray, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """An image and a mask of another size."""
+    """Return an image and a mask, resized."""
     larger = Image.fromarray(image).resize(size_hw[::-1], Image.Resampling.BICUBIC)
     return np.asarray(larger), np.asarray(Image.fromarray(mask).resize(size_hw[::-1], Image.Resampling.NEAREST))
 
 
 def four_clicks(image: np.ndarray, mask: np.ndarray) -> Prompt:
-    """The middle of the object, of what is beside it, and of the errors that GraphCut makes then."""
-    method, prompt, found = GraphCut(), Prompt(), np.zeros_like(mask)
+    """Return a prompt of four simulated clicks for GraphCut, each in the middle of the largest error."""
+    method, prompt, predicted = GraphCut(), Prompt(), np.zeros_like(mask)
     embedding = method.embed(image)
     for _ in range(4):
-        click = next_click(found, mask)
+        click = next_click(predicted, mask)
         if click is None:
             break
         points, labels = [*np.asarray(prompt.points_xy).tolist(), click[:2]], [*prompt.point_labels, click.label]
         prompt = Prompt(points, labels)
-        found = method.segment(embedding, prompt).best()
+        predicted = method.segment(embedding, prompt).best()
     return prompt
 
 
-def costs_of(image: np.ndarray, prompt: Prompt, smoothness: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Source, sink and edges as GraphCut has them, at full resolution."""
+def cut_problem(image: np.ndarray, prompt: Prompt, smoothness: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the source, sink and edge capacities of GraphCut, at full resolution."""
     method = GraphCut(smoothness=smoothness)
     embedding = GridEmbedding.from_image(image, max_pixels=1 << 30)
     marks = prompt.seeds(embedding.size_hw, point_radius=6)
     *_, last = method.cut_rounds(embedding, marks, 2)
-    gain = np.rint(last.region_terms[1] * COST_UNIT).astype(np.int32)
-    gain[marks == 1], gain[marks == 0] = SEED_COST, -SEED_COST
-    return np.maximum(gain, 0), np.maximum(-gain, 0), edge_costs(embedding.squared_differences, smoothness)
+    costs = np.rint(last.region_terms[1] * COST_UNIT).astype(np.int32)
+    costs[marks == 1], costs[marks == 0] = SEED_COST, -SEED_COST
+    return np.maximum(costs, 0), np.maximum(-costs, 0), edge_costs(embedding.squared_differences, smoothness)
 
 
 def pymaxflow(source: np.ndarray, sink: np.ndarray, edges: np.ndarray) -> int:
-    """Build and solve by PyMaxflow."""
+    """Return the maximum flow by PyMaxflow."""
     graph = maxflow.Graph[int](source.size, 4 * source.size)
     nodes = graph.add_grid_nodes(source.shape)
     for structure, weights in zip(STRUCTURES, edges, strict=True):
@@ -100,14 +100,14 @@ def pymaxflow(source: np.ndarray, sink: np.ndarray, edges: np.ndarray) -> int:
 
 
 def flow_and_answers(dataset: Dataset, count: int, repeats: int, parts: list[str]) -> None:
-    """Max flow beside PyMaxflow's, then the whole answer beside that, and a fifth point."""
+    """Time maximum flow, Otus and PyMaxflow, then the whole of GraphCut, and a fifth point."""
     for size_hw in SIZES_HW:
         rows: dict[str, list[float]] = {}
         for index in range(count):
             image, mask = resized(dataset.image(index), next(click_targets(dataset, index))[0], size_hw)
             prompt = four_clicks(image, mask)
             for smoothness in (10.0, 50.0):
-                problem = costs_of(image, prompt, smoothness)
+                problem = cut_problem(image, prompt, smoothness)
                 ours = GridFlow(problem[2], neighbors=8).solve(*problem[:2]).flow
                 if maxflow is not None:
                     assert pymaxflow(*problem) == ours
@@ -116,8 +116,8 @@ def flow_and_answers(dataset: Dataset, count: int, repeats: int, parts: list[str
                 rows.setdefault("otus", []).append(seconds(run, repeats))
             if "answers" in parts:
                 method = GraphCut()
-                whole = lambda i=image, p=prompt, m=method: m.segment(m.embed(i), p)  # noqa: E731
-                rows.setdefault("GraphCut, whole answer", []).append(seconds(whole, repeats))
+                segment = lambda i=image, p=prompt, m=method: m.segment(m.embed(i), p)  # noqa: E731
+                rows.setdefault("GraphCut, four points", []).append(seconds(segment, repeats))
                 embedding = method.embed(image)
                 further = Prompt([*np.asarray(prompt.points_xy).tolist(), [9.5, 9.5]], [*prompt.point_labels, 0])
                 times = []
@@ -126,65 +126,65 @@ def flow_and_answers(dataset: Dataset, count: int, repeats: int, parts: list[str
                     start = time.thread_time()
                     method.segment(embedding, further)
                     times.append(time.thread_time() - start)
-                rows.setdefault("GraphCut, a further point", []).append(statistics.median(times))
+                rows.setdefault("GraphCut, a fifth point", []).append(statistics.median(times))
         means = {name: statistics.mean(values) for name, values in rows.items()}
         print_table(f"{size_hw[0]} x {size_hw[1]}, mean over {count} images; flows equal", means)
 
 
-def iou(mask: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None) -> float:
-    """IoU outside of what is not judged."""
-    judged = np.ones_like(truth) if ignore is None else ~ignore
-    return float((mask & truth & judged).sum() / max(((mask | truth) & judged).sum(), 1))
+def iou(mask: np.ndarray, ground_truth: np.ndarray, ignore: np.ndarray | None) -> float:
+    """Return the IoU over the pixels that are not ignored."""
+    valid = np.ones_like(ground_truth) if ignore is None else ~ignore
+    return float((mask & ground_truth & valid).sum() / max(((mask | ground_truth) & valid).sum(), 1))
 
 
 def boxes(dataset: Dataset, folder: Path, every: int, repeats: int) -> None:
-    """GrabCut from the boxes of rects.txt: IoU, error rate, and time by size."""
+    """Evaluate and time GrabCut with the boxes of rects.txt."""
     rects = {
-        line.split()[0]: [int(one) for one in line.split()[1:]]
+        line.split()[0]: [int(value) for value in line.split()[1:]]
         for line in (folder / "rects.txt").open()
         if line.strip()
     }
     figures: dict[str, list[tuple[float, float, float]]] = {}
     for index in range(0, len(dataset), every):
         image = dataset.image(index)
-        truth, ignore = next(click_targets(dataset, index))
+        ground_truth, ignore = next(click_targets(dataset, index))
         x, y, width, height = rects[f"{Path(dataset.images.files[index]).stem}.png"]
         x2, y2, x, y = min(x + width, image.shape[1]), min(y + height, image.shape[0]), max(x, 0), max(y, 0)
-        for name, run in (("otus", ours_boxed), ("OpenCV, 5 iterations", opencv_boxed)):
-            if run is opencv_boxed and cv2 is None:
+        for name, run in (("otus", otus_grab_cut), ("OpenCV, 5 iterations", opencv_grab_cut)):
+            if run is opencv_grab_cut and cv2 is None:
                 continue
             start = time.thread_time()
             mask = run(image, (x, y, x2, y2))
-            spent = time.thread_time() - start
-            wrong = (mask != truth) & (np.ones_like(truth) if ignore is None else ~ignore)
-            figures.setdefault(name, []).append((iou(mask, truth, ignore), float(wrong.mean()), spent))
-    for column, title in enumerate(("IoU", "error rate, share of the pixels", "seconds an image")):
+            elapsed = time.thread_time() - start
+            errors = (mask != ground_truth) & (np.ones_like(ground_truth) if ignore is None else ~ignore)
+            figures.setdefault(name, []).append((iou(mask, ground_truth, ignore), float(errors.mean()), elapsed))
+    for column, title in enumerate(("IoU", "error rate, fraction of pixels", "seconds per image")):
         values = {name: statistics.mean(row[column] for row in rows) for name, rows in figures.items()}
         print_table(f"GrabCut from the boxes of {len(figures['otus'])} images: {title}", values, unit="")
-    image, truth = dataset.image(0), next(click_targets(dataset, 0))[0]
+    image, ground_truth = dataset.image(0), next(click_targets(dataset, 0))[0]
     for size_hw in SIZES_HW[1:]:
-        larger, mask = resized(image, truth, size_hw)
+        larger, mask = resized(image, ground_truth, size_hw)
         rows, columns = np.nonzero(mask)
         box = (max(columns.min() - 20, 0), max(rows.min() - 20, 0), columns.max() + 20, rows.max() + 20)
-        values = {"otus": seconds(lambda i=larger, b=box: ours_boxed(i, b), repeats)}
+        values = {"otus": seconds(lambda i=larger, b=box: otus_grab_cut(i, b), repeats)}
         if cv2 is not None:
             start = time.thread_time()
-            opencv_boxed(larger, box, iterations=1)
+            opencv_grab_cut(larger, box, iterations=1)
             values["OpenCV, 1 iteration"] = time.thread_time() - start
         print_table(f"GrabCut, {size_hw[0]} x {size_hw[1]}", values)
 
 
-def ours_boxed(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """Ours."""
+def otus_grab_cut(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Return the mask of Otus' GrabCut."""
     method = GrabCut()
     return method.segment(method.embed(image), Prompt(box_xyxy=box)).best()
 
 
-def opencv_boxed(image: np.ndarray, box: tuple[int, int, int, int], *, iterations: int = 5) -> np.ndarray:
-    """OpenCV's."""
+def opencv_grab_cut(image: np.ndarray, box: tuple[int, int, int, int], *, iterations: int = 5) -> np.ndarray:
+    """Return the mask of OpenCV's GrabCut."""
     cv2.setRNGSeed(0)
     mask = np.zeros(image.shape[:2], np.uint8)
-    x1, y1, x2, y2 = (int(one) for one in box)
+    x1, y1, x2, y2 = (int(value) for value in box)
     models = np.zeros((1, 65)), np.zeros((1, 65))
     bgr = np.ascontiguousarray(image[..., ::-1])
     cv2.grabCut(bgr, mask, (x1, y1, x2 - x1, y2 - y1), *models, iterations, cv2.GC_INIT_WITH_RECT)
@@ -192,37 +192,39 @@ def opencv_boxed(image: np.ndarray, box: tuple[int, int, int, int], *, iteration
 
 
 def strokes(dataset: Dataset, every: int) -> None:
-    """GraphCut from strokes: ours, and Boykov and Jolly's alone."""
+    """Evaluate GraphCut with strokes: Otus', and Boykov and Jolly's original method."""
     from scipy.ndimage import distance_transform_edt
 
-    methods = {"otus": GraphCut(), "Boykov-Jolly alone": GraphCut(location=0, rounds=1, max_color=9)}
+    methods = {"otus": GraphCut(), "Boykov and Jolly": GraphCut(location=0, rounds=1, max_color=9)}
     figures: dict[str, list[float]] = {name: [] for name in methods}
     for index in range(0, len(dataset), every):
         image = dataset.image(index)
-        truth, ignore = next(click_targets(dataset, index))
+        ground_truth, ignore = next(click_targets(dataset, index))
         rng = np.random.default_rng(index)
         lines = []
-        for label, side in ((1, truth), (0, ~truth if ignore is None else ~truth & ~ignore)):
-            deep = np.argwhere(distance_transform_edt(np.pad(side, 1))[1:-1, 1:-1] > 3)
-            for _ in range(3 if len(deep) else 0):
-                start = deep[rng.integers(len(deep))]
-                end = deep[np.abs(deep - start).sum(axis=1).argsort()[rng.integers(min(len(deep), 4000))]]
+        background = ~ground_truth if ignore is None else ~ground_truth & ~ignore
+        for label, region in ((1, ground_truth), (0, background)):
+            inner = np.argwhere(distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1] > 3)
+            for _ in range(3 if len(inner) else 0):
+                start = inner[rng.integers(len(inner))]
+                end = inner[np.abs(inner - start).sum(axis=1).argsort()[rng.integers(min(len(inner), 4000))]]
                 steps = np.linspace(start, end, 50)
-                inside = side[tuple(steps.astype(int).T)]
+                inside = region[tuple(steps.astype(int).T)]
                 line = steps[: 50 if inside.all() else max(int(inside.argmin()), 1)]
                 lines.append(Stroke(line[:, ::-1] + 0.5, label, 3))
         for name, method in methods.items():
-            figures[name].append(iou(method.segment(method.embed(image), Prompt(strokes=lines)).best(), truth, ignore))
-    values = {name: statistics.mean(one) for name, one in figures.items()}
-    print_table(f"strokes, 3 of each side, {len(figures['otus'])} images: IoU", values, unit="")
+            mask = method.segment(method.embed(image), Prompt(strokes=lines)).best()
+            figures[name].append(iou(mask, ground_truth, ignore))
+    values = {name: statistics.mean(ious) for name, ious in figures.items()}
+    print_table(f"strokes, 3 on the object and 3 on background, {len(figures['otus'])} images: IoU", values, unit="")
 
 
 def clicks(dataset: Dataset, every: int) -> None:
-    """NoC by simulated clicks: ours, and Boykov and Jolly's alone."""
-    chosen = dataset.select(range(0, len(dataset), every))
-    for name, method in (("GraphCut", GraphCut()), ("Boykov-Jolly alone", GraphCut(location=0, rounds=1, max_color=9))):
-        figures = evaluate_method(chosen, method).result.figures
-        print(f"{name}, {len(chosen)} images: " + "  ".join(f"{key} {value:.3f}" for key, value in figures.items()))
+    """Evaluate GraphCut with simulated clicks: Otus', and Boykov and Jolly's original method."""
+    subset = dataset.select(range(0, len(dataset), every))
+    for name, method in (("GraphCut", GraphCut()), ("Boykov and Jolly", GraphCut(location=0, rounds=1, max_color=9))):
+        figures = evaluate_method(subset, method).result.figures
+        print(f"{name}, {len(subset)} images: " + "  ".join(f"{key} {value:.3f}" for key, value in figures.items()))
     print()
 
 

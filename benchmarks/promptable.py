@@ -1,13 +1,13 @@
-"""Segment Anything beside segment-anything with the same weights in one run: embedding, clicks, 64 points, automatic masks.
+"""Segment Anything, Otus and segment-anything with the same weights: embedding, a click, 64 points, automatic masks.
 
-    python benchmarks/promptable.py [--model sam_vit_b|sam_vit_l|sam_vit_h] [--weights sam_vit_b_01ec64.pth] [--image
-    owl.jpg]
-                                    [--threads 1] [--repeats 3] [--parts encoder,click,points,automatic] [--side 8]
+    python benchmarks/promptable.py [--model sam_vit_b|sam_vit_l|sam_vit_h] [--weights sam_vit_b_01ec64.pth]
+                                    [--image owl.jpg] [--threads 1] [--repeats 3]
+                                    [--parts encoder,click,points,automatic] [--side 8]
 
-Times are processor seconds of all threads, so that other work on the machine does not count. Without ``--weights`` both have
-the same random ones. A difference is the largest of all logits, beside the largest logit. Of the automatic masks of
-``--side`` by ``--side`` points, random weights let a half through to the full image: the threshold is the middle one of the
-predicted IoUs.
+Times are CPU seconds of all threads, so that other work on the machine does not count. Without ``--weights`` both have the
+same random weights. Differences are the largest over all logits, printed with the largest logit. Automatic masks use
+``--side`` by ``--side`` points; with random weights the threshold is the median predicted IoU, so that half of the masks are
+upscaled.
 """
 
 import argparse
@@ -35,7 +35,7 @@ OFFICIAL = "segment-anything"
 
 
 def seconds(function: Callable[[], object], repeats: int) -> float:
-    """The median processor time of a call, after one that does not count."""
+    """Return the median CPU time of a call, after a warm-up call."""
     function()
     times = []
     for _ in range(repeats):
@@ -46,7 +46,7 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
 
 
 def models(name: str, weights: str | None) -> tuple[torch.nn.Module, sam.Sam]:
-    """The reference and ours, of the same weights."""
+    """Return the official model and Otus', with the same weights."""
     torch.manual_seed(0)
     official = getattr(segment_anything, f"build_{name}")()
     if weights is not None:
@@ -57,7 +57,7 @@ def models(name: str, weights: str | None) -> tuple[torch.nn.Module, sam.Sam]:
 
 
 def print_difference(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """The largest difference, and the largest number."""
+    """Print the largest difference, and the largest value."""
     print(f"largest difference {np.abs(ours - theirs).max():.1e}, of {np.abs(theirs).max():.1e}\n")
 
 
@@ -87,7 +87,8 @@ def main() -> None:
     if "encoder" in parts:
         predictors = {"otus": mine, OFFICIAL: theirs}
         times = {
-            name: seconds(lambda one=one: one.set_image(image), options.repeats) for name, one in predictors.items()
+            name: seconds(lambda predictor=predictor: predictor.set_image(image), options.repeats)
+            for name, predictor in predictors.items()
         }
         print_table("embed an image", times)
         print_difference(mine.get_image_embedding().numpy(), theirs.get_image_embedding().numpy())
@@ -109,16 +110,19 @@ def main() -> None:
             "otus": SamAutomaticMaskGenerator(method, **settings),
             OFFICIAL: segment_anything.SamAutomaticMaskGenerator(official, **settings),
         }
-        counts = {name: len(one.generate(image)) for name, one in generators.items()}
-        times = {name: seconds(lambda one=one: one.generate(image), 1) for name, one in generators.items()}
-        print_table(f"automatic masks, {options.side**2} points, with the image encoder", times)
+        counts = {name: len(generator.generate(image)) for name, generator in generators.items()}
+        times = {
+            name: seconds(lambda generator=generator: generator.generate(image), 1)
+            for name, generator in generators.items()
+        }
+        print_table(f"automatic masks, {options.side**2} points, including the image encoder", times)
         print(f"masks: {counts}\n")
 
 
 def compare_points(
     method: SamMethod, mine: SamPredictor, theirs: segment_anything.SamPredictor, points: torch.Tensor, *, repeats: int
 ) -> None:
-    """The decoder's answers to many points: all masks, those above the middle predicted IoU, and none."""
+    """Time the decoder for many points: with all masks, with those above the median predicted IoU, and without masks."""
     labels, official = torch.ones(points.shape[:2], dtype=torch.int), theirs.model
     scaled = mine.transform.apply_coords(points, mine.original_size)
     prompts, features = PromptBatch(scaled, labels.long()), mine.get_image_embedding()[0]
@@ -131,10 +135,10 @@ def compare_points(
     with torch.inference_mode():
         logits, ious = method.sam.decode(features, prompts)
         expected = official_decoder()[0]
-        middle = float(ious[:, 1:].median())
+        median = float(ious[:, 1:].median())
         times = {
             "otus": seconds(lambda: method.sam.decode(features, prompts), repeats),
-            "otus, half the masks": seconds(lambda: method.sam.decode_above(features, prompts, middle), repeats),
+            "otus, half the masks": seconds(lambda: method.sam.decode_above(features, prompts, median), repeats),
             "otus, no mask": seconds(lambda: method.sam.decode_above(features, prompts, 1e9), repeats),
             OFFICIAL: seconds(official_decoder, repeats),
         }

@@ -1,15 +1,15 @@
-"""Selective Search beside OpenCV's (opencv-contrib), one thread each, in one run: time, time by pixels, recall and MABO.
+"""Selective Search, Otus and OpenCV (opencv-contrib), one thread each, in one run: time, time by size, recall and MABO.
 
     python benchmarks/proposals.py [--data ../shared/data/voc2007] [--images 100] [--modes fast,quality] [--repeats 3]
                                    [--seeds 0,1,2] [--parts times,figures] [--plot proposals.png]
 
-Times are of images of 500 x 375, made of those of the data set, and of growing sizes; figures are of the images as they
-are, by the best 500, 1,000 and 2,000 proposals. A random number orders proposals, ours and OpenCV's: what several seeds
-differ by is chance (0.01 to 0.02 of recall on 100 images).
+Times are for images of the data set resized to 500 x 375, and to increasing sizes; recall and MABO are for the original
+images, with the best 500, 1,000 and 2,000 proposals. Otus and OpenCV order proposals at random, so different seeds give
+different results (0.01 to 0.02 of recall on 100 images).
 
-The PyPI package selective-search, where it is installed, is timed with ``fast`` on one image, which takes it long; its
-``quality`` has ten times as many strategies. Version 1.1 hands masks of bool to scipy.ndimage.find_objects,
-which NumPy 2.4 refuses: here they go on as whole numbers, which answers the same.
+The PyPI package selective-search, if it is installed, is timed with ``fast`` on one image only, because it is slow; its
+``quality`` has ten times as many strategies. Version 1.1 passes bool masks to scipy.ndimage.find_objects, which NumPy 2.4
+rejects: they are converted to integers here, which gives the same result.
 """
 
 import argparse
@@ -39,13 +39,13 @@ MEGAPIXELS = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 def ours(mode: Any, seed: int = 0) -> Search:
-    """Ours with one thread."""
+    """Return Otus' Selective Search with one thread."""
     search = SelectiveSearch(mode, seed=seed)
     return lambda image: search(image).boxes_xyxy
 
 
 def opencv(mode: str) -> Search | None:
-    """OpenCV's with one thread, None where it is not installed."""
+    """Return OpenCV's Selective Search with one thread; None if it is not installed."""
     try:
         import cv2
 
@@ -69,7 +69,7 @@ def opencv(mode: str) -> Search | None:
 
 
 def package_fast() -> Search | None:
-    """The PyPI package selective-search with one thread, None where it is not installed."""
+    """Return the PyPI package selective-search with one thread; None if it is not installed."""
     try:
         import joblib
         import selective_search.structure
@@ -85,53 +85,53 @@ def package_fast() -> Search | None:
 
 
 def resized(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """The image at another size."""
+    """Return the resized image."""
     return np.asarray(Image.fromarray(image).resize(size_hw[::-1], Image.Resampling.BICUBIC))
 
 
-def figures(dataset: Dataset, chosen: np.ndarray, search: Search) -> tuple[ProposalResult, float]:
-    """Recall and MABO on some images, and the seconds an image."""
+def evaluate(dataset: Dataset, indices: np.ndarray, search: Search) -> tuple[ProposalResult, float]:
+    """Return recall and MABO on some images, and the seconds per image."""
     assert dataset.objects is not None
-    part = dataset.select(chosen)
-    assert part.objects is not None
+    subset = dataset.select(indices)
+    assert subset.objects is not None
     metric = ProposalRecall(dataset.categories, ProposalProtocol(COUNTS))
     boxes, seconds = [], 0.0
-    for index in range(len(part)):
-        image = part.image(index)
+    for index in range(len(subset)):
+        image = subset.image(index)
         start = time.perf_counter()
         boxes.append(search(image))
         seconds += time.perf_counter() - start
-    counts = [len(one) for one in boxes]
-    found = Objects.build(
-        image_index=np.repeat(np.arange(len(part)), counts),
+    counts = [len(boxes_per_image) for boxes_per_image in boxes]
+    proposals = Objects.build(
+        image_index=np.repeat(np.arange(len(subset)), counts),
         labels=np.zeros(sum(counts), dtype=np.int64),
         boxes_xyxy=np.concatenate(boxes),
         scores=np.concatenate([-np.arange(count, dtype=np.float64) for count in counts]),
     )
-    return metric.update(part.objects, found, image_ids=range(len(part))).compute(), seconds / len(part)
+    return metric.update(subset.objects, proposals, image_ids=range(len(subset))).compute(), seconds / len(subset)
 
 
 def print_times(
-    mode: str, tools: dict[str, Search | None], dataset: Dataset, chosen: np.ndarray, *, repeats: int
+    mode: str, tools: dict[str, Search | None], dataset: Dataset, indices: np.ndarray, *, repeats: int
 ) -> None:
-    """Seconds for images of 500 x 375, and by size."""
-    timed = [resized(dataset.image(int(index)), (375, 500)) for index in chosen[:: max(1, len(chosen) // 5)][:5]]
+    """Print the seconds for images of 500 x 375, and by size."""
+    timed = [resized(dataset.image(int(index)), (375, 500)) for index in indices[:: max(1, len(indices) // 5)][:5]]
     seconds: dict[str, float | None] = dict.fromkeys(tools)
     for name, search in tools.items():
         if search is None:
             continue
-        images, times_each = (timed, repeats) if name != "selective-search" else (timed[:1], 1)
+        images, num_repeats = (timed, repeats) if name != "selective-search" else (timed[:1], 1)
         counts: list[int] = []
         times = [
             median_seconds(
-                lambda s=search, i=image, c=counts: c.append(len(s(i))), repeats=times_each, warm_up=times_each > 1
+                lambda s=search, i=image, c=counts: c.append(len(s(i))), repeats=num_repeats, warm_up=num_repeats > 1
             )
             for image in images
         ]
         seconds[name] = float(np.mean(times))
-        print(f"{mode} {name}: {np.mean(counts):.0f} proposals an image of 500 x 375, {len(images)} timed")
-    print_table(f"{mode}, 500 x 375, mean of the images' medians", seconds)
-    print(f"## {mode} by size, seconds a megapixel")
+        print(f"{mode} {name}: {np.mean(counts):.0f} proposals per image of 500 x 375, {len(images)} images timed")
+    print_table(f"{mode}, 500 x 375, mean over images of the median time", seconds)
+    print(f"## {mode} by size, seconds per megapixel")
     for size in MEGAPIXELS:
         side = (size * 1e6 / 12) ** 0.5
         image = resized(dataset.image(0), (round(3 * side), round(4 * side)))
@@ -139,57 +139,61 @@ def print_times(
         for name in ("otus", "opencv"):
             search = tools[name]
             if search is not None:
-                times_each = repeats if name == "otus" else 1
-                took = median_seconds(lambda s=search, i=image: s(i), repeats=times_each, warm_up=0)
-                cells.append(f"{name} {took / size:7.3f}")
+                num_repeats = repeats if name == "otus" else 1
+                elapsed = median_seconds(lambda s=search, i=image: s(i), repeats=num_repeats, warm_up=0)
+                cells.append(f"{name} {elapsed / size:7.3f}")
         print("  ".join(cells), flush=True)
 
 
 def print_figures(
-    mode: str, tools: dict[str, Search | None], dataset: Dataset, chosen: np.ndarray
+    mode: str, tools: dict[str, Search | None], dataset: Dataset, indices: np.ndarray
 ) -> dict[str, ProposalResult]:
-    """Recall and MABO on the images as they are."""
+    """Print and return recall and MABO on the original images."""
     results = {}
-    print(f"\n## {mode}, {len(chosen)} images of {dataset.source.name} val: recall at IoU 0.5, at 0.7, MABO")
+    print(f"\n## {mode}, {len(indices)} images of {dataset.source.name} val: recall at IoU 0.5, at 0.7, MABO")
     for name, search in tools.items():
         if search is None:
             continue
-        result, took = figures(dataset, chosen, search)
+        result, elapsed = evaluate(dataset, indices, search)
         results[name] = result
-        row = [(*result.recall[:, c], result.mabo[c]) for c in range(len(COUNTS))]
-        cells = [f"{count}: " + " ".join(f"{v:.3f}" for v in one) for count, one in zip(COUNTS, row, strict=True)]
-        print(f"{name:12s} {'  '.join(cells)}  ({result.proposals_per_image:.0f} an image, {took:.3f} s)")
+        by_count = [(*result.recall[:, c], result.mabo[c]) for c in range(len(COUNTS))]
+        cells = [
+            f"{count}: " + " ".join(f"{value:.3f}" for value in values)
+            for count, values in zip(COUNTS, by_count, strict=True)
+        ]
+        print(f"{name:12s} {'  '.join(cells)}  ({result.proposals_per_image:.0f} per image, {elapsed:.3f} s)")
     return results
 
 
 def main() -> None:
-    """Time everybody, judge everybody, print."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "voc2007")
-    parser.add_argument("--images", type=int, default=100, help="to judge by, evenly from the part val")
+    parser.add_argument("--images", type=int, default=100, help="number of images of the split val, evenly spaced")
     parser.add_argument("--modes", default="fast,quality")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seeds", default="0", help="of our order of the proposals")
-    parser.add_argument("--parts", default="times,figures", help="times need an idle machine, figures much time")
-    parser.add_argument("--plot", type=Path, help="a PNG of recall and MABO")
+    parser.add_argument("--seeds", default="0", help="seeds of the random order of Otus' proposals")
+    parser.add_argument("--parts", default="times,figures", help="times need an idle machine, figures take long")
+    parser.add_argument("--plot", type=Path, help="PNG file for a plot of recall and MABO")
     options = parser.parse_args()
-    print_header("selective search", ("opencv-contrib-python-headless", "selective-search", "numba"))
+    print_header("Selective Search", ("opencv-contrib-python-headless", "selective-search", "numba"))
     if not options.data.is_dir():
         print(f"there are no images at {options.data}")
         return
     dataset = open_dataset(options.data, format="coco", split="val")
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(options.images, len(dataset))).round().astype(np.int64))
+    indices = np.unique(np.linspace(0, len(dataset) - 1, min(options.images, len(dataset))).round().astype(np.int64))
     results: dict[str, ProposalResult] = {}
     for mode in options.modes.split(","):
         tools = {"otus": ours(mode), "opencv": opencv(mode)}
         if mode == "fast":
             tools["selective-search"] = package_fast()
         if "times" in options.parts:
-            print_times(mode, tools, dataset, chosen, repeats=options.repeats)
+            print_times(mode, tools, dataset, indices, repeats=options.repeats)
         if "figures" in options.parts:
-            judged = {f"otus, seed {seed}": ours(mode, int(seed)) for seed in options.seeds.split(",")}
-            judged["opencv"] = tools["opencv"]
-            results |= {f"{name} {mode}": one for name, one in print_figures(mode, judged, dataset, chosen).items()}
+            evaluated = {f"otus, seed {seed}": ours(mode, int(seed)) for seed in options.seeds.split(",")}
+            evaluated["opencv"] = tools["opencv"]
+            by_tool = print_figures(mode, evaluated, dataset, indices)
+            results |= {f"{name} {mode}": result for name, result in by_tool.items()}
         print(flush=True)
     if options.plot:
         from otus.reports.proposals import proposal_plot

@@ -1,11 +1,11 @@
-"""Segmenters beside torchvision's and segmentation-models-pytorch's: the same weights or the same backbone, one run.
+"""Semantic segmenters, Otus, torchvision and segmentation-models-pytorch, with the same weights or backbone, in one run.
 
-``python benchmarks/semantic.py [--repeats N] [--side PIXELS] [--data CAMVID --minutes M]``. torchvision's FCN over
-ResNet-50 on an image of 520x520, with the same random weights, whose scores must agree; U-Nets over ResNet-18, time and
-memory; and with ``--data``, a data set with the splits train and val, the mIoU of both U-Nets after the same minutes in the
-same training loop.
+``python benchmarks/semantic.py [--repeats N] [--side PIXELS] [--data CAMVID --minutes M]``. FCN over ResNet-50 on an image
+of 520x520, with the same random weights as torchvision's, whose logits must agree; time and memory of U-Nets over ResNet-18;
+and with ``--data``, a data set with the splits train and val, the mIoU of both U-Nets after the same minutes in the same
+training loop.
 
-Passes alternate, and CPU seconds stand beside seconds, because they say more on a machine that others use too.
+Runs of the tools alternate. CPU seconds are printed in addition to seconds, because they depend less on other programs.
 """
 
 import argparse
@@ -43,13 +43,13 @@ try:
 except ImportError:
     smp = None
 
-_ALL = {"learning_rate": 1e-3, "batch_size": 4, "device": "cpu"}
+_SETTINGS = {"learning_rate": 1e-3, "batch_size": 4, "device": "cpu"}
 
 
 def alternating(
     functions: dict[str, Callable[[], object]], *, repeats: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds and CPU seconds of each, one after the other in turn, after one pass that does not count."""
+    """Return the median seconds and CPU seconds of each function, called in turn, after a warm-up call of each."""
     wall: dict[str, list[float]] = {name: [] for name in functions}
     cpu: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats + 1):
@@ -58,12 +58,14 @@ def alternating(
             function()
             wall[name].append(time.perf_counter() - before[0])
             cpu[name].append(time.process_time() - before[1])
-    first, second = ({name: statistics.median(times[1:]) for name, times in one.items()} for one in (wall, cpu))
-    return first, second
+    seconds, cpu_seconds = (
+        {name: statistics.median(times[1:]) for name, times in by_name.items()} for by_name in (wall, cpu)
+    )
+    return seconds, cpu_seconds
 
 
 def measure(functions: dict[str, Callable[[], object]], title: str, *, ours: str, repeats: int) -> None:
-    """Print time, CPU time and memory of each."""
+    """Print the time, CPU time and memory of each function."""
     seconds, cpu_seconds = alternating(functions, repeats=repeats)
     print_table(f"{title}, seconds", {**seconds}, ours=ours)
     print_table(f"{title}, CPU seconds", {**cpu_seconds}, ours=ours)
@@ -73,12 +75,12 @@ def measure(functions: dict[str, Callable[[], object]], title: str, *, ours: str
         with peak_memory() as used:
             function()
         memory[name] = used()
-    print_table(f"{title}, memory of a pass", memory, ours=ours, unit="MB")
+    print_table(f"{title}, memory of a forward pass", memory, ours=ours, unit="MB")
 
 
 @torch.inference_mode()
 def beside_torchvision(side: int, *, repeats: int) -> None:
-    """FCN over ResNet-50 with the same random weights."""
+    """Compare FCN over ResNet-50 with torchvision's, with the same random weights."""
     torch.manual_seed(0)
     theirs = segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=21, aux_loss=True).eval()
     system = build_model("fcn_resnet50", VOC_WITH_BACKGROUND)
@@ -95,28 +97,28 @@ def beside_torchvision(side: int, *, repeats: int) -> None:
         functions[name] = lambda predictor=predictor: predictor.pipeline.predict([{"image": image}], [(side, side)])
     expected = theirs(image[None])["out"]
     for name, predictor in predictors.items():
-        found = predictor.pipeline.stages({"image": image}).logits  # type: ignore[attr-defined]
-        apart = (found - expected).abs().max()
-        print(f"{name}: scores {apart:.1e} from torchvision's, which are up to {expected.abs().max():.2g}")
+        logits = predictor.pipeline.stages({"image": image}).logits  # type: ignore[attr-defined]
+        difference = (logits - expected).abs().max()
+        print(f"{name}: logits differ from torchvision's by up to {difference:.1e} of {expected.abs().max():.2g}")
     measure(functions, f"fcn_resnet50, {side} x {side}", ours="otus float32", repeats=repeats)
 
 
 def build_like(system: Any) -> Any:
-    """A copy with the same weights, for a predictor to change."""
+    """Return a copy with the same weights, because a predictor changes its system."""
     copy = build_model("fcn_resnet50", system.categories)
     copy.load_state_dict(system.state_dict())
     return copy
 
 
 def our_unet(categories: Categories) -> Segmenter:
-    """The widths of segmentation-models-pytorch's U-Net, but for its last step to the image, which ours interpolates."""
+    """Build a U-Net with the widths of segmentation-models-pytorch's, except for the last step, which is interpolated."""
     encoder = BackboneEncoder(torchvision_backbone("resnet18", levels=(1, 2, 3, 4, 5)))
     decoder = UNetDecoder(encoder, (256, 128, 64, 32), upsampling="nearest")
     return Segmenter(categories=categories, encoder=encoder, decoder=decoder)
 
 
 class TheirEncoder(nn.Module):
-    """Its encoder in the frame of our segmenters."""
+    """The encoder of segmentation-models-pytorch, for use in :class:`Segmenter`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -125,16 +127,16 @@ class TheirEncoder(nn.Module):
 
     @property
     def min_size(self) -> int:
-        """One pixel of the coarsest map."""
+        """32: one location of the coarsest feature map."""
         return 32
 
     def forward(self, images: Tensor) -> list[Pooled]:
-        """Return its maps, each beside the image."""
+        """Return its feature maps as levels."""
         return [Pooled(x, images) for x in self.model.encoder(images)]
 
 
 class TheirDecoder(nn.Module):
-    """Its decoder in the frame of our segmenters."""
+    """The decoder of segmentation-models-pytorch, for use in :class:`Segmenter`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -142,12 +144,12 @@ class TheirDecoder(nn.Module):
         self.out_channels = 16
 
     def forward(self, levels: list[Pooled]) -> Tensor:
-        """Return its last map."""
+        """Return its last feature map."""
         return self.decoder([level.map for level in levels])
 
 
 def their_unet(categories: Categories) -> Segmenter:
-    """segmentation-models-pytorch's, so that both are trained and judged alike."""
+    """Build segmentation-models-pytorch's U-Net as a :class:`Segmenter`, so that both are trained and evaluated alike."""
     model = smp.Unet("resnet18", encoder_weights=None, classes=len(categories))
     system = Segmenter(
         categories=categories, encoder=TheirEncoder(model), decoder=TheirDecoder(model), head=model.segmentation_head
@@ -158,7 +160,7 @@ def their_unet(categories: Categories) -> Segmenter:
 
 @torch.inference_mode()
 def beside_smp(side: int, *, repeats: int) -> None:
-    """U-Nets over ResNet-18: time and memory."""
+    """Compare time and memory of U-Nets over ResNet-18."""
     torch.manual_seed(0)
     side = side // 32 * 32
     image = torch.rand(1, 3, side, side)
@@ -170,31 +172,31 @@ def beside_smp(side: int, *, repeats: int) -> None:
         predictor = Predictor(
             our_unet(VOC_WITH_BACKGROUND), preprocess=Preprocess(), name="unet", device="cpu", precision=precision
         )
-        functions[f"otus {precision}"] = lambda one=predictor: one.pipeline.predict(
+        functions[f"otus {precision}"] = lambda predictor=predictor: predictor.pipeline.predict(
             [{"image": image[0]}], [(side, side)]
         )
     measure(functions, f"U-Net over ResNet-18, {side} x {side}", ours="otus float32", repeats=repeats)
 
 
 def accuracy(data: str, *, minutes: float, image_size: int = 160) -> None:
-    """The mIoU of both U-Nets after the same minutes."""
-    found: dict[str, float | None] = {}
+    """Compare the mIoU of both U-Nets after the same minutes of training."""
+    figures: dict[str, float | None] = {}
     categories = otus.open_dataset(data, split="val").semantic.categories
     preprocess = Preprocess(shorter_side=image_size, longer_side=image_size)
     for name, build in (("otus", our_unet), ("segmentation-models-pytorch", their_unet)):
         torch.manual_seed(0)
-        settings = TrainSettings(minutes=minutes, **_ALL)
+        settings = TrainSettings(minutes=minutes, **_SETTINGS)
         system = build(categories)
         with tempfile.TemporaryDirectory() as folder:
             train(system, data, split="train", preprocess=preprocess, settings=settings, out=Path(folder), quiet=True)
         predictor = Predictor(system, preprocess=preprocess, name=name, device="cpu")
-        judged = otus.evaluate(otus.open_dataset(data, split="val"), model=predictor)
-        found[name] = judged.results["semantic"].figures["mIoU"]
-    print_table(f"mIoU on {data} val after {minutes:g} minutes", found, unit="")
+        report = otus.evaluate(otus.open_dataset(data, split="val"), model=predictor)
+        figures[name] = report.results["semantic"].figures["mIoU"]
+    print_table(f"mIoU on {data} val after {minutes:g} minutes", figures, unit="")
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--side", type=int, default=520)

@@ -1,9 +1,9 @@
-"""Weights that are not random: torchvision's own detector, trained by torchvision's code, in Otus.
+"""Agreement of Otus and torchvision on a detector with trained weights, not random ones.
 
-``python benchmarks/trained_weights.py --data ../shared/data/penn_fudan [--minutes 6]`` trains
-``fasterrcnn_mobilenet_v3_large_320_fpn`` from scratch on a few images, then prints its AP on the same images as
-torchvision runs it, as Otus runs it exactly and fused in float32 (they should agree to 1e-4), and as the command runs it,
-where the chip may multiply in bfloat16. It says how well the figures agree, not how good the detector is.
+``python benchmarks/trained_weights.py --data ../shared/data/penn_fudan [--minutes 6]`` trains torchvision's
+``fasterrcnn_mobilenet_v3_large_320_fpn`` from scratch on a few images, then prints its AP on the same images by
+torchvision, by Otus in precision exact and float32 (which should agree to 1e-4), and in precision auto, which may be
+bfloat16. The figures show how well the implementations agree, not how good the detector is.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from otus.structures import Instances
 
 
 def train_reference(dataset: Dataset, *, minutes: float) -> torch.nn.Module:
-    """torchvision's model and torchvision's losses, a plain loop."""
+    """Train torchvision's model with its losses, in a plain loop."""
     torch.manual_seed(0)
     model = fasterrcnn_mobilenet_v3_large_320_fpn(
         weights=None, weights_backbone=None, num_classes=len(dataset.categories) + 1
@@ -60,34 +60,36 @@ def train_reference(dataset: Dataset, *, minutes: float) -> torch.nn.Module:
 
 
 def reference_predictions(model: torch.nn.Module, dataset: Dataset) -> dict[int, Instances]:
-    """What torchvision's model says of every image."""
-    found = {}
+    """Return the predictions of torchvision's model for every image."""
+    predictions = {}
     with torch.inference_mode():
         for i in range(len(dataset)):
             image = dataset.image(i)
-            answer = model([torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255])[0]
-            found[i] = Instances(
-                answer["boxes"].numpy(),
-                answer["labels"].numpy() - 1,
+            output = model([torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255])[0]
+            predictions[i] = Instances(
+                output["boxes"].numpy(),
+                output["labels"].numpy() - 1,
                 image.shape[:2],
                 dataset.categories,
-                scores=answer["scores"].numpy(),
+                scores=output["scores"].numpy(),
             )
-    return found
+    return predictions
 
 
-def average_precision(found: dict[int, Instances], dataset: Dataset) -> dict[str, float]:
-    """AP and AP50 by the COCO protocol."""
-    report = evaluate_predictions(dataset, as_objects(found, categories=dataset.categories), kinds=["bbox"])
+def average_precision(predictions: dict[int, Instances], dataset: Dataset) -> dict[str, float]:
+    """Return AP and AP50 by the COCO protocol."""
+    report = evaluate_predictions(dataset, as_objects(predictions, categories=dataset.categories), kinds=["bbox"])
     return {name: report.results["bbox"].figures[name] for name in ("AP", "AP50")}
 
 
 def main() -> None:
-    """Train, compare, print."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--images", type=int, default=12, help="few, so that minutes from scratch suffice")
+    parser.add_argument(
+        "--images", type=int, default=12, help="number of images; few, so that minutes of training suffice"
+    )
     arguments = parser.parse_args()
     print_header("Trained weights in torchvision and in Otus", ("torch", "torchvision"))
     dataset = otus.open_dataset(arguments.data)
@@ -105,8 +107,9 @@ def main() -> None:
                 precision=precision,
             )
             images = [dataset.image(i) for i in range(len(dataset))]
-            found = {i: p.instances for i, p in enumerate(predictor.stream(images, score_threshold=0.05))}
-            rows[f"otus {predictor.precision}"] = average_precision(found, dataset)
+            stream = predictor.stream(images, score_threshold=0.05)
+            predictions = {i: prediction.instances for i, prediction in enumerate(stream)}
+            rows[f"otus {predictor.precision}"] = average_precision(predictions, dataset)
     for name, figures in rows.items():
         print(f"{name:20s} " + "  ".join(f"{key} {value:.6f}" for key, value in figures.items()))
 

@@ -1,12 +1,12 @@
-"""Images a second of training: our loop beside torchvision's reference loop, same data, one run.
+"""Training speed in images per second, Otus and torchvision's reference loop, on the same data, in one run.
 
-``python benchmarks/training.py [--models NAME …] [--images 16] [--steps 4] [--data FOLDER]``. Made-up scenes, or a COCO
-data set with masks. The reference is ``references/detection/engine.py`` of torchvision written out: a DataLoader with two
-workers, float32, SGD, its own detector of the same shape and image size. Ours runs in float32 and in bfloat16; the
-packaged model as its recipe says (AdamW, augmentation, five scales, averaged weights). Beside it stands the share of time
-that it waited for images.
+``python benchmarks/training.py [--models NAME …] [--images 16] [--steps 4] [--data FOLDER]``. Data are synthetic scenes, or
+a COCO data set with masks. The reference follows ``references/detection/engine.py`` of torchvision: a DataLoader with two
+workers, float32, SGD, and torchvision's detector of the same architecture and image size. Otus runs in float32 and in
+bfloat16, with the packaged model as in its recipe (AdamW, augmentation, five scales, EMA). The share of time that it waits
+for images is printed too.
 
-Last, the packaged model as ``otus train`` has it, on crowded scenes: sixty images of forty small objects with masks.
+Finally the packaged model as trained by ``otus train``, on crowded scenes: sixty images of forty small objects with masks.
 """
 
 import argparse
@@ -57,7 +57,7 @@ PRECISIONS = ("32-true", "bf16-mixed") if runs_bfloat16() else ("32-true",)
 
 
 class ReferenceImages(Dataset):
-    """A data set as torchvision's reference scripts feed it."""
+    """A data set in the format of torchvision's reference scripts."""
 
     def __init__(self, dataset: LabelledImages) -> None:
         self.dataset = dataset
@@ -77,7 +77,7 @@ class ReferenceImages(Dataset):
 
 
 class ReferencePyramid(nn.Module):
-    """The packaged model's backbone under torchvision's own pyramid."""
+    """The packaged model's backbone with torchvision's feature pyramid."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -88,15 +88,15 @@ class ReferencePyramid(nn.Module):
         self.out_channels = channels
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return self.pyramid(OrderedDict((str(i), one) for i, one in enumerate(self.backbone(x))))
+        return self.pyramid(OrderedDict((str(i), feature) for i, feature in enumerate(self.backbone(x))))
 
 
-def reference_model(name: str, slots: int, *, size_hw: tuple[int, int]) -> nn.Module:
-    """torchvision's detector of the same shape, its random weights as they are."""
+def reference_model(name: str, num_classes: int, *, size_hw: tuple[int, int]) -> nn.Module:
+    """Return torchvision's detector of the same architecture, with random weights; ``num_classes`` include background."""
     sizes = {"min_size": min(size_hw), "max_size": max(size_hw)}
     if name != PACKAGED:
         builder = getattr(torchvision.models.detection, REFERENCES[name])
-        return builder(weights=None, weights_backbone=None, num_classes=slots, **sizes)
+        return builder(weights=None, weights_backbone=None, num_classes=num_classes, **sizes)
     channels, levels = 96, ["0", "1", "2"]
     return MaskRCNN(
         ReferencePyramid(channels),
@@ -105,17 +105,17 @@ def reference_model(name: str, slots: int, *, size_hw: tuple[int, int]) -> nn.Mo
         rpn_post_nms_top_n_train=300,
         box_roi_pool=MultiScaleRoIAlign(levels, 7, 2, canonical_scale=96),
         box_head=TwoMLPHead(channels * 7**2, 512),
-        box_predictor=FastRCNNPredictor(512, slots),
+        box_predictor=FastRCNNPredictor(512, num_classes),
         box_batch_size_per_image=128,
         mask_roi_pool=MultiScaleRoIAlign(levels, 14, 2, canonical_scale=96),
         mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
-        mask_predictor=MaskRCNNPredictor(channels, channels, slots),
+        mask_predictor=MaskRCNNPredictor(channels, channels, num_classes),
         **sizes,
     )
 
 
 def reference_rate(model: nn.Module, dataset: LabelledImages, *, batch_size: int, steps: int) -> float:
-    """Images a second of torchvision's ``train_one_epoch``, the first step left out."""
+    """Return the images per second of torchvision's ``train_one_epoch``, without the first step."""
     loader = DataLoader(
         ReferenceImages(dataset),
         batch_size=batch_size,
@@ -139,7 +139,7 @@ def reference_rate(model: nn.Module, dataset: LabelledImages, *, batch_size: int
 
 
 class StepTimes(TrainProgress):
-    """The time of each step, and what of it was waiting."""
+    """Record the time at the end of each step, and the time spent waiting for images."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
@@ -160,7 +160,7 @@ def our_rate(
     *,
     steps: int,
 ) -> tuple[float, float]:
-    """Images a second of our loop, the first step left out; and the share of waiting."""
+    """Return the images per second of Otus' loop, without the first step, and the share of time spent waiting."""
     dataset = dataset.select([i % len(dataset) for i in range((steps + 1) * settings.batch_size)])
     times = StepTimes()
     loader = TrainLoader(dataset, preprocess, settings, augment=augment)
@@ -170,14 +170,14 @@ def our_rate(
 
 
 def compare(name: str, dataset: LabelledImages, *, steps: int) -> None:
-    """Measure one model and print."""
-    once = {"epochs": 1, "device": "cpu", "minutes": None}
+    """Measure one model and print the results."""
+    one_epoch = {"epochs": 1, "device": "cpu", "minutes": None}
     if name == PACKAGED:
-        settings = replace(packaged_detector.SETTINGS, **once)
+        settings = replace(packaged_detector.SETTINGS, **one_epoch)
         augment: Transform = packaged_detector.MODELS[name].augment
         size_hw = (model_entry(name).preprocess.shorter_side, model_entry(name).preprocess.longer_side)
     else:
-        settings = TrainSettings(batch_size=2, optimizer="sgd", learning_rate=1e-4, **once)
+        settings = TrainSettings(batch_size=2, optimizer="sgd", learning_rate=1e-4, **one_epoch)
         augment, size_hw = HorizontalFlip(), SIZE_HW
     print(f"## {name}, {min(size_hw)} to {max(size_hw)} pixels, batches of {settings.batch_size}")
     reference = reference_model(name, len(dataset.categories) + 1, size_hw=size_hw)
@@ -193,21 +193,21 @@ def compare(name: str, dataset: LabelledImages, *, steps: int) -> None:
 
 
 def crowded(folder: Path, *, steps: int) -> None:
-    """Measure the packaged model on images with many small objects and print."""
+    """Measure the packaged model on images with many small objects, and print the results."""
     write_scenes(folder, 60, size_hw=SIZE_HW, min_objects=40, max_objects=40, object_sizes=(0.035, 0.09))
     dataset = open_dataset(folder, format="coco")
     preprocess = Preprocess(shorter_side=448, longer_side=448)
     settings = TrainSettings(epochs=1, batch_size=8, device="cpu")
     ours, waiting = our_rate(PACKAGED, dataset, preprocess, settings, STANDARD_AUGMENTATION, steps=steps)
-    print(f"## {PACKAGED}, forty small objects an image, 448 pixels, batches of 8")
+    print(f"## {PACKAGED}, forty small objects per image, 448 pixels, batches of 8")
     print(f"{'otus, 32-true':24s} {ours:7.2f} images/s  {waiting:.1%} waiting for images", flush=True)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=[PACKAGED, "mask_rcnn_resnet50_fpn"])
-    parser.add_argument("--data", type=Path, help="a COCO data set with masks; made-up scenes without it")
+    parser.add_argument("--data", type=Path, help="a COCO data set with masks (default: synthetic scenes)")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--steps", type=int, default=4)
     arguments = parser.parse_args()
