@@ -1,4 +1,4 @@
-"""Make ``images/interactive.jpg`` of the page on interactive segmentation: what is marked, and the masks that come back.
+"""Make ``images/interactive.jpg`` of the page on interactive segmentation: prompts, and the predicted masks.
 
     python docs/interactive_images.py
 
@@ -21,7 +21,7 @@ from otus.visualization.panels import Panel, grid
 
 
 def panel(title: str, text: str, image: np.ndarray, prompt: Prompt) -> Panel:
-    """Draw the masks of a prompt, and its marks over them; black is background."""
+    """Draw the masks of a prompt, and its marks over them; background marks are black."""
     method = GraphCut() if prompt.box_xyxy is None else GrabCut()
     candidates = method.segment(method.embed(image), prompt)
     drawn = draw(image, as_instances(candidates), labels=False, opacity=0.5).copy()

@@ -1,8 +1,8 @@
-"""Make ``images/panoptic.jpg`` of the page on panoptic segmentation: two answers for a made-up scene, and their merge.
+"""Make ``images/panoptic.jpg`` of the page on panoptic segmentation: instances, semantic map and their merge.
 
     python docs/panoptic_images.py
 
-The instances are the scene's whole (amodal) objects, so that their masks overlap; the nearer, the higher the score.
+The instances are the amodal objects of a synthetic scene, so that their masks overlap; nearer ones have higher scores.
 """
 
 from pathlib import Path
@@ -21,13 +21,14 @@ SCENE = 14
 
 def main() -> None:
     sample = Scenes(SCENE + 1, size_hw=(360, 480), seed=2, max_objects=7)[SCENE]
-    found, semantic = sample.instances, sample.semantic
-    assert found is not None
+    objects, semantic = sample.instances, sample.semantic
+    assert objects is not None
     assert semantic is not None
-    masks = found.amodal_masks
+    masks = objects.amodal_masks
     assert masks is not None
-    scores = np.linspace(0.7, 0.99, len(found))
-    instances = Instances(masks.boxes_xyxy(), found.labels, found.size_hw, found.categories, scores=scores, masks=masks)
+    scores = np.linspace(0.7, 0.99, len(objects))
+    boxes_xyxy = masks.boxes_xyxy()
+    instances = Instances(boxes_xyxy, objects.labels, objects.size_hw, objects.categories, scores=scores, masks=masks)
     merged = merge_panoptic(instances, semantic)
     panels = [
         Panel("Instances", "each object alone; masks overlap", draw(sample.image, instances)),

@@ -1,4 +1,4 @@
-"""Make the images of the page on semantic segmentation: what a pixel sees in each way, and a map brought back in six ways.
+"""Make the images of the page on semantic segmentation: receptive fields, and a feature map upsampled by six methods.
 
     python docs/semantic_images.py
 
@@ -21,26 +21,28 @@ from otus.zoo.voc import VOC_WITH_BACKGROUND
 
 IMAGES = Path(__file__).parent / "images"
 SIDE = 320
-MIDDLE = (100, 150)  # row and column of the pixel whose square is drawn
+MIDDLE = (100, 150)  # row and column of the pixel whose receptive field is drawn
 
 
 def three_ways(image: np.ndarray) -> list[Panel]:
-    """Draw the square of pixels that decides on one of them, and say what the whole image costs."""
+    """Draw the receptive field of a pixel, and write the cost of the image, for each approach."""
     panels = []
     for way, (model, arguments) in WAYS.items():
         cost = multiply_adds(build_model(model, VOC_WITH_BACKGROUND, arguments), (SIDE, SIDE))
         side = receptive_field_px(build_model(model, VOC_WITH_BACKGROUND), SIDE)
         drawn = (image * 0.45).astype(np.uint8)
-        rows, columns = (slice(max(0, at - side // 2), at + side // 2 + 1) for at in MIDDLE)
+        rows, columns = (slice(max(0, center - side // 2), center + side // 2 + 1) for center in MIDDLE)
         drawn[rows, columns] = image[rows, columns]
         drawn[MIDDLE[0] - 1 : MIDDLE[0] + 2, MIDDLE[1] - 1 : MIDDLE[1] + 2] = (255, 40, 40)
-        text = f"the red pixel's label from {side} x {side} pixels; {cost / 1e9:.2g} billion multiply-adds an image"
+        text = (
+            f"receptive field of the red pixel {side} x {side} pixels; {cost / 1e9:.2g} billion multiply-adds per image"
+        )
         panels.append(Panel(way.capitalize(), text, drawn))
     return panels
 
 
 def six_ways_up(image: np.ndarray) -> list[Panel]:
-    """Draw a feature map, pooled, and brought back in each way."""
+    """Draw a feature map, pooled, and upsampled by each method."""
     explanation = explain_upsampling(otus.load(), image, name="astronaut.png")
     coarse, fine = explanation.pooled.map[0, 0].numpy(), explanation.map
     low, high = fine.min(), fine.max()
@@ -49,7 +51,7 @@ def six_ways_up(image: np.ndarray) -> list[Panel]:
         Panel("Pooled", f"{coarse.shape[1]} x {coarse.shape[0]}", colormapped(coarse, low, high)),
     ]
     for name, kind in explanation.document()["kinds"].items():
-        text = f"{kind['mean_absolute_difference']:.1f} from the map in the mean"
+        text = f"mean absolute difference {kind['mean_absolute_difference']:.1f}"
         title = name.replace("-", " ").capitalize()
         panels.append(Panel(title, text, colormapped(explanation.fine[name], low, high)))
     return panels
