@@ -37,7 +37,7 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
     return (one & other).sum() / (one | other).sum()
 
 
-def answer(image: np.ndarray, prompt: Prompt, method: GraphCut | GrabCut | None = None) -> np.ndarray:
+def predict_mask(image: np.ndarray, prompt: Prompt, method: GraphCut | GrabCut | None = None) -> np.ndarray:
     method = method or GraphCut()
     return method.segment(method.embed(image), prompt).best()
 
@@ -51,19 +51,19 @@ def test_one_click_two_points_and_strokes(owl: Scene) -> None:
         Prompt(scribbles=np.where(disc(60, 80, (35, 28), 5), 1, np.where(disc(60, 80, (70, 50), 5), 0, -1))),
     ]
     for prompt in prompts:
-        assert iou(answer(image, prompt), mask) > 0.97
+        assert iou(predict_mask(image, prompt), mask) > 0.97
 
 
 def test_boykov_and_jolly_alone(owl: Scene) -> None:
     image, mask = owl
     strokes = [Stroke([[28, 28], [42, 30]], 1, 5), Stroke([[2, 50], [70, 55]], 0, 5)]
-    assert iou(answer(image, Prompt(strokes=strokes), GraphCut(location=0, rounds=1, max_color=9)), mask) > 0.95
+    assert iou(predict_mask(image, Prompt(strokes=strokes), GraphCut(location=0, rounds=1, max_color=9)), mask) > 0.95
 
 
 def test_seeds_are_hard(owl: Scene) -> None:
     image, _ = owl
     seeds = Prompt([[3, 3], [35, 28], [35, 40], [70, 50]], [1, 1, 0, 0])
-    mask = answer(image, seeds)
+    mask = predict_mask(image, seeds)
     marked = seeds.seeds(mask.shape, point_radius=0.015 * 80)
     assert mask[marked == 1].all()
     assert not mask[marked == 0].any()
@@ -111,10 +111,10 @@ def test_expansion_of_two_labels_is_the_best_and_of_three_nearly(seed: int, labe
     size = (2, 4) if labels == 2 else (2, 3)
     costs = rng.integers(0, 12, (labels, *size)).astype(np.int32)
     edges = rng.integers(0, 9, (4, *size)).astype(np.int32)
-    found = energy(alpha_expansion(costs, edges), costs, edges)
-    every = [np.array(one).reshape(size) for one in product(range(labels), repeat=size[0] * size[1])]
-    best = min(energy(one, costs, edges) for one in every)
-    assert found == best if labels == 2 else best <= found <= 2 * best
+    minimised = energy(alpha_expansion(costs, edges), costs, edges)
+    labellings = [np.array(labelling).reshape(size) for labelling in product(range(labels), repeat=size[0] * size[1])]
+    best = min(energy(labelling, costs, edges) for labelling in labellings)
+    assert minimised == best if labels == 2 else best <= minimised <= 2 * best
 
 
 def test_energy_of_two_labels_is_the_cost_of_the_cut() -> None:
@@ -133,9 +133,9 @@ def test_a_large_image_is_cut_reduced_and_its_border_in_full(owl: Scene) -> None
         (GraphCut(), Prompt([[350, 280], [50, 50]], [1, 0])),
         (GrabCut(), Prompt(box_xyxy=[160, 90, 540, 470])),
     ):
-        found = method.segment(embedding, prompt).best()
-        assert found.shape == (597, 793)
-        assert iou(found, large_mask[:-3, :-7]) > 0.97
+        predicted = method.segment(embedding, prompt).best()
+        assert predicted.shape == (597, 793)
+        assert iou(predicted, large_mask[:-3, :-7]) > 0.97
     # The border lies within a reduced pixel of where it was, and follows the pixels of the image.
     two = GraphCut().segment(embedding, Prompt([[350, 280], [50, 50], [780, 580]], [1, 0, 2])).masks.dense()
     assert (two.sum(axis=0) <= 1).all()
@@ -148,7 +148,7 @@ def test_twenty_megapixels() -> None:
     mask = disc(3648, 5472, (2500, 1800), 900)
     image = np.where(mask[..., None], [150, 80, 60], [70, 120, 80]).astype(np.uint8)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert iou(answer(image, Prompt([[2500, 1800], [50, 50]], [1, 0])), mask) > 0.99
+    assert iou(predict_mask(image, Prompt([[2500, 1800], [50, 50]], [1, 0])), mask) > 0.99
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700e3  # KB; the grid in full would take 1.5 GB
 
 
@@ -177,11 +177,11 @@ EMPTY_OR_FULL: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = [
 @pytest.mark.parametrize(("name", "make"), EMPTY_OR_FULL)
 def test_an_image_of_one_color(name: str, make: Callable[[np.ndarray], np.ndarray], owl: Scene) -> None:
     image = make(owl[0])
-    mask = answer(image, Prompt([[20, 30], [60, 30]], [1, 0]))
+    mask = predict_mask(image, Prompt([[20, 30], [60, 30]], [1, 0]))
     assert mask[30, 20]
     assert not mask[30, 60]
-    assert iou(mask, answer(image, Prompt([[20, 30], [60, 30]], [1, 0]))) == 1
-    boxed = answer(image, Prompt(box_xyxy=[20, 20, 50, 40]), GrabCut())
+    assert iou(mask, predict_mask(image, Prompt([[20, 30], [60, 30]], [1, 0]))) == 1
+    boxed = predict_mask(image, Prompt(box_xyxy=[20, 20, 50, 40]), GrabCut())
     assert not boxed[:19].any()
     assert not boxed[:, 51:].any()
 
@@ -189,16 +189,16 @@ def test_an_image_of_one_color(name: str, make: Callable[[np.ndarray], np.ndarra
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 9), (9, 1), (2, 2)])
 def test_tiny_images(size_hw: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size_hw, 3)).astype(np.uint8)
-    assert answer(image, Prompt([[0, 0]], [1]))[0, 0]
-    assert answer(image, Prompt(box_xyxy=[0, 0, *size_hw[::-1]]), GrabCut()).shape == size_hw
+    assert predict_mask(image, Prompt([[0, 0]], [1]))[0, 0]
+    assert predict_mask(image, Prompt(box_xyxy=[0, 0, *size_hw[::-1]]), GrabCut()).shape == size_hw
 
 
 def test_everything_is_marked(owl: Scene) -> None:
     image, mask = owl
-    np.testing.assert_array_equal(answer(image, Prompt(scribbles=mask.astype(int))), mask)
-    assert answer(image, Prompt(scribbles=np.ones_like(mask, int))).all()
+    np.testing.assert_array_equal(predict_mask(image, Prompt(scribbles=mask.astype(int))), mask)
+    assert predict_mask(image, Prompt(scribbles=np.ones_like(mask, int))).all()
     boxed = Prompt(scribbles=mask.astype(int), box_xyxy=[0, 0, 80, 60])
-    np.testing.assert_array_equal(answer(image, boxed, GrabCut()), mask)
+    np.testing.assert_array_equal(predict_mask(image, boxed, GrabCut()), mask)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_prompts_that_a_method_cannot_use(
     method: GraphCut | GrabCut, prompt: Prompt, error: type[OtusError], message: str, owl: Scene
 ) -> None:
     with pytest.raises(error, match=message):
-        answer(owl[0], prompt, method)
+        predict_mask(owl[0], prompt, method)
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
@@ -232,8 +232,8 @@ def test_images_that_cannot_be(image: np.ndarray) -> None:
 def test_grab_cut_takes_strokes(owl: Scene) -> None:
     image, mask = owl
     box = [12, 6, 60, 52]
-    assert iou(answer(image, Prompt(box_xyxy=box), GrabCut()), mask) > 0.95
-    hole = answer(image, Prompt(box_xyxy=box, strokes=[Stroke([[30, 28], [40, 28]], 0, 5)]), GrabCut())
+    assert iou(predict_mask(image, Prompt(box_xyxy=box), GrabCut()), mask) > 0.95
+    hole = predict_mask(image, Prompt(box_xyxy=box, strokes=[Stroke([[30, 28], [40, 28]], 0, 5)]), GrabCut())
     assert not hole[28, 30:40].any()
 
 
@@ -272,20 +272,20 @@ def test_a_mask_of_the_frame_before(owl: Scene) -> None:
     """It starts from a mask three pixels beside the object, also where the image is reduced."""
     image, mask = owl
     moved = np.roll(mask, 3, axis=1)
-    assert iou(answer(image, Prompt(mask=moved)), mask) > 0.95 > iou(moved, mask)
-    assert iou(answer(image, Prompt([[35, 28]], [1], mask=moved)), mask) > 0.95
+    assert iou(predict_mask(image, Prompt(mask=moved)), mask) > 0.95 > iou(moved, mask)
+    assert iou(predict_mask(image, Prompt([[35, 28]], [1], mask=moved)), mask) > 0.95
     large, large_mask = (np.repeat(np.repeat(one, 10, 0), 10, 1) for one in (image, moved))
     embedding = GridEmbedding.from_image(large[:-3, :-7], max_pixels=60 * 80)
-    found = GraphCut().segment(embedding, Prompt(mask=large_mask[:-3, :-7])).best()
-    assert iou(found, np.repeat(np.repeat(mask, 10, 0), 10, 1)[:-3, :-7]) > 0.95
+    predicted = GraphCut().segment(embedding, Prompt(mask=large_mask[:-3, :-7])).best()
+    assert iou(predicted, np.repeat(np.repeat(mask, 10, 0), 10, 1)[:-3, :-7]) > 0.95
     with pytest.raises(UsageError, match="nothing is marked as object"):
-        answer(image, Prompt(mask=np.zeros_like(mask)))
-    assert answer(image, Prompt(mask=np.ones_like(mask))).mean() > 0.9
+        predict_mask(image, Prompt(mask=np.zeros_like(mask)))
+    assert predict_mask(image, Prompt(mask=np.ones_like(mask))).mean() > 0.9
 
 
 def test_parts_without_a_seed_are_left_out() -> None:
     image = np.full((40, 90, 3), [60, 110, 90], np.uint8)
     image[10:30, 10:30] = image[10:30, 60:80] = [170, 70, 60]
-    mask = answer(image, Prompt([[20, 20], [45, 5]], [1, 0]))
+    mask = predict_mask(image, Prompt([[20, 20], [45, 5]], [1, 0]))
     assert mask[10:30, 10:30].all()
     assert mask.sum() == 400

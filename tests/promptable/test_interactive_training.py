@@ -33,24 +33,29 @@ def sample(*masks: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"image": image, "masks": stacked, "is_crowd": torch.zeros(len(masks), dtype=torch.bool)}
 
 
-def test_the_next_point_is_where_the_answer_is_wrong():
-    truth = torch.stack([square(4, 4, 9), square(4, 4, 9), square(4, 4, 9)])
-    answer = torch.stack([torch.zeros_like(truth[0]), square(4, 4, 9) | square(20, 10, 11), truth[2]])
-    points, labels = next_points(answer, truth, middle=True)
+def test_the_next_point_is_in_the_error_region():
+    ground_truth = torch.stack([square(4, 4, 9), square(4, 4, 9), square(4, 4, 9)])
+    prediction = torch.stack([torch.zeros_like(ground_truth[0]), square(4, 4, 9) | square(20, 10, 11), ground_truth[2]])
+    points, labels = next_points(prediction, ground_truth, middle=True)
     assert points.tolist() == [[8.5, 8.5], [15.5, 25.5], [8.5, 8.5]]  # missing, too much, nothing wrong
     assert labels.tolist() == [1, 0, 1]
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        points, labels = next_points(answer, truth, middle=False, generator=generator)
-        wrong = answer ^ truth
-        for point, label, error, is_object in zip(points.long().tolist(), labels.tolist(), wrong, truth, strict=True):
+        points, labels = next_points(prediction, ground_truth, middle=False, generator=generator)
+        wrong = prediction ^ ground_truth
+        for point, label, error, is_object in zip(
+            points.long().tolist(), labels.tolist(), wrong, ground_truth, strict=True
+        ):
             assert error[point[1], point[0]] or not error.any()
             assert bool(is_object[point[1], point[0]]) == bool(label)
 
 
 def test_missing_parts_and_parts_too_many_are_not_one_error():
-    truth, answer = square(0, 0, 8)[None], square(0, 8, 8)[None]  # side by side: the middle is not on their border
-    points, _ = next_points(answer, truth, middle=True)
+    ground_truth, prediction = (
+        square(0, 0, 8)[None],
+        square(0, 8, 8)[None],
+    )  # side by side: the middle is not on their border
+    points, _ = next_points(prediction, ground_truth, middle=True)
     x, y = points[0].tolist()
     assert min(abs(x - 4), abs(x - 12)) <= 1
     assert abs(y - 4) <= 1
@@ -71,17 +76,17 @@ def test_boxes_with_noise_stay_near_and_valid():
 def test_losses_of_masks():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 8, 8, generator=generator)
-    truth = torch.rand(2, 8, 8, generator=generator) > 0.5
+    ground_truth = torch.rand(2, 8, 8, generator=generator) > 0.5
     ious = torch.rand(2, 3, generator=generator)
-    focal, dice, squared = mask_losses(logits, ious, truth)
-    target = truth[:, None].expand(2, 3, 8, 8).float()
+    focal, dice, squared = mask_losses(logits, ious, ground_truth)
+    target = ground_truth[:, None].expand(2, 3, 8, 8).float()
     assert torch.allclose(focal, sigmoid_focal_loss(logits, target, alpha=0.25, gamma=2).mean(dim=(2, 3)))
     p = logits.sigmoid()
-    by_hand = 1 - (2 * (p * target).sum((2, 3)) + 1) / (p.sum((2, 3)) + target.sum((2, 3)) + 1)
-    assert torch.allclose(dice, by_hand)
-    answer = logits > 0
-    overlap = (answer & truth[:, None]).sum((2, 3)) / (answer | truth[:, None]).sum((2, 3))
-    assert torch.allclose(squared, (ious - overlap) ** 2)
+    expected_dice = 1 - (2 * (p * target).sum((2, 3)) + 1) / (p.sum((2, 3)) + target.sum((2, 3)) + 1)
+    assert torch.allclose(dice, expected_dice)
+    prediction = logits > 0
+    iou = (prediction & ground_truth[:, None]).sum((2, 3)) / (prediction | ground_truth[:, None]).sum((2, 3))
+    assert torch.allclose(squared, (ious - iou) ** 2)
 
 
 def test_losses_reach_prompt_encoder_and_decoder_and_are_reproducible():
@@ -127,6 +132,6 @@ def test_it_learns_an_image_by_heart():
         points = torch.tensor([[[16.0, 16.0]], [[46.0, 46.0]]])
         logits, ious = sam.decode(features, PromptBatch(points=points, labels=torch.ones(2, 1).long()))
     best = logits[torch.arange(2), 1 + ious[:, 1:].argmax(dim=1)] > 0
-    truth = torch.nn.functional.adaptive_avg_pool2d(torch.stack(masks).float(), 16) > 0.5
-    overlap = (best & truth).sum((1, 2)) / (best | truth).sum((1, 2))
-    assert overlap.min() > 0.7
+    ground_truth = torch.nn.functional.adaptive_avg_pool2d(torch.stack(masks).float(), 16) > 0.5
+    iou = (best & ground_truth).sum((1, 2)) / (best | ground_truth).sum((1, 2))
+    assert iou.min() > 0.7
