@@ -60,7 +60,7 @@ def test_other_models_are_no_sam(tmp_path: Path) -> None:
         load_method("mobilesam")
     with pytest.raises(UsageError, match="expected graph-cut"):
         load_sam("fcos_efficientnet_lite0_fpn")
-    with pytest.raises(UsageError, match="weights: graph-cut has none"):
+    with pytest.raises(UsageError, match="weights: graph-cut has no weights"):
         load_method("graph-cut", weights="x")
     with pytest.raises(CheckpointError, match="there is no such file of weights"):
         load_sam("missing.pth")

@@ -33,7 +33,9 @@ def neighbor_steps(ndim: int, neighbors: int) -> Int[np.ndarray, "k ndim"]:
     [[0, 1], [1, 0], [1, 1], [1, -1], [0, -1], [-1, 0], [-1, -1], [-1, 1]]
     """
     if neighbors not in _NEIGHBORS.get(ndim, ()):
-        raise ShapeError(f"neighbors: expected 4 or 8 in two dimensions, 6 or 26 in three, got {neighbors} in {ndim}")
+        raise ShapeError(
+            f"neighbors: expected 4 or 8 neighbours in two dimensions, 6 or 26 in three, got {neighbors} in {ndim}"
+        )
     steps = [step for step in product((0, 1, -1), repeat=ndim) if step > (0,) * ndim]
     forward = np.array(sorted(steps, key=lambda step: sum(map(abs, step)))[: neighbors // 2])
     return np.concatenate([forward, -forward])
