@@ -14,6 +14,7 @@ import otus
 from otus.errors import ImageError
 from otus.inference.devices import choose_device
 from otus.inference.prediction import Prediction
+from otus.inference.predictor import Predictor
 from otus.parts.tasks import CLASSIFICATION
 from otus.structures import Categories, Classification, Instances, Masks
 
@@ -99,7 +100,7 @@ def test_a_notebook_shows_a_prediction_as_its_overlay(prediction):
 
 
 @pytest.fixture(scope="module")
-def predictor() -> otus.inference.predictor.Predictor:
+def predictor() -> Predictor:
     return otus.load(device="cpu")
 
 
