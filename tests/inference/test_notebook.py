@@ -45,7 +45,7 @@ def test_a_prediction_draws_writes_and_describes_itself(prediction, tmp_path, mo
 
 @pytest.mark.parametrize(("habit", "ours"), [("boxes", "instances.boxes_xyxy"), ("conf", "instances.scores")])
 def test_names_of_other_libraries_say_what_to_write(prediction, habit, ours):
-    with pytest.raises(AttributeError, match=f"write .{ours}"):
+    with pytest.raises(AttributeError, match=f"use .{ours}"):
         getattr(prediction, habit)
     with pytest.raises(AttributeError, match="has no attribute 'colour'"):
         prediction.colour  # noqa: B018
