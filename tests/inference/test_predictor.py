@@ -17,6 +17,7 @@ from otus.detection.region_based.fast_rcnn import fast_rcnn
 from otus.errors import CheckpointError, ImageError, UsageError
 from otus.evaluation.on_dataset import predict_dataset
 from otus.inference.devices import choose_device
+from otus.inference.pipeline import Pipeline
 from otus.inference.predictor import Predictor
 from otus.inference.tiling import Tiles
 from otus.parts.backbones import LayeredBackbone
@@ -358,8 +359,10 @@ def test_a_huge_image_joins_its_tiles_as_it_is_predicted_on_without_them(predict
     monkeypatch.setattr("otus.data.images.REDUCED_FROM", 1_000_000)
     Image.fromarray(photo((1024, 1536), red=(160, 240, 480, 720))).save(tmp_path / "huge.png")
     prepared: list[np.ndarray] = []
-    own = Predictor.prepared
-    monkeypatch.setattr(Predictor, "prepared", lambda self, image, key: prepared.append(image) or own(self, image, key))
+    prepare = Pipeline.prepare
+    monkeypatch.setattr(
+        Pipeline, "prepare", lambda self, sample: prepared.append(sample.image) or prepare(self, sample)
+    )
     (whole,) = predictor.predict(tmp_path / "huge.png")
     (tiled,) = predictor.predict(tmp_path / "huge.png", tiles=900)
     expected, *_, last = prepared
