@@ -157,10 +157,10 @@ def test_a_box_holds_an_object() -> None:
     rng = np.random.default_rng(0)
     mask = disc(60, 80, (35, 28), 6)
     image = np.where(mask[..., None], 118, 128) + rng.normal(0, 25, (60, 80, 3))
-    found = answer(np.clip(image, 0, 255).astype(np.uint8), Prompt(box_xyxy=[29, 22, 42, 35]), GrabCut())
-    assert iou(found, mask) > 0.6
+    predicted = predict_mask(np.clip(image, 0, 255).astype(np.uint8), Prompt(box_xyxy=[29, 22, 42, 35]), GrabCut())
+    assert iou(predicted, mask) > 0.6
     between_pixels = Prompt(box_xyxy=[3.1, 3, 3.4, 6])
-    assert not answer(rng.integers(0, 256, (9, 9, 3)).astype(np.uint8), between_pixels, GrabCut()).any()
+    assert not predict_mask(rng.integers(0, 256, (9, 9, 3)).astype(np.uint8), between_pixels, GrabCut()).any()
 
 
 def test_the_confidence_of_a_mask_that_the_colours_contradict() -> None:

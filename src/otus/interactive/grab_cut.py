@@ -102,7 +102,9 @@ class GrabCut:
         for _ in range(self.max_rounds):
             region_term = colors.log_likelihood(weights[0]) - colors.log_likelihood(weights[1]) + location_term
             previous, mask = mask, cut(embedding.flow(self.smoothness), region_term, marks)
-            if not mask.any():  # the border of a small object may cost more than its region gains, but a box holds an object
+            if (
+                not mask.any()
+            ):  # the border of a small object may cost more than its region gains, but a box holds an object
                 mask = previous
                 break
             if (mask == previous).all():
