@@ -52,7 +52,7 @@ def choose_runtime(name: str, system: BaseSystem[Any, Any], preprocess: Preproce
     if name == "auto":
         return fastest_runtime(system, preprocess) if system.heavy_parts else "torch"
     if name != "torch" and not system.heavy_parts:
-        raise UsageError(f"runtime: {name} runs backbones of detectors, which this model does not have; use torch")
+        raise UsageError(f"runtime: {name} runs networks of detectors and segmenters, which this model is not; use torch")
     return name
 
 
@@ -132,7 +132,9 @@ def _traced_inputs(system: BaseSystem[Any, Any], names: Sequence[str]) -> dict[s
 
 def _write_part(part: nn.Module, inputs: tuple[Any, ...], file: Path, *, runtime: str) -> None:
     leaves = pytree.tree_leaves(inputs)
-    dynamic_shapes = pytree.tree_map(lambda x: {i: torch.export.Dim.AUTO for i in range(x.ndim) if i != 1}, inputs)
+    dynamic_shapes = torch.export.ShapesCollection()
+    for leaf in leaves:
+        dynamic_shapes[leaf] = {i: torch.export.Dim.AUTO for i in range(leaf.ndim) if i != 1}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own code
         program = torch.export.export(part, inputs, dynamic_shapes=dynamic_shapes, strict=False)

@@ -71,6 +71,9 @@ class Pooled:
         return (self.fine.shape[-2], self.fine.shape[-1])
 
 
+torch.export.register_dataclass(Pooled, serialized_type_name="otus.Pooled")  # parts that take or return it can be exported
+
+
 class MaxPooling(nn.Module):
     """Max pooling over blocks of ``factor`` x ``factor`` pixels that records the indices of the maxima.
 

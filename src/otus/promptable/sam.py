@@ -261,18 +261,22 @@ def mobile_sam(categories: Categories = OBJECT) -> Sam:
     return with_encoder(TinyViT(), categories)
 
 
-def sam_efficientnet_lite0(categories: Categories = OBJECT, *, freezing: Freezing = Freezing()) -> Sam:
-    """Build a small SAM over EfficientNet-Lite0: images of 512 pixels, 128 channels.
+def sam_efficientnet_lite0(
+    categories: Categories = OBJECT, *, image_size: int = 512, freezing: Freezing = Freezing()
+) -> Sam:
+    """Build a small SAM over EfficientNet-Lite0 with 128 channels.
 
     Parameters
     ----------
     categories
         A single category.
+    image_size
+        Side of the padded image, a multiple of 32.
     freezing
         Which weights of the backbone are frozen.
     """
     backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing)
-    return with_encoder(BackboneEncoder(backbone), categories, ffn_dim=512)
+    return with_encoder(BackboneEncoder(backbone, image_size=image_size), categories, ffn_dim=512)
 
 
 def with_encoder(

@@ -124,6 +124,11 @@ class Segmenter(BaseSystem[SegmenterStages, SemanticScores]):
         return SEMANTIC
 
     @property
+    def heavy_parts(self) -> tuple[str, ...]:
+        """Encoder, decoder and head."""
+        return ("encoder", "decoder", "head")
+
+    @property
     def min_size(self) -> int:
         """Minimum height and width of an image, that of the encoder."""
         return self.encoder.min_size

@@ -117,6 +117,7 @@ def train(
     weights: Annotated[
         Path | None, typer.Option(help="Initial weights.", show_default="the packaged Mask R-CNN")
     ] = None,
+    image_size: Annotated[int, typer.Option(help="Side of the padded images, in pixels.")] = 512,
     rate: Annotated[float | None, typer.Option(help="Learning rate.", show_default="the model's own")] = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of an interrupted run.")] = None,
 ) -> None:
@@ -127,7 +128,8 @@ def train(
         val=open_dataset(voc2012 / "instances_val.json"),
         weights=weights or PACKAGED / f"{TEACHER}.safetensors",
         settings=replace(SETTINGS, minutes=minutes, learning_rate=rate, precision=fastest_precision()),
-        image_size=512,
+        arguments={"image_size": image_size},
+        image_size=image_size,
         augment=Compose([HorizontalFlip(), CropAndPad(0.2), ColorJitter(hue=0.0)]),
         out=Path(os.environ.get("OTUS_RUNS") or Path.home() / "otus-runs"),
         name="packaged_promptable",
