@@ -27,6 +27,7 @@ from otus.parts.boxes.locations import location_generator
 from otus.parts.boxes.nms import batched_nms, nms_per_image
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
+from otus.semantic.segnet import segnet
 from otus.zoo.models import build_model, model_entry
 
 pytestmark = pytest.mark.timeout(1200)  # tracing takes half a minute of one core, and others may be at work
@@ -335,6 +336,20 @@ def test_another_runtime_runs_the_heavy_parts_and_nothing_else_changes(name, exp
     Predictor(predictor.system, preprocess=PREPROCESS, name=name, device="cpu", runtime="onnxruntime")
 
 
+def test_another_runtime_runs_a_segmenter(tmp_path, monkeypatch):
+    monkeypatch.setenv("OTUS_CACHE", str(tmp_path))
+    torch.manual_seed(0)
+    system = segnet(CATEGORIES, widths=(4, 8), depths=(1, 2))  # indices of maxima go from the encoder to the decoder
+    torch.nn.init.normal_(system.head.weight, std=3)
+    expected, result = (
+        Predictor(system, preprocess=PREPROCESS, name="segnet", device="cpu", runtime=runtime).predict(SCENES[0])[0]
+        for runtime in ("torch", "onnxruntime")
+    )
+    assert {file.stem for file in tmp_path.rglob("*.onnx")} == {"encoder", "decoder", "head"}
+    assert len(np.unique(expected.semantic.labels)) > 1
+    assert (result.semantic.labels != expected.semantic.labels).mean() < 0.001
+
+
 def test_auto_takes_the_fastest_runtime_and_measures_once(exported, tmp_path, monkeypatch):
     monkeypatch.setenv("OTUS_CACHE", str(tmp_path))
     predictor, _ = exported("fcos")
@@ -361,7 +376,7 @@ def test_a_runtime_that_cannot_be_says_why(monkeypatch, tmp_path):
         with pytest.raises(UsageError, match=text):
             Predictor(system, preprocess=PREPROCESS, name="tiny", device="cpu", **options)
     monkeypatch.setattr(type(system), "heavy_parts", ())
-    with pytest.raises(UsageError, match="runtime: onnxruntime runs backbones of detectors"):
+    with pytest.raises(UsageError, match="runtime: onnxruntime runs networks of detectors and segmenters"):
         Predictor(system, preprocess=PREPROCESS, name="tiny", device="cpu", runtime="onnxruntime")
     assert Predictor(system, preprocess=PREPROCESS, name="tiny", device="cpu", runtime="auto").runtime == "torch"
     monkeypatch.undo()
