@@ -52,7 +52,9 @@ def choose_runtime(name: str, system: BaseSystem[Any, Any], preprocess: Preproce
     if name == "auto":
         return fastest_runtime(system, preprocess) if system.heavy_parts else "torch"
     if name != "torch" and not system.heavy_parts:
-        raise UsageError(f"runtime: {name} runs networks of detectors and segmenters, which this model is not; use torch")
+        raise UsageError(
+            f"runtime: {name} runs networks of detectors and segmenters, which this model is not; use torch"
+        )
     return name
 
 

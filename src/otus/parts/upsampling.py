@@ -71,7 +71,9 @@ class Pooled:
         return (self.fine.shape[-2], self.fine.shape[-1])
 
 
-torch.export.register_dataclass(Pooled, serialized_type_name="otus.Pooled")  # parts that take or return it can be exported
+torch.export.register_dataclass(
+    Pooled, serialized_type_name="otus.Pooled"
+)  # parts that take or return it can be exported
 
 
 class MaxPooling(nn.Module):
