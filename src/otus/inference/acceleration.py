@@ -134,7 +134,7 @@ def _traced_inputs(system: BaseSystem[Any, Any], names: Sequence[str]) -> dict[s
 
 def _write_part(part: nn.Module, inputs: tuple[Any, ...], file: Path, *, runtime: str) -> None:
     leaves = pytree.tree_leaves(inputs)
-    dynamic_shapes = torch.export.ShapesCollection()
+    dynamic_shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf in leaves:
         dynamic_shapes[leaf] = {i: torch.export.Dim.AUTO for i in range(leaf.ndim) if i != 1}
     with warnings.catch_warnings(), torch.no_grad():
