@@ -37,14 +37,14 @@ class Calibration:
 
     @property
     def expected_error(self) -> float:
-        """ECE: mean of |confidence - precision|, weighted by number of detections; NaN without detections."""
+        """ECE: mean of ``abs(confidence - precision)``, weighted by number of detections; NaN without detections."""
         if not self.counts.sum():
             return float("nan")
         return float(np.nansum(self._gaps * self.counts) / self.counts.sum())
 
     @property
     def maximum_error(self) -> float:
-        """MCE: maximum of |confidence - precision| over the bins; NaN without detections."""
+        """MCE: maximum of ``abs(confidence - precision)`` over the bins; NaN without detections."""
         return float(np.nanmax(self._gaps)) if self.counts.sum() else float("nan")
 
     @property
