@@ -53,7 +53,7 @@ _VERBS = (
     (
         predict.predict,
         "otus predict photos/ --page",
-        "otus predict film.mp4 --categories person,dog --score-threshold 0.7",
+        "otus predict film.mp4 --categories person,dog --refine-masks grabcut",
     ),
     (
         train.train,
@@ -78,7 +78,7 @@ _VERBS = (
     (
         segment.segment,
         "otus segment owl.jpg --point 250,180,1 --point 20,20,0 --overlay owl-overlay.png",
-        "otus segment photos --prompts prompts.json --format coco --out masks",
+        "otus segment owl.jpg --text 'largest bird' --overlay owl-overlay.png",
     ),
     (
         masks.masks,

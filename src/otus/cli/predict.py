@@ -67,6 +67,13 @@ def predict(
             show_default="--tile-whole",
         ),
     ] = None,
+    refine_masks: Annotated[
+        str | None,
+        typer.Option(
+            help="Promptable method that predicts masks for the boxes: grabcut, or a model's name or file.",
+            show_default="the model's own masks, if any",
+        ),
+    ] = None,
     flip: Flip = False,
     scales: Scales = None,
     batch_size: Annotated[
@@ -128,6 +135,7 @@ def predict(
             stride=stride,
             max_pixels=max_pixels,
             averaging=averaging,
+            refine_masks=refine_masks,
         ),
     )
     folder = None
@@ -157,6 +165,7 @@ def predict(
             if as_json:
                 postprocess = predictor.postprocess(minimum_score, nms_iou, names)
                 settings = postprocess_settings(postprocess, predictor.categories, tiling, averaging)
+                settings |= given_options(refine_masks=refine_masks)
                 emit_json_stream(
                     {"model": predictor.name, **settings},
                     "images",

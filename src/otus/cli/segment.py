@@ -1,14 +1,14 @@
 """``otus segment``: segment objects by points, boxes or scribbles, with a classical method or a promptable model."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from otus.cli._common import emit_json, given_options, output_file, output_folder, track, verb
-from otus.cli._options import AsJson, Device, Precision, Weights
+from otus.cli._options import MODEL, AsJson, Device, Precision, Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,11 +61,20 @@ def segment(
     box: Box = None,
     scribbles: Scribbles = None,
     mask: StartMask = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            "--text",
+            help="Words: a category of the detector, e.g. dog for all dogs; left, right, top, bottom, largest or smallest "
+            "before it for a single one. If nothing is found, the masks are empty, and that is no error.",
+            show_default="no text",
+        ),
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
             "--prompts",
-            help='JSON file of prompts by image: {"a.jpg": {"points": [[250, 180, 1]]}}.',
+            help='JSON file of prompts by image: {"a.jpg": {"points": [[250, 180, 1]]}, "b.jpg": {"text": "dog"}}.',
             show_default="no prompts",
         ),
     ] = None,
@@ -81,8 +90,12 @@ def segment(
         typer.Option(
             "--method",
             help="Method: graph-cut, grabcut, or a promptable model: a name (see otus models) or a file of weights.",
-            show_default="grabcut with a box, else graph-cut",
+            show_default="grabcut with a box or text, else graph-cut",
         ),
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option("--detector", help="Detector that finds the words of --text: a name or file.", show_default=MODEL),
     ] = None,
     weights: Weights = None,
     all_: Annotated[
@@ -112,24 +125,25 @@ def segment(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment objects marked by points, scribbles or a box, by graph cut or GrabCut, or by a promptable model."""
+    """Segment objects marked by points, scribbles, a box or words, by graph cut or GrabCut, or by a promptable model."""
     from otus.data.sources import is_video
     from otus.errors import UsageError, did_you_mean
     from otus.interactive.mask_files import FORMATS, read_prompts
 
-    prompt = prompt_of(point, points_for, box, scribbles, mask)
+    prompt = prompt_of(point, points_for, box, scribbles, mask, text)
     if format_ is not None and format_ not in FORMATS:
         raise UsageError(
             f"--format: expected one of {', '.join(FORMATS)}, got {format_!r}{did_you_mean(format_, FORMATS)}"
         )
     format_ = format_ or "png"
-    methods = _methods(method, weights=weights, device=device, precision=precision or "auto", multimask=all_ or None)
+    options = {"weights": weights, "device": device, "precision": precision or "auto", "multimask": all_ or None}
+    methods = _methods(method, detector, **options)
     if source.is_dir() or is_video(source):
-        if prompts is None and not frames:
+        if prompts is None and not frames and text is None:
             raise UsageError(
-                "several images need --prompts with a prompt for each, or --frames and a prompt for the first"
+                "several images need --prompts with a prompt for each, --text, or --frames and a prompt for the first"
             )
-        if prompt is not None and not frames:
+        if prompt is not None and not frames and text is None:
             raise UsageError("--point, --box etc. are for one image; give the prompts of several images by --prompts")
         _segment_many(
             source,
@@ -137,6 +151,7 @@ def segment(
             prompt,
             frames=frames,
             method=method,
+            detector=detector,
             methods=methods,
             all_=all_,
             out=out,
@@ -148,7 +163,7 @@ def segment(
     if prompts is not None or frames:
         raise UsageError("--prompts and --frames are for a folder or a video")
     if prompt is None:
-        raise UsageError("there is no prompt: give --point, --points-for, --scribbles, --box or --mask")
+        raise UsageError("there is no prompt: give --point, --points-for, --scribbles, --box, --mask or --text")
     if out is None and not as_json:
         out = Path(f"{source.stem}-mask{FORMATS[format_]}")
     if out is not None:
@@ -185,6 +200,7 @@ def _segment_many(
     *,
     frames: bool,
     method: str | None,
+    detector: str | None,
     methods: "Methods",
     all_: bool,
     out: Path | None,
@@ -201,10 +217,10 @@ def _segment_many(
     prompts
         Prompts by image name.
     first_prompt
-        Prompt for the first frame.
+        Prompt for the first frame, or for each image if it is text; of a video, for each frame until something is found.
     methods
         Returns the method for a prompt.
-    frames, method, all_, out, format_, overlay, as_json
+    frames, method, detector, all_, out, format_, overlay, as_json
         Options of :func:`segment`.
     """
     from otus.data.sources import is_video
@@ -227,21 +243,23 @@ def _segment_many(
 
     images = _frames_of(source, prompts, skip) if is_video(source) else _images_of(source, prompts, out)
     for name, read in track(images, "segmenting"):
-        if not frames and name not in prompts:
+        prompt = prompts.get(name)
+        if prompt is None and (not frames or not previous):
+            prompt = first_prompt
+        if prompt is None and not frames:
             continue
-        prompt = prompts.get(name) or (first_prompt if frames and not documents else None)
         document_file = out / f"{name}.json"
         mask_files = {"png": out / f"{name}.png", "labelme": out / f"{name}.labelme.json"}
         try:
             document = _read_document(document_file)
-            if document is not None and _is_up_to_date(document, prompt, method, all_=all_):
+            if document is not None and _is_up_to_date(document, prompt, method, detector, all_=all_):
                 already_there += 1
                 previous = _candidates(document)
             else:
                 image = read()
                 prompt = prompt or _prompt_from_previous(previous, name)
                 document, previous = _segment(image, name, prompt, methods, all_=all_)
-                document |= {"prompt": prompt.to_json(), "asked": method, "all": all_}
+                document |= {"prompt": prompt.to_json(), "asked": method, "detector": detector, "all": all_}
                 for outdated in mask_files.values():
                     outdated.unlink(missing_ok=True)
                 if overlay is not None:
@@ -250,6 +268,8 @@ def _segment_many(
             if format_ in mask_files and not mask_files[format_].exists():
                 write_masks(mask_files[format_], [document], format=format_)
         except (DataError, UsageError, ValueError) as error:
+            if isinstance(error, UsageError) and prompt is first_prompt is not None:
+                raise
             skip(
                 error if isinstance(error, DataError) else DataError(str(error), file=source / name, kind="bad_prompt")
             )
@@ -315,11 +335,14 @@ def _read_document(path: Path) -> dict[str, Any] | None:
     return document if isinstance(document, dict) and {"candidates", "prompt", "method"} <= set(document) else None
 
 
-def _is_up_to_date(document: dict[str, Any], prompt: "Prompt | None", method: str | None, *, all_: bool) -> bool:
-    """Return whether a document was computed by this prompt and method (None: any), and the same ``--all``."""
+def _is_up_to_date(
+    document: dict[str, Any], prompt: "Prompt | None", method: str | None, detector: str | None, *, all_: bool
+) -> bool:
+    """Return whether a document was computed by this prompt, method and detector (None: any), and the same ``--all``."""
     same_prompt = prompt is None or document["prompt"] == prompt.to_json()
     same_method = method in (None, document["method"], document.get("asked"))
-    return same_prompt and same_method and document.get("all", False) == all_
+    same_detector = detector in (None, document.get("detector"))
+    return same_prompt and same_method and same_detector and document.get("all", False) == all_
 
 
 def _prompt_from_previous(previous: "MaskCandidates | None", name: str) -> "Prompt":
@@ -330,6 +353,9 @@ def _prompt_from_previous(previous: "MaskCandidates | None", name: str) -> "Prom
     if previous is None:
         remedy = "give --point or --box, or its prompt in --prompts"
         raise DataError("the first frame has no prompt", file=name, remedy=remedy, kind="bad_prompt")
+    if not len(previous):
+        remedy = "give its prompt in --prompts"
+        raise DataError("nothing was found on the previous frame", file=name, remedy=remedy, kind="bad_prompt")
     return Prompt(mask=previous.best(int(previous.objects[0])))
 
 
@@ -347,10 +373,15 @@ def _candidates(document: dict[str, Any]) -> "MaskCandidates":
 
 
 def prompt_of(
-    point: list[str] | None, points_for: list[str] | None, box: str | None, scribbles: Path | None, mask: Path | None
+    point: list[str] | None,
+    points_for: list[str] | None,
+    box: str | None,
+    scribbles: Path | None,
+    mask: Path | None,
+    text: str | None = None,
 ) -> "Prompt | None":
     """Return the prompt of the options; None if none of them is given."""
-    if not any((point, points_for, box, scribbles, mask)):
+    if not any((point, points_for, box, scribbles, mask)) and text is None:
         return None
     import numpy as np
 
@@ -359,14 +390,14 @@ def prompt_of(
     from otus.structures import Prompt
     from otus.structures.prompt import BACKGROUND, UNMARKED
 
-    if points_for and any(text.split(",")[-1] not in ("0", "1") for text in point or ()):
+    if points_for and any(value.split(",")[-1] not in ("0", "1") for value in point or ()):
         raise UsageError("--point with --points-for: expected X,Y,0 or X,Y,1")
-    points = [_numbers("--point", "X,Y,0 or X,Y,1", text, 3) for text in point or ()]
-    for text in points_for or ():
-        number, colon, point_text = text.partition(":")
+    points = [_numbers("--point", "X,Y,0 or X,Y,1", value, 3) for value in point or ()]
+    for value in points_for or ():
+        number, colon, point_text = value.partition(":")
         expected = "NUMBER:X,Y, numbers from 1 on"
         if not colon or not number.strip().isdecimal() or int(number) < 1:
-            raise UsageError(f"--points-for: expected {expected}, got {text!r}")
+            raise UsageError(f"--points-for: expected {expected}, got {value!r}")
         points.append([*_numbers("--points-for", expected, point_text, 2), int(number)])
     if any(label != int(label) for *_, label in points):
         raise UsageError("--point: expected X,Y,0 or X,Y,1, the label an integer")
@@ -380,6 +411,7 @@ def prompt_of(
         scribbles=scribble_labels,
         box_xyxy=None if box is None else _numbers("--box", "X1,Y1,X2,Y2", box, 4),
         mask=None if mask is None else read_label_image(mask) > 0,
+        text=text,
     )
 
 
@@ -395,15 +427,22 @@ def _numbers(option: str, expected: str, text: str, count: int) -> list[float]:
     return values
 
 
-def _methods(name: str | None, **options: Any) -> "Methods":
+def _methods(name: str | None, detector: str | None, **options: Any) -> "Methods":
     """Return a function from a prompt to the method for it; each method is loaded once."""
-    loaded: dict[str, PromptableMethod[Any]] = {}
+
+    @cache
+    def load_method(method_name: str, *, with_detector: bool) -> "PromptableMethod[Any]":
+        if not with_detector:
+            return _load(method_name, **options)
+        from otus.inference.detect_then_prompt import DetectThenPrompt
+        from otus.inference.loading import load
+
+        method = load_method(method_name, with_detector=False)
+        return DetectThenPrompt(load(detector, **given_options(device=options["device"])), method)
 
     def method(prompt: "Prompt") -> "PromptableMethod[Any]":
-        method_name = name or ("graph-cut" if prompt.box_xyxy is None else "grabcut")
-        if method_name not in loaded:
-            loaded[method_name] = _load(method_name, **options)
-        return loaded[method_name]
+        takes_box = prompt.box_xyxy is not None or prompt.text is not None
+        return load_method(name or ("grabcut" if takes_box else "graph-cut"), with_detector=prompt.text is not None)
 
     return method
 
@@ -435,6 +474,11 @@ def _segment(
     candidates = candidates if all_ else candidates.best_of_each()
     seconds = {"embed": embedded - start, "segment": time.perf_counter() - embedded}
     head = {"file": name, "width": image.shape[1], "height": image.shape[0], "method": method.name, "seconds": seconds}
+    if prompt.text is not None:
+        from otus.inference.detect_then_prompt import DetectThenPrompt
+
+        answered_by = f"detector {method.detector.name}" if isinstance(method, DetectThenPrompt) else "text encoder"
+        head["text"] = {"words": prompt.text, "answered_by": answered_by}
     return head | {"candidates": candidate_records(candidates)}, candidates
 
 
@@ -452,6 +496,9 @@ def _line(name: str, document: dict[str, Any]) -> str:
         f"object {record['object']} {record['area']:,} pixels, score {record['score']:.2f}"
         for record in document["candidates"]
     ]
+    text = document.get("text")
+    if text is not None and not parts:
+        parts = [f"found no {text['words']}, no masks"]
     milliseconds = 1000 * sum(document["seconds"].values())
-    method = f"{document['method']}, {milliseconds:.0f} ms"
+    method = f"{document['method']}, {'' if text is None else text['answered_by'] + ', '}{milliseconds:.0f} ms"
     return f"{name} {document['width']}x{document['height']}: {'; '.join(parts)} ({method})"

@@ -1,5 +1,6 @@
-"""Predict on images that were read: in a batch, or on overlapping tiles of one large image."""
+"""Predict on images that were read: in a batch, or on overlapping tiles of one large image; refine the masks."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,12 +12,13 @@ from otus.data.images import reduce_image
 from otus.data.sample import Sample
 from otus.data.sources import SourceImage
 from otus.inference.blending import blended
+from otus.inference.detect_then_prompt import refine_masks
 from otus.inference.pipeline import Pipeline
 from otus.inference.prediction import Prediction
 from otus.inference.tiling import Tiles, Window, merged, moved
 from otus.parts.inference_mode import Stopwatch
 from otus.parts.postprocess import Postprocess
-from otus.structures import SemanticScores
+from otus.structures import PromptableMethod, SemanticScores
 
 
 def predict_batch(
@@ -81,6 +83,14 @@ def predict_blended(image: SourceImage, pipeline: Pipeline, tiles: Tiles, *, bat
     tile_scores = (pair for batch in batches for pair in zip(batch, scores(batch), strict=True))
     semantic = blended(tile_scores, tiles, size_hw, full_image=full_image)
     return _prediction(replace(image, size_hw=size_hw), semantic, pipeline, watch.milliseconds)
+
+
+def with_refined_masks(prediction: Prediction, method: PromptableMethod[Any]) -> Prediction:
+    """Return a prediction whose masks are those that a promptable method predicts for the boxes."""
+    start = time.perf_counter()
+    instances = refine_masks(method, prediction.image, prediction.instances)
+    milliseconds = prediction.milliseconds | {"masks": (time.perf_counter() - start) * 1e3}
+    return replace(prediction, result=instances, milliseconds=milliseconds)
 
 
 def _prediction(image: SourceImage, result: Any, pipeline: Pipeline, milliseconds: dict[str, float]) -> Prediction:

@@ -41,7 +41,7 @@ class Prediction:
         ``PanopticMap``; ``instances``, ``classification``, ``semantic`` and ``panoptic`` return it by type.
     milliseconds
         Time of each step, divided by the number of images in the batch: ``prepare`` (including external proposals, if the
-        system needs them), ``network``, ``undo`` (mapping results back to the image).
+        system needs them), ``network``, ``undo`` (mapping results back to the image), ``masks`` (if they are refined).
     task
         Task of the model.
     size_hw

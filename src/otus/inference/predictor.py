@@ -24,7 +24,7 @@ from otus.data.tensors import TensorSample
 from otus.errors import DataError, UsageError, did_you_mean
 from otus.inference.averaging import Averaging
 from otus.inference.devices import choose_device, choose_precision
-from otus.inference.image_prediction import predict_batch, predict_blended, predict_tiled
+from otus.inference.image_prediction import predict_batch, predict_blended, predict_tiled, with_refined_masks
 from otus.inference.panoptic_pair import PanopticPipeline
 from otus.inference.pipeline import Pipeline
 from otus.inference.prediction import Prediction
@@ -34,7 +34,7 @@ from otus.parts.postprocess import Postprocess
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
 from otus.parts.tasks import SEMANTIC, Task
-from otus.structures import Categories, Instances
+from otus.structures import Categories, Instances, PromptableMethod
 
 SCORE_THRESHOLD = 0.5
 """Default score threshold of predictions, for models without score thresholds of their own, unless the system's minimum
@@ -165,6 +165,7 @@ class Predictor:
         categories: str | Sequence[str] | None = None,
         tiles: Tiles | int | None = None,
         averaging: Averaging | None = None,
+        refine_masks: PromptableMethod[Any] | str | None = None,
         batch_size: int = 1,
         stride: int = 1,
         report: Callable[[DataError], None] | None = None,
@@ -191,6 +192,10 @@ class Predictor:
         averaging
             Test-time augmentation of a semantic model: flips and scales whose probabilities are averaged (default:
             none).
+        refine_masks
+            Promptable method that predicts the masks for the boxes, or its name or file; see
+            :func:`~otus.inference.detect_then_prompt.refine_masks` (default: none, masks are the model's own, if it
+            predicts any).
         batch_size
             Images, or tiles of an image, per batch.
         stride
@@ -206,7 +211,8 @@ class Predictor:
             If a file is missing or not an image.
         UsageError
             If an option is out of range, the model does not know a category, or an option is not for models of this
-            task: thresholds and categories are for detectors, averaging is for semantic models, tiles are for both.
+            task: thresholds, categories and masks for boxes are for detectors, averaging is for semantic models, tiles
+            are for both.
         TypeError
             If an option is unknown; for options of other libraries the message names the equivalent.
         """
@@ -220,6 +226,12 @@ class Predictor:
         pipeline = replace(self.pipeline, averaging=averaging)
         if tiles is not None and self.task.result_type is not Instances and self.task is not SEMANTIC:
             raise self._not_a_detector("tiles")
+        if refine_masks is not None and self.task.result_type is not Instances:
+            raise self._not_a_detector("refine_masks")
+        if isinstance(refine_masks, str):
+            from otus.inference.promptable import load_method  # which loads by this module
+
+            refine_masks = load_method(refine_masks, device=self.device, precision=self.precision)
         for name, value in (("batch_size", batch_size), ("stride", stride), ("max_pixels", max_pixels)):
             if value < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {value}")
@@ -238,7 +250,9 @@ class Predictor:
                     else:
                         yield predict_tiled(image, pipeline, tiles, postprocess=postprocess, batch_size=batch_size)
 
-        return predictions()
+        if refine_masks is None:
+            return predictions()
+        return (with_refined_masks(prediction, refine_masks) for prediction in predictions())
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context in which the system computes in its precision."""
