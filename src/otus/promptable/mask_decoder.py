@@ -126,8 +126,21 @@ class MaskDecoder(nn.Module):
 
         The first token is the IoU's, the next ones are the masks', then come the prompt's.
         """
+        return self.transformer(image, self._with_output_tokens(prompts))
+
+    def mask_attention(self, image: ProjectedImage, prompts: Float[Tensor, "b t d"]) -> Float[Tensor, "b m h w"]:
+        """Return where each mask token looks: its last attention to the image, the mean over heads; for explanations."""
+        weights = self.transformer.last_attention(image, self._with_output_tokens(prompts))[:, 1 : 1 + self.num_masks]
+        return torch.unflatten(weights, 2, (round(weights.shape[2] ** 0.5), -1))
+
+    @property
+    def num_masks(self) -> int:
+        """Number of masks per prompt, M + 1: the candidates, and the one for unambiguous prompts."""
+        return self.mask_tokens.num_embeddings
+
+    def _with_output_tokens(self, prompts: Float[Tensor, "b t d"]) -> Float[Tensor, "b t2 d"]:
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        return self.transformer(image, torch.cat([output_tokens.expand(len(prompts), -1, -1), prompts], dim=1))
+        return torch.cat([output_tokens.expand(len(prompts), -1, -1), prompts], dim=1)
 
     def predicted_ious(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b m"]:
         """Return the predicted IoU of each mask with its object."""
@@ -169,7 +182,7 @@ class TwoWayTransformer(nn.Module):
         self.final_attn_token_to_image = Attention(embed_dim, num_heads, inner_dim=embed_dim // 2)
         self.norm_final_attn = nn.LayerNorm(embed_dim)
         later = [block.cross_attn_token_to_image for block in self.layers[1:] if isinstance(block, TwoWayBlock)]
-        for attention in (*later, self.final_attn_token_to_image):  # it has no effect, see :func:`token_to_image`
+        for attention in (*later, self.final_attn_token_to_image):  # it has no effect, see :func:`attention_weights`
             attention.k_proj.bias.requires_grad_(False)
 
     def project_image(self, locations: Float[Tensor, "b n d"], encodings: Float[Tensor, "n d"]) -> ProjectedImage:
@@ -191,14 +204,29 @@ class TwoWayTransformer(nn.Module):
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b n d"]]:
         """Return the tokens and the feature map of each prompt."""
         token_encodings = tokens  # the input tokens serve as positional encodings of queries and keys in every block
-        locations = image.locations
-        for index, block in enumerate(self.layers):
-            projected = image if index == 0 else None
-            tokens, locations = block(tokens, token_encodings, locations, image.encodings, projected)
+        tokens, locations = self.blocks(image, tokens)
         attended = token_to_image(
             self.final_attn_token_to_image, tokens + token_encodings, locations + image.encodings, locations
         )
         return self.norm_final_attn(tokens + attended), locations
+
+    def blocks(
+        self, image: ProjectedImage, tokens: Float[Tensor, "b t d"]
+    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b n d"]]:
+        """Return the tokens and the feature map of each prompt before the last attention from tokens to image."""
+        token_encodings, locations = tokens, image.locations
+        for index, block in enumerate(self.layers):
+            projected = image if index == 0 else None
+            tokens, locations = block(tokens, token_encodings, locations, image.encodings, projected)
+        return tokens, locations
+
+    def last_attention(
+        self, image: ProjectedImage, tokens: Float[Tensor, "b t d"]
+    ) -> Float[Tensor, "b t n"]:
+        """Return the weights of the last attention from each token to the locations, the mean over heads; for explanations."""
+        updated, locations = self.blocks(image, tokens)
+        weights = attention_weights(self.final_attn_token_to_image, updated + tokens, locations + image.encodings)
+        return torch.unflatten(weights, 1, (self.final_attn_token_to_image.num_heads, -1)).mean(dim=1)
 
 
 class TwoWayBlock(nn.Module):
@@ -243,19 +271,26 @@ class TwoWayBlock(nn.Module):
         return tokens, self.norm4(locations)
 
 
+def attention_weights(
+    attention: Attention, queries: Float[Tensor, "b t d"], keys: Float[Tensor, "b n d"]
+) -> Float[Tensor, "b ht n"]:
+    """Return the weights of each head and token, projected on the side of the tokens.
+
+    The bias of the keys adds the same constant to all logits of a query, so the softmax does not depend on it.
+    """
+    projected = attention.split_heads(attention.q_proj(queries)) * attention.head_dim**-0.5
+    folded = projected @ torch.unflatten(attention.k_proj.weight, 0, (attention.num_heads, -1))  # (B, H, T, D)
+    return (folded.flatten(1, 2) @ keys.transpose(1, 2)).softmax(dim=-1)
+
+
 def token_to_image(
     attention: Attention,
     queries: Float[Tensor, "b t d"],
     keys: Float[Tensor, "b n d"],
     values: Float[Tensor, "b n d"],
 ) -> Float[Tensor, "b t d"]:
-    """Return ``attention(queries, keys, values)`` from tokens to locations, projected on the side of the tokens.
-
-    The bias of the keys adds the same constant to all logits of a query, so the softmax does not depend on it.
-    """
-    projected = attention.split_heads(attention.q_proj(queries)) * attention.head_dim**-0.5
-    folded = projected @ torch.unflatten(attention.k_proj.weight, 0, (attention.num_heads, -1))  # (B, H, T, D)
-    weights = (folded.flatten(1, 2) @ keys.transpose(1, 2)).softmax(dim=-1)
+    """Return ``attention(queries, keys, values)`` from tokens to locations, projected on the side of the tokens."""
+    weights = attention_weights(attention, queries, keys)
     means = torch.unflatten(weights @ values, 1, (attention.num_heads, -1))
     outputs = means @ torch.unflatten(attention.v_proj.weight, 0, (attention.num_heads, -1)).transpose(1, 2)
     return attention.out_proj(outputs.transpose(1, 2).flatten(start_dim=2) + attention.v_proj.bias)

@@ -173,6 +173,18 @@ class SamMethod:
             per_prompt[object_prompt.prompt_index].append((object_prompt.number, *predictions[index]))
         return [self._candidates(embedding, per_object) for per_object in per_prompt]
 
+    def mask_attention(self, embedding: Embedding, prompt: Prompt) -> Float32[np.ndarray, "masks h w"]:
+        """Return where the tokens of the M + 1 masks look in the feature map, for the first object of a prompt.
+
+        Weights of the decoder's last attention from tokens to image, the mean over heads; each map sums to 1 over the padded
+        image. The first map is that of the mask for unambiguous prompts.
+        """
+        first = next(self._object_prompts(0, prompt, embedding.size_hw, None, None))
+        with inference_mode(self.sam) as sam:
+            inputs = sam.decoder_inputs(self.features(embedding), self._batch([first]))
+            attention: np.ndarray = sam.mask_decoder.mask_attention(*inputs)[0].cpu().numpy()
+        return attention
+
     def check(self, embedding: Embedding) -> None:
         """Raise UsageError unless an embedding is of this model."""
         if embedding.model != self.model_hash:
@@ -271,26 +283,29 @@ class SamMethod:
         self, embedding: Embedding, objects: Sequence[_ObjectPrompt]
     ) -> list[tuple[Float32[np.ndarray, "masks m m"], Float32[np.ndarray, "masks"]]]:
         """Return logits and scores for prompts of the same parts, the best candidate of each first."""
-        device, first = self.sam.device, objects[0]
-
-        def stacked(arrays: Sequence[Any]) -> Tensor:
-            return torch.from_numpy(np.stack(arrays).astype(np.float32)).to(device)
-
-        has_points = bool(len(first.labels))
-        batch = PromptBatch(
-            points=stacked([prompt.points for prompt in objects]) if has_points else None,
-            labels=stacked([prompt.labels for prompt in objects]).long() if has_points else None,
-            boxes=None if first.box is None else stacked([prompt.box for prompt in objects]),
-            masks=None if first.mask is None else stacked([prompt.mask for prompt in objects])[:, None],
-        )
-        image = self.project_image(embedding) if first.mask is None else None
+        image = self.project_image(embedding) if objects[0].mask is None else None
         with inference_mode(self.sam) as sam:
-            logits, ious = sam.decode(self.features(embedding), batch, image=image)
+            logits, ious = sam.decode(self.features(embedding), self._batch(objects), image=image)
         predictions = []
         for prompt, prompt_logits, prompt_ious in zip(objects, logits.cpu().numpy(), ious.cpu().numpy(), strict=True):
             order = 1 + np.argsort(-prompt_ious[1:], kind="stable") if prompt.multimask else np.zeros(1, np.int64)
             predictions.append((prompt_logits[order], prompt_ious[order]))
         return predictions
+
+    def _batch(self, objects: Sequence[_ObjectPrompt]) -> PromptBatch:
+        """Return prompts of the same parts as tensors."""
+        first = objects[0]
+
+        def stacked(arrays: Sequence[Any]) -> Tensor:
+            return torch.from_numpy(np.stack(arrays).astype(np.float32)).to(self.sam.device)
+
+        has_points = bool(len(first.labels))
+        return PromptBatch(
+            points=stacked([prompt.points for prompt in objects]) if has_points else None,
+            labels=stacked([prompt.labels for prompt in objects]).long() if has_points else None,
+            boxes=None if first.box is None else stacked([prompt.box for prompt in objects]),
+            masks=None if first.mask is None else stacked([prompt.mask for prompt in objects])[:, None],
+        )
 
     def _candidates(
         self, embedding: Embedding, per_object: Sequence[tuple[int, np.ndarray, np.ndarray]]
