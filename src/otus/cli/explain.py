@@ -24,7 +24,7 @@ from otus.cli._options import (
     Weights,
     html_page,
 )
-from otus.cli.segment import Points, PointsFor, Scribbles, prompt_of
+from otus.cli.segment import Box, Points, PointsFor, Scribbles, prompt_of
 
 if TYPE_CHECKING:
     from otus.data.dataset import Dataset
@@ -275,6 +275,41 @@ def graph_cut(
     if prompt is None:
         raise UsageError("there is no prompt: give --point, --points-for or --scribbles")
     explanation = explain_graph_cut(read_image(image_path), prompt, name=str(image_path))
+    _write(explanation, path, as_json=as_json)
+
+
+@app.command(
+    epilog=examples(
+        "otus explain prompt owl.jpg --method mobile_sam --point 250,180,1",
+        "otus explain prompt owl.jpg --method sam.safetensors --point 250,180,1 --point 20,20,0 --out prompt.html",
+    )
+)
+@verb
+def prompt(
+    image_path: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image.")],
+    method: Annotated[
+        str, typer.Option("--method", help="Promptable model: a name (see otus models) or a file of weights.")
+    ],
+    point: Points = None,
+    box: Box = None,
+    weights: Weights = None,
+    device: Device = None,
+    precision: Precision = None,
+    out: Annotated[Path | None, html_page("prompt-IMAGE.html")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a promptable model predicts: candidates and scores, attention, and what each further click changed."""
+    from otus.data.images import read_image
+    from otus.errors import UsageError
+    from otus.inference.promptable import load_sam
+    from otus.reports.explain.prompt import explain_prompt
+
+    path = output_file(out, f"prompt-{image_path.stem}.html")
+    marked = prompt_of(point, None, box, None, None)
+    if marked is None:
+        raise UsageError("there is no prompt: give --point or --box")
+    sam = load_sam(method, weights=weights, **given_options(device=device, precision=precision))
+    explanation = explain_prompt(read_image(image_path), marked, name=str(image_path), method=sam)
     _write(explanation, path, as_json=as_json)
 
 

@@ -220,10 +220,8 @@ class TwoWayTransformer(nn.Module):
             tokens, locations = block(tokens, token_encodings, locations, image.encodings, projected)
         return tokens, locations
 
-    def last_attention(
-        self, image: ProjectedImage, tokens: Float[Tensor, "b t d"]
-    ) -> Float[Tensor, "b t n"]:
-        """Return the weights of the last attention from each token to the locations, the mean over heads; for explanations."""
+    def last_attention(self, image: ProjectedImage, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t n"]:
+        """Return the weights of the last attention from each token to the locations, averaged over heads."""
         updated, locations = self.blocks(image, tokens)
         weights = attention_weights(self.final_attn_token_to_image, updated + tokens, locations + image.encodings)
         return torch.unflatten(weights, 1, (self.final_attn_token_to_image.num_heads, -1)).mean(dim=1)

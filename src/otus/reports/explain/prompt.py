@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageDraw
 
+from otus.errors import UsageError
 from otus.interactive.mask_files import as_instances, candidate_records
 from otus.promptable.method import SamMethod
 from otus.promptable.sam import resized_hw
@@ -69,20 +70,21 @@ class PromptExplanation:
             "One point may mean a part, an object or a group, so the model predicts several masks, and of each its IoU with "
             "what is meant. The mask with the highest predicted IoU is shown first.",
             [
-                Figure.of(self._marked(self.prompts[0], draw(self.image, as_instances(first[[i]]))), f"score {score:.3f}")
+                Figure.of(
+                    self._marked(self.prompts[0], draw(self.image, as_instances(first)[[i]])), f"score {score:.3f}"
+                )
                 for i, score in enumerate(first.scores)
             ],
-            [
-                {"score": round(record["score"], 3), "pixels": record["area"]}
-                for record in candidate_records(first)
-            ],
+            [{"score": round(record["score"], 3), "pixels": record["area"]} for record in candidate_records(first)],
         )
         yield Section(
             "Attention",
             "Where the token of each mask looks in the image: weights of the decoder's last attention from tokens to image, "
             "the mean over heads. The first token is the one for prompts that are not ambiguous.",
             [
-                Figure.of(attention_overlay(self.image, attention), "not ambiguous" if i == 0 else f"candidate token {i}")
+                Figure.of(
+                    attention_overlay(self.image, attention), "not ambiguous" if i == 0 else f"candidate token {i}"
+                )
                 for i, attention in enumerate(self.attention[0])
             ],
         )
@@ -109,7 +111,11 @@ class PromptExplanation:
         yield Section(
             "The mask",
             "The best candidate for the whole prompt.",
-            [Figure.of(draw(self.image, as_instances(self.candidates[-1][[0]])), f"{self.candidates[-1].scores[0]:.3f}")],
+            [
+                Figure.of(
+                    draw(self.image, as_instances(self.candidates[-1])[[0]]), f"{self.candidates[-1].scores[0]:.3f}"
+                )
+            ],
         )
 
     def _changes(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -122,7 +128,11 @@ class PromptExplanation:
 
     def _changed(self, before: np.ndarray, after: np.ndarray) -> ImageArray:
         pale = faded(self.image)
-        for where, colour in ((before & after, (90, 120, 200)), (after & ~before, _OBJECT), (before & ~after, _BACKGROUND)):
+        for where, colour in (
+            (before & after, (90, 120, 200)),
+            (after & ~before, _OBJECT),
+            (before & ~after, _BACKGROUND),
+        ):
             pale[where] = (0.4 * pale[where] + 0.6 * np.array(colour)).astype(np.uint8)
         return pale
 
@@ -147,6 +157,8 @@ def explain_prompt(image: ImageArray, prompt: Prompt, *, name: str, method: SamM
     UsageError, ShapeError
         As :meth:`~otus.promptable.method.SamMethod.segment`, or if the prompt marks several objects.
     """
+    if prompt.num_objects > 1:
+        raise UsageError(f"the prompt marks {prompt.num_objects} objects; give the points of one object")
     embedding = method.embed(image)
     first = 1 if prompt.box_xyxy is None and prompt.mask is None else 0
     prompts = tuple(
