@@ -20,6 +20,8 @@ from otus.visualization.drawing import draw
 
 ImageArray = UInt8[np.ndarray, "h w 3"]
 _OBJECT, _BACKGROUND = (40, 190, 90), (225, 60, 50)
+_WIDTH = 380
+"""Width of figures that stand side by side, in CSS pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,9 @@ class PromptExplanation:
             "what is meant. The mask with the highest predicted IoU is shown first.",
             [
                 Figure.of(
-                    self._marked(self.prompts[0], draw(self.image, as_instances(first)[[i]])), f"score {score:.3f}"
+                    self._marked(self.prompts[0], draw(self.image, as_instances(first)[[i]])),
+                    f"score {score:.3f}",
+                    width=_WIDTH,
                 )
                 for i, score in enumerate(first.scores)
             ],
@@ -83,7 +87,9 @@ class PromptExplanation:
             "the mean over heads. The first token is the one for prompts that are not ambiguous.",
             [
                 Figure.of(
-                    attention_overlay(self.image, attention), "not ambiguous" if i == 0 else f"candidate token {i}"
+                    attention_overlay(self.image, attention),
+                    "not ambiguous" if i == 0 else f"candidate token {i}",
+                    width=_WIDTH,
                 )
                 for i, attention in enumerate(self.attention[0])
             ],
@@ -96,6 +102,7 @@ class PromptExplanation:
                     Figure.of(
                         self._marked(prompt, self._changed(before, after)),
                         f"click {number}: score {candidates.scores[0]:.3f}",
+                        width=_WIDTH,
                     )
                     for number, (prompt, candidates, (before, after)) in enumerate(
                         zip(self.prompts, self.candidates, self._changes(), strict=True), start=1
