@@ -259,6 +259,9 @@ def test_words_for_a_folder(weights: Path) -> None:
     images = json.loads(run(*arguments).stdout)["images"]
     assert [len(image["candidates"]) for image in images] == [1, 0, 1]
     assert json.loads(run(*arguments).stdout)["images"] == images  # read, not computed again
+    Path("other.safetensors").write_bytes(weights.read_bytes())
+    again = json.loads(run(*arguments, "--detector", "other.safetensors").stdout)["images"]  # the last one counts
+    assert {image["detector"] for image in again} == {"other.safetensors"}
     other = json.loads(run(*arguments[:5], "blue disc", *arguments[6:]).stdout)["images"]
     assert [len(image["candidates"]) for image in other] == [1, 1, 1]
     Path("p.json").write_text(json.dumps({"b.png": {"text": "top red disc"}, "c.png": {"text": "red dics"}}))

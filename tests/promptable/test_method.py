@@ -163,7 +163,7 @@ def test_a_file_that_is_no_embedding_is_named(tmp_path: Path, embedding: Embeddi
         (lambda: Prompt([[3, 3]], [0]), UsageError, "nothing is marked as object for narrow"),
         (lambda: Prompt(text="the owl"), UsageError, "narrow: its weights were not trained with text"),
         (lambda: Prompt(strokes=[Stroke([[3, 3]], 1)]), UsageError, "narrow: takes points, a box and a mask, no strokes"),
-        (lambda: Prompt([[3, 3], [9, 9]], [1, 2], box_xyxy=[1, 1, 5, 5]), UsageError, "a box or a mask marks one object"),
+        (lambda: Prompt([[3, 3], [9, 9]], [1, 2], box_xyxy=[1, 1, 5, 5]), UsageError, "a box, a mask or text marks one"),
     ],
 )  # fmt: skip
 def test_prompts_that_cannot_be(

@@ -98,6 +98,14 @@ def segment(
         typer.Option("--detector", help="Detector that finds the words of --text: a name or file.", show_default=MODEL),
     ] = None,
     weights: Weights = None,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--text-encoder",
+            help="Folder of the CLIP that --method was trained with, which then answers --text instead of a detector.",
+            show_default="none",
+        ),
+    ] = None,
     all_: Annotated[
         bool, typer.Option("--all", help="Return all candidates of a promptable model, not only the best per object.")
     ] = False,
@@ -136,8 +144,17 @@ def segment(
             f"--format: expected one of {', '.join(FORMATS)}, got {format_!r}{did_you_mean(format_, FORMATS)}"
         )
     format_ = format_ or "png"
-    options = {"weights": weights, "device": device, "precision": precision or "auto", "multimask": all_ or None}
-    methods = _methods(method, detector, **options)
+    if detector is not None and text_encoder is not None:
+        raise UsageError("--detector and --text-encoder: give one of them; it answers --text")
+    methods = _methods(
+        method,
+        detector,
+        weights=weights,
+        text_encoder=text_encoder,
+        device=device,
+        precision=precision or "auto",
+        multimask=all_ or None,
+    )
     if source.is_dir() or is_video(source):
         if prompts is None and not frames and text is None:
             raise UsageError(
@@ -151,7 +168,7 @@ def segment(
             prompt,
             frames=frames,
             method=method,
-            detector=detector,
+            text_options={"detector": detector, "text_encoder": text_encoder},
             methods=methods,
             all_=all_,
             out=out,
@@ -200,7 +217,7 @@ def _segment_many(
     *,
     frames: bool,
     method: str | None,
-    detector: str | None,
+    text_options: dict[str, str | None],
     methods: "Methods",
     all_: bool,
     out: Path | None,
@@ -220,7 +237,9 @@ def _segment_many(
         Prompt for the first frame, or for each image if it is text; of a video, for each frame until something is found.
     methods
         Returns the method for a prompt.
-    frames, method, detector, all_, out, format_, overlay, as_json
+    text_options
+        Options ``detector`` and ``text_encoder`` of :func:`segment`.
+    frames, method, all_, out, format_, overlay, as_json
         Options of :func:`segment`.
     """
     from otus.data.sources import is_video
@@ -252,14 +271,14 @@ def _segment_many(
         mask_files = {"png": out / f"{name}.png", "labelme": out / f"{name}.labelme.json"}
         try:
             document = _read_document(document_file)
-            if document is not None and _is_up_to_date(document, prompt, method, detector, all_=all_):
+            if document is not None and _is_up_to_date(document, prompt, method, {**text_options, "all": all_}):
                 already_there += 1
                 previous = _candidates(document)
             else:
                 image = read()
                 prompt = prompt or _prompt_from_previous(previous, name)
                 document, previous = _segment(image, name, prompt, methods, all_=all_)
-                document |= {"prompt": prompt.to_json(), "asked": method, "detector": detector, "all": all_}
+                document |= {"prompt": prompt.to_json(), "asked": method, **text_options, "all": all_}
                 for outdated in mask_files.values():
                     outdated.unlink(missing_ok=True)
                 if overlay is not None:
@@ -336,13 +355,13 @@ def _read_document(path: Path) -> dict[str, Any] | None:
 
 
 def _is_up_to_date(
-    document: dict[str, Any], prompt: "Prompt | None", method: str | None, detector: str | None, *, all_: bool
+    document: dict[str, Any], prompt: "Prompt | None", method: str | None, options: dict[str, Any]
 ) -> bool:
-    """Return whether a document was computed by this prompt, method and detector (None: any), and the same ``--all``."""
+    """Return whether a document was computed by this prompt and method (None: any), and the same other options."""
     same_prompt = prompt is None or document["prompt"] == prompt.to_json()
     same_method = method in (None, document["method"], document.get("asked"))
-    same_detector = detector in (None, document.get("detector"))
-    return same_prompt and same_method and same_detector and document.get("all", False) == all_
+    same_options = all((document.get(name) or None) == (value or None) for name, value in options.items())
+    return same_prompt and same_method and same_options
 
 
 def _prompt_from_previous(previous: "MaskCandidates | None", name: str) -> "Prompt":
@@ -442,20 +461,21 @@ def _methods(name: str | None, detector: str | None, **options: Any) -> "Methods
 
     def method(prompt: "Prompt") -> "PromptableMethod[Any]":
         takes_box = prompt.box_xyxy is not None or prompt.text is not None
-        return load_method(name or ("grabcut" if takes_box else "graph-cut"), with_detector=prompt.text is not None)
+        by_detector = prompt.text is not None and options["text_encoder"] is None
+        return load_method(name or ("grabcut" if takes_box else "graph-cut"), with_detector=by_detector)
 
     return method
 
 
-def _load(name: str, *, weights: str | None, **options: Any) -> "PromptableMethod[Any]":
+def _load(name: str, *, weights: str | None, text_encoder: str | None, **options: Any) -> "PromptableMethod[Any]":
     """Load a method; torch is imported only for models."""
     from otus.interactive.methods import METHODS, make_method
 
-    if name in METHODS and weights is None:
+    if name in METHODS and weights is None and text_encoder is None:
         return make_method(name)
     from otus.inference.promptable import load_method
 
-    return load_method(name, weights=weights, **given_options(**options))
+    return load_method(name, weights=weights, text_encoder=text_encoder, **given_options(**options))
 
 
 def _segment(

@@ -11,6 +11,7 @@ from otus.inference.loading import load
 from otus.interactive.methods import METHODS, make_method
 from otus.parts.tasks import PROMPTABLE
 from otus.promptable.method import SamMethod
+from otus.promptable.text import load_clip
 from otus.structures import PromptableMethod
 from otus.zoo.models import MODELS
 from otus.zoo.weights import weights_file
@@ -28,6 +29,7 @@ def load_method(
     device: str | int | torch.device = "auto",
     precision: str = "exact",
     multimask: bool | None = None,
+    text_encoder: str | Path | None = None,
 ) -> PromptableMethod[Any]:
     """Load a promptable method: ``graph-cut``, ``grabcut``, a promptable model of the zoo, or a file of its weights.
 
@@ -37,11 +39,16 @@ def load_method(
         See :func:`otus.load`; ``bfloat16`` applies to the image encoder only.
     multimask
         See :class:`~otus.promptable.method.SamMethod`.
+    text_encoder
+        The CLIP that the weights were trained with, see :func:`~otus.promptable.text.load_clip` (default: no text).
 
     Raises
     ------
     UsageError
-        If there is no such method, or the model is not promptable.
+        If there is no such method, the model is not promptable, or a text encoder is given and the weights were not trained
+        with text.
+    MissingExtraError
+        If a text encoder is given and transformers is not installed.
     CheckpointError, FetchError
         See :func:`otus.load`.
     """
@@ -49,8 +56,17 @@ def load_method(
     if name in METHODS:
         if weights is not None:
             raise UsageError(f"weights: {name} has no weights; leave out {weights}")
+        if text_encoder is not None:
+            raise UsageError(f"text_encoder: {name} takes no text; leave out {text_encoder}")
         return make_method(name)
-    return load_sam(name_or_file, weights=weights, device=device, precision=precision, multimask=multimask)
+    return load_sam(
+        name_or_file,
+        weights=weights,
+        device=device,
+        precision=precision,
+        multimask=multimask,
+        text_encoder=text_encoder,
+    )
 
 
 def load_sam(
@@ -60,6 +76,7 @@ def load_sam(
     device: str | int | torch.device = "auto",
     precision: str = "exact",
     multimask: bool | None = None,
+    text_encoder: str | Path | None = None,
 ) -> SamMethod:
     """Load a promptable model; parameters and errors are those of :func:`load_method`."""
     name = str(name_or_file)
@@ -78,4 +95,5 @@ def load_sam(
         name=predictor.name,
         multimask=multimask,
         bfloat16=choose_precision(precision, predictor.device) == "bfloat16",
+        text_encoder=None if text_encoder is None else load_clip(text_encoder, preprocess=predictor.preprocess),
     )

@@ -16,7 +16,8 @@ order:
 6. :mod:`~otus.promptable.method`: ``embed`` and ``segment``, the interface of every promptable method;
    :mod:`~otus.promptable.predictor`: the interface of the official ``SamPredictor``;
 7. :mod:`~otus.promptable.automatic`: automatic mask generation by a grid of points;
-8. :mod:`~otus.promptable.interactive_training`: simulated prompts over several rounds, and the losses.
+8. :mod:`~otus.promptable.interactive_training`: simulated prompts over several rounds, and the losses;
+   :mod:`~otus.promptable.text`: CLIP's embeddings as text prompts.
 
 ======================  ====================  ==============  =========================
 model                   image encoder         feature map     decoder

@@ -25,6 +25,7 @@ from otus.promptable.prompt_encoder import PromptBatch
 
 if TYPE_CHECKING:
     from otus.promptable.sam import Sam
+    from otus.promptable.text import ClipEncoder
 
 FOCAL_WEIGHT = 20.0
 _BOX_NOISE, _MAX_BOX_NOISE = 0.1, 20.0  # standard deviation, as a share of the box's side; maximum, in pixels
@@ -46,6 +47,11 @@ class SimulatedPrompts:
         Probability that the logits of the previous round are given as a mask prompt.
     middle_share
         Probability that a point lies in the middle of the error region rather than anywhere in it.
+    clip
+        CLIP whose embeddings of the objects' crops serve as text prompts, see :mod:`otus.promptable.text` (default: no
+        text). The model's prompt encoder needs its ``text_dim``.
+    text_share
+        With ``clip``, probability that the first prompt is text.
     """
 
     rounds: int = 4
@@ -53,10 +59,13 @@ class SimulatedPrompts:
     box_share: float = 0.4
     mask_share: float = 0.5
     middle_share: float = 0.5
+    clip: "ClipEncoder | None" = None
+    text_share: float = 0.5
 
     def losses(
         self,
         sam: "Sam",
+        images: Float[Tensor, "b 3 s s"],
         features: Float[Tensor, "b c h w"],
         targets: Sequence[Bool[Tensor, "_ _ _"]],
         *,
@@ -68,8 +77,8 @@ class SimulatedPrompts:
         ----------
         sam
             The model whose prompt encoder and mask decoder are trained.
-        features
-            Feature maps of the images, from its image encoder.
+        images, features
+            Padded images, normalised, and their feature maps from its image encoder.
         targets
             Masks of the objects of each image (N, H, W), at the scale of the padded image; smaller ones are padded below
             and to the right.
@@ -78,13 +87,13 @@ class SimulatedPrompts:
         """
         total = features.new_zeros(3)
         count = 0
-        for image_features, masks in zip(features, targets, strict=True):
+        for image, image_features, masks in zip(images, features, targets, strict=True):
             masks = F.pad(masks, (0, sam.image_size - masks.shape[2], 0, sam.image_size - masks.shape[1]))
             target = _downsampled(masks, sam.mask_size)
             visible = torch.where(target.flatten(start_dim=1).any(dim=1))[0]
             chosen = visible[torch.randperm(len(visible), generator=generator)[: self.max_objects]]
             if len(chosen):
-                total = total + self._image_losses(sam, image_features, masks[chosen], target[chosen], generator)
+                total = total + self._image_losses(sam, image, image_features, masks[chosen], target[chosen], generator)
                 count += len(chosen)
         focal, dice, iou = total / max(count, 1) / self.rounds
         return {"focal": FOCAL_WEIGHT * focal, "dice": dice, "iou": iou}
@@ -92,6 +101,7 @@ class SimulatedPrompts:
     def _image_losses(
         self,
         sam: "Sam",
+        image: Float[Tensor, "3 s s"],
         features: Float[Tensor, "c h w"],
         masks: Bool[Tensor, "n s s"],
         target: Bool[Tensor, "n m m"],
@@ -102,12 +112,16 @@ class SimulatedPrompts:
             masks.new_zeros((len(masks), 0, 2), dtype=torch.float32),
             masks.new_zeros((len(masks), 0)).long(),
         )
-        boxes = jittered_boxes(masks, generator) if _bernoulli(self.box_share, generator) else None
+        text = boxes = None
+        if self.clip is not None and _bernoulli(self.text_share, generator):
+            text = self.clip.embed_crops(image, masks, generator=generator)[:, None]
+        elif _bernoulli(self.box_share, generator):
+            boxes = jittered_boxes(masks, generator)
         prediction = torch.zeros_like(target)
         logits = None
         total = features.new_zeros(3)
         for round_ in range(self.rounds):
-            if round_ or boxes is None:
+            if round_ or (boxes is None and text is None):
                 middle = _bernoulli(self.middle_share, generator)
                 point, label = next_points(prediction, target, middle=middle, generator=generator)
                 points = torch.cat([points, (point * sam.image_size / sam.mask_size)[:, None]], dim=1)
@@ -117,8 +131,9 @@ class SimulatedPrompts:
                 labels=labels if labels.shape[1] else None,
                 boxes=boxes,
                 masks=logits if logits is not None and _bernoulli(self.mask_share, generator) else None,
+                text=text,
             )
-            ambiguous = boxes is None and labels.shape[1] == 1
+            ambiguous = boxes is None and text is None and labels.shape[1] == 1
             mask_logits, ious = sam.decode(features, prompts)
             candidates = slice(1, None) if ambiguous else slice(0, 1)
             losses = mask_losses(mask_logits[:, candidates].float(), ious[:, candidates].float(), target)  # (3, N, K)

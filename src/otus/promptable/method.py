@@ -23,6 +23,7 @@ from otus.promptable.mask_decoder import ProjectedImage
 from otus.promptable.mask_upscaling import upscaled_masks
 from otus.promptable.prompt_encoder import PromptBatch
 from otus.promptable.sam import Sam, prepare_image, resized_hw
+from otus.promptable.text import ClipEncoder
 from otus.structures import MaskCandidates, Masks, Prompt
 from otus.structures.prompt import BACKGROUND
 
@@ -39,6 +40,7 @@ class _ObjectPrompt(NamedTuple):
     labels: np.ndarray
     box: Float[np.ndarray, "4"] | None
     mask: Float32[np.ndarray, "m m"] | None
+    text: Float32[np.ndarray, "e"] | None
     multimask: bool
 
 
@@ -57,6 +59,13 @@ class SamMethod:
         Default of the argument of :meth:`segment`.
     bfloat16
         Run the image encoder in bfloat16.
+    text_encoder
+        The CLIP that the weights were trained with (default: none, text is not accepted).
+
+    Raises
+    ------
+    UsageError
+        If ``text_encoder`` is given and the weights were not trained with text.
 
     Examples
     --------
@@ -74,12 +83,16 @@ class SamMethod:
         name: str = "sam",
         multimask: bool | None = None,
         bfloat16: bool = False,
+        text_encoder: ClipEncoder | None = None,
     ) -> None:
         self.sam = sam
         self.preprocess = preprocess or Preprocess()
         self.name = name
         self.multimask = multimask
         self.bfloat16 = bfloat16
+        self.text_encoder = text_encoder
+        if text_encoder is not None:
+            self._check_trained_with_text()
 
     @cached_property
     def model_hash(self) -> str:
@@ -119,7 +132,7 @@ class SamMethod:
         embedding
             Result of :meth:`embed`.
         prompt
-            Points, a box and a mask; box and mask only for a single object.
+            Points, a box, a mask and text; box, mask and text only for a single object.
         multimask
             Return all candidates for each object, else the one mask for unambiguous prompts (default: all for a single
             point without box and mask, else one).
@@ -161,8 +174,8 @@ class SamMethod:
         ]
         groups = defaultdict(list)  # indices of objects whose prompts have the same parts, to be decoded in one batch
         for index, object_prompt in enumerate(objects):
-            kind = len(object_prompt.labels), object_prompt.box is None, object_prompt.mask is None
-            groups[kind].append(index)
+            parts = object_prompt.box, object_prompt.mask, object_prompt.text
+            groups[len(object_prompt.labels), *(part is None for part in parts)].append(index)
         predictions: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for indices in groups.values():
             for start in range(0, len(indices), self.sam.chunk_size):
@@ -216,10 +229,6 @@ class SamMethod:
         mask_logits: Float[np.ndarray, "m m"] | None,
     ) -> Iterator[_ObjectPrompt]:
         """Yield the prompt of each object that a prompt marks."""
-        if prompt.text is not None:
-            raise UsageError(
-                f"{self.name}: its weights were not trained with text; give points, a box or a mask instead"
-            )
         if prompt.strokes or prompt.scribbles is not None:
             raise UsageError(
                 f"{self.name}: takes points, a box and a mask, no strokes and no scribbles; give points instead"
@@ -230,23 +239,38 @@ class SamMethod:
             raise ShapeError(f"prompts[{index}]: {error}") from None
         points, labels = np.asarray(prompt.points_xy), np.asarray(prompt.point_labels)
         numbers = np.unique(labels[labels > BACKGROUND]).tolist()
-        if not numbers and prompt.box_xyxy is None and prompt.mask is None and mask_logits is None:
+        single_object = any(part is not None for part in (prompt.box_xyxy, prompt.mask, prompt.text, mask_logits))
+        if not numbers and not single_object:
             raise UsageError(
                 f"prompts[{index}]: nothing is marked as object for {self.name}; give a point on it, a box or a mask"
             )
-        single_object = prompt.box_xyxy is not None or prompt.mask is not None or mask_logits is not None
         if single_object and len(numbers) > 1:
             raise UsageError(
-                f"prompts[{index}]: a box or a mask marks one object, but the points mark {len(numbers)}; "
+                f"prompts[{index}]: a box, a mask or text marks one object, but the points mark {len(numbers)}; "
                 "give one prompt per object"
             )
+        text = None if prompt.text is None else self._text_embedding(prompt.text)
         mask = self._mask_logits(prompt.mask, mask_logits, size_hw)
         scale = self._scale(size_hw)
         box = None if prompt.box_xyxy is None else np.asarray(prompt.box_xyxy) * np.tile(scale, 2)
         for number in numbers or [1]:
-            ambiguous = len(labels) == 1 and box is None and mask is None
+            ambiguous = len(labels) == 1 and box is None and mask is None and text is None
             return_all = ambiguous if multimask is None else multimask
-            yield _ObjectPrompt(index, number, points * scale, labels == number, box, mask, return_all)
+            yield _ObjectPrompt(index, number, points * scale, labels == number, box, mask, text, return_all)
+
+    def _check_trained_with_text(self) -> None:
+        if not self.sam.prompt_encoder.trained_with_text:
+            raise UsageError(
+                f"{self.name}: its weights were not trained with text; give points, a box or a mask, or let a detector "
+                "find the words (otus.inference.detect_then_prompt)"
+            )
+
+    def _text_embedding(self, text: str) -> Float32[np.ndarray, "e"]:
+        self._check_trained_with_text()
+        if self.text_encoder is None:
+            raise UsageError(f"{self.name}: for text, pass the CLIP that it was trained with as text_encoder")
+        embedding: Float32[np.ndarray, "e"] = self.text_encoder.embed_texts([text])[0].cpu().numpy()
+        return embedding
 
     def _scale(self, size_hw: tuple[int, int]) -> Float[np.ndarray, "2"]:
         """Return the scale of x and y from the image to the padded image."""
@@ -305,6 +329,7 @@ class SamMethod:
             labels=stacked([prompt.labels for prompt in objects]).long() if has_points else None,
             boxes=None if first.box is None else stacked([prompt.box for prompt in objects]),
             masks=None if first.mask is None else stacked([prompt.mask for prompt in objects])[:, None],
+            text=None if first.text is None else stacked([prompt.text for prompt in objects])[:, None],
         )
 
     def _candidates(

@@ -17,6 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 
+from otus.errors import UsageError
+
 NOT_A_POINT = -1
 """Label of padding: points that only fill up a batch in which prompts have different numbers of points."""
 _BACKGROUND, _OBJECT, _TOP_LEFT, _BOTTOM_RIGHT = range(4)
@@ -81,7 +83,8 @@ class PromptEncoder(nn.Module):
     mask_channels
         Channels of the convolutions on a mask.
     text_dim
-        Channels of text embeddings, which a linear layer projects to tokens (default: no text).
+        Channels of text embeddings, which a linear layer projects to tokens (default: no text). Its weights are zero until
+        they are trained with text.
     """
 
     def __init__(
@@ -104,11 +107,19 @@ class PromptEncoder(nn.Module):
         )
         self.no_mask_embed = nn.Embedding(1, embed_dim)
         self.text_projection = None if text_dim is None else nn.Linear(text_dim, embed_dim)
+        if self.text_projection is not None:
+            nn.init.zeros_(self.text_projection.weight)
+            nn.init.zeros_(self.text_projection.bias)
 
     @property
     def mask_size(self) -> int:
         """Side of mask prompts and of the decoder's masks."""
         return 4 * self.map_size
+
+    @property
+    def trained_with_text(self) -> bool:
+        """Whether the weights were trained with text."""
+        return self.text_projection is not None and bool(self.text_projection.weight.any())
 
     def forward(
         self,
@@ -137,6 +148,11 @@ class PromptEncoder(nn.Module):
             Tokens of points, box corners and text; T = 0 if only a mask is given.
         dense
             Dense embedding to be added to the image's feature map: (B, D, h, w) for masks, (1, D, 1, 1) without masks.
+
+        Raises
+        ------
+        UsageError
+            If text is given to an encoder without ``text_dim``, or has other channels.
         """
         given = next((tensor for tensor in (points, boxes, masks, text) if tensor is not None), None)
         tokens = [self.no_mask_embed.weight.new_zeros(1 if given is None else len(given), 0, self._embed_dim)]
@@ -147,8 +163,8 @@ class PromptEncoder(nn.Module):
         if boxes is not None:
             corners = torch.stack([self._kind_embedding(kind) for kind in (_TOP_LEFT, _BOTTOM_RIGHT)])
             tokens.append(self._encode_positions(torch.unflatten(boxes, 1, (2, 2))) + corners)
-        if text is not None and self.text_projection is not None:
-            tokens.append(self.text_projection(text))
+        if text is not None:
+            tokens.append(self._embed_text(text))
         if masks is not None:
             return torch.cat(tokens, dim=1), self.mask_downscaling(masks)
         return torch.cat(tokens, dim=1), self.no_mask_embed.weight[:, :, None, None]
@@ -159,6 +175,14 @@ class PromptEncoder(nn.Module):
         centres = (torch.arange(self.map_size, device=weight.device, dtype=weight.dtype) + 0.5) / self.map_size
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         return self.pe_layer(torch.stack([x, y], dim=-1).flatten(0, 1))
+
+    def _embed_text(self, text: Float[Tensor, "b k e"]) -> Float[Tensor, "b k d"]:
+        if self.text_projection is None:
+            raise UsageError("text: the model was built without text_dim; give the channels of the text embeddings")
+        if text.shape[2] != self.text_projection.in_features:
+            expected = self.text_projection.in_features
+            raise UsageError(f"text: expected embeddings of {expected} channels, as in training, got {text.shape[2]}")
+        return self.text_projection(text)
 
     @property
     def _embed_dim(self) -> int:

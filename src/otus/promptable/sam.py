@@ -204,7 +204,7 @@ class Sam(BaseSystem[Stages, Instances]):
         with watch.time("image encoder"):
             features = self.image_encoder(batch.images).float()
         with watch.time("losses"):
-            losses = self.simulated_prompts.losses(self, features, targets, generator=generator)
+            losses = self.simulated_prompts.losses(self, batch.images, features, targets, generator=generator)
         return Stages(batch=batch, features=[features], milliseconds=watch.milliseconds, losses=losses)
 
 
@@ -262,7 +262,11 @@ def mobile_sam(categories: Categories = OBJECT) -> Sam:
 
 
 def sam_efficientnet_lite0(
-    categories: Categories = OBJECT, *, image_size: int = 512, freezing: Freezing = Freezing()
+    categories: Categories = OBJECT,
+    *,
+    image_size: int = 512,
+    freezing: Freezing = Freezing(),
+    text_dim: int | None = None,
 ) -> Sam:
     """Build a small SAM over EfficientNet-Lite0 with 128 channels.
 
@@ -274,13 +278,21 @@ def sam_efficientnet_lite0(
         Side of the padded image, a multiple of 32.
     freezing
         Which weights of the backbone are frozen.
+    text_dim
+        Channels of text embeddings (default: no text).
     """
     backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing)
-    return with_encoder(BackboneEncoder(backbone, image_size=image_size), categories, ffn_dim=512)
+    encoder = BackboneEncoder(backbone, image_size=image_size)
+    return with_encoder(encoder, categories, ffn_dim=512, text_dim=text_dim)
 
 
 def with_encoder(
-    image_encoder: ImageEncoder, categories: Categories = OBJECT, *, map_stride: int = 16, ffn_dim: int = 2048
+    image_encoder: ImageEncoder,
+    categories: Categories = OBJECT,
+    *,
+    map_stride: int = 16,
+    ffn_dim: int = 2048,
+    text_dim: int | None = None,
 ) -> Sam:
     """Build SAM around an image encoder.
 
@@ -294,7 +306,11 @@ def with_encoder(
         Stride of the encoder's feature map.
     ffn_dim
         Width of the MLPs in the mask decoder.
+    text_dim
+        Channels of text embeddings (default: no text).
     """
     channels, image_size = image_encoder.out_channels, image_encoder.image_size
-    prompt_encoder = PromptEncoder(channels, map_size=image_size // map_stride, image_size=image_size)
+    prompt_encoder = PromptEncoder(
+        channels, map_size=image_size // map_stride, image_size=image_size, text_dim=text_dim
+    )
     return Sam(image_encoder, prompt_encoder, MaskDecoder(channels, ffn_dim=ffn_dim), categories=categories)
