@@ -12,7 +12,7 @@ author = "The Otus developers"
 copyright = "the Otus developers, Apache-2.0"
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "commands", "rooms", "references"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "commands", "rooms", "references", "gallery"]
 exclude_patterns = ["_build"]
 default_role = "py:obj"
 nitpicky = True

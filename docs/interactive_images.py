@@ -19,6 +19,8 @@ from otus.visualization.drawing import draw
 from otus.visualization.palette import category_colours
 from otus.visualization.panels import Panel, grid
 
+IMAGES = Path(__file__).parent / "images"
+
 
 def panel(title: str, text: str, image: np.ndarray, prompt: Prompt) -> Panel:
     """Draw the masks of a prompt, and its marks over them; background marks are black."""
@@ -32,7 +34,8 @@ def panel(title: str, text: str, image: np.ndarray, prompt: Prompt) -> Panel:
     return Panel(title, text, drawn)
 
 
-def main() -> None:
+def main(folder: Path = IMAGES) -> None:
+    """Write the images into a folder."""
     astronaut, coffee = data.astronaut()[:400], data.coffee()
     strokes = [
         Stroke([[200, 120], [230, 60]], 1, 8),
@@ -54,7 +57,7 @@ def main() -> None:
         ),
         panel("A box", "around the cup and its saucer", coffee, Prompt(box_xyxy=[90, 20, 500, 380])),
     ]
-    write_image(Path(__file__).parent / "images" / "interactive.jpg", grid(panels, columns=2, width=380))
+    write_image(folder / "interactive.jpg", grid(panels, columns=2, width=380))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,13 @@ from otus.structures import Instances
 from otus.visualization.drawing import draw, draw_panoptic, draw_semantic
 from otus.visualization.panels import Panel, grid
 
+IMAGES = Path(__file__).parent / "images"
+
 SCENE = 14
 
 
-def main() -> None:
+def main(folder: Path = IMAGES) -> None:
+    """Write the images into a folder."""
     sample = Scenes(SCENE + 1, size_hw=(360, 480), seed=2, max_objects=7)[SCENE]
     objects, semantic = sample.instances, sample.semantic
     assert objects is not None
@@ -35,7 +38,7 @@ def main() -> None:
         Panel("Semantic map", "every pixel; objects of one kind are one", draw_semantic(sample.image, semantic)),
         Panel("Panoptic map", "a mostly hidden object is left out: void", draw_panoptic(sample.image, merged)),
     ]
-    write_image(Path(__file__).parent / "images" / "panoptic.jpg", grid(panels, columns=3, width=380))
+    write_image(folder / "panoptic.jpg", grid(panels, columns=3, width=380))
 
 
 if __name__ == "__main__":

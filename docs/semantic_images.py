@@ -57,10 +57,11 @@ def six_ways_up(image: np.ndarray) -> list[Panel]:
     return panels
 
 
-def main() -> None:
+def main(folder: Path = IMAGES) -> None:
+    """Write the images into a folder."""
     astronaut = np.ascontiguousarray(data.astronaut()[:SIDE, 60 : 60 + SIDE])
-    write_image(IMAGES / "three_ways.jpg", grid(three_ways(astronaut), columns=4, width=300))
-    write_image(IMAGES / "six_ways_up.jpg", grid(six_ways_up(astronaut), columns=4, width=300))
+    write_image(folder / "three_ways.jpg", grid(three_ways(astronaut), columns=4, width=300))
+    write_image(folder / "six_ways_up.jpg", grid(six_ways_up(astronaut), columns=4, width=300))
 
 
 if __name__ == "__main__":
