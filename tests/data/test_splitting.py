@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otus.data.dataset import Dataset, Images
+from otus.data.dataset import Dataset, Images, PanopticFiles, SemanticFiles
 from otus.data.splitting import fingerprint, shared_images, train_val_split
 from otus.errors import UsageError
 from otus.structures import Categories, Objects
+from otus.structures.maps import Segment
 
 
 def dataset(folder: Path, contents: dict[str, str]) -> Dataset:
@@ -62,3 +63,20 @@ def test_the_fingerprint_changes_with_labels_and_files(tmp_path: Path) -> None:
     assert fingerprint(replace(one, categories=Categories(("dog",)))) != before
     (tmp_path / "a.jpg").write_text("longer")
     assert fingerprint(one) != before
+
+
+def test_the_fingerprint_changes_with_label_maps_and_image_labels(tmp_path: Path) -> None:
+    images = dataset(tmp_path, {"a.jpg": "a"})
+    map_file = tmp_path / "a.png"
+    map_file.write_bytes(b"first")
+    categories = Categories(("road", "sky"))
+    semantic = replace(images, semantic=SemanticFiles((map_file,), categories, np.arange(256)))
+    panoptic = replace(images, panoptic=PanopticFiles((map_file,), ((Segment(1, 0, False),),), categories))
+    labelled = replace(images, image_labels=np.array([0]))
+    before = [fingerprint(data) for data in (images, semantic, panoptic, labelled)]
+    assert len(set(before)) == 4
+    assert fingerprint(replace(semantic, semantic=replace(semantic.semantic, lookup=np.arange(256)[::-1]))) != before[1]
+    assert fingerprint(replace(panoptic, panoptic=replace(panoptic.panoptic, segments=((),)))) != before[2]
+    assert fingerprint(replace(labelled, image_labels=np.array([1]))) != before[3]
+    map_file.write_bytes(b"other")  # of the same size
+    assert [fingerprint(semantic) == before[1], fingerprint(panoptic) == before[2]] == [False, False]

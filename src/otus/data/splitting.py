@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +50,18 @@ def shared_images(first: Dataset, second: Dataset) -> list[str]:
 
 
 def fingerprint(dataset: Dataset, *, sizes: bool = True) -> str:
-    """Return a digest of a data set's content: file names, categories and objects, and optionally file sizes in bytes."""
+    """Return a digest of a data set's content: file names, categories and labels, and optionally sizes of images in bytes."""
     digest = hashlib.sha256()
     for index, file in enumerate(dataset.images.files):
         digest.update(f"{file} {_size(dataset.images.path(index)) if sizes else ''}\n".encode())
     digest.update(repr((dataset.categories, dataset.split)).encode())
+    if dataset.image_labels is not None:
+        digest.update(np.ascontiguousarray(dataset.image_labels).tobytes())
+    for maps in (dataset.semantic, dataset.panoptic):
+        if maps is not None:
+            digest.update(repr(replace(maps, files=())).encode())
+            for map_file in maps.files:
+                digest.update((_digest(map_file) if map_file else "-").encode())
     objects = dataset.objects
     if objects is not None:
         for array in (objects.image_index, objects.labels, objects.boxes_xyxy, objects.is_crowd, objects.keypoints):
