@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from otus.data.dataset import Dataset, Images
-from otus.data.merging import merge, merge_categories, remap_categories
+from otus.data.merging import merge, merge_categories, remap_categories, remap_panoptic_categories
+from otus.data.open import open_dataset
+from otus.data.scenes.files import write_scenes
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames, Objects, Segmentations
 
@@ -83,3 +85,24 @@ def test_one_set_is_itself_and_none_without_objects_is_joined() -> None:
     assert merge([one]) is one
     with pytest.raises(DataError, match="no objects"):
         merge([one, replace(one, objects=None)])
+
+
+def test_panoptic_maps_are_merged_by_the_names_of_their_categories(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b")]
+    for seed, folder in enumerate(folders):
+        write_scenes(folder, 2, size_hw=(60, 80), seed=seed)
+    first, second = (open_dataset(folder / "panoptic") for folder in folders)
+    panoptic = second.panoptic
+    names = panoptic.categories.names
+    turned = Categories(names[::-1], is_thing=panoptic.categories.is_thing[::-1])
+    second_turned = remap_panoptic_categories(second, turned)
+    both = merge([first, second_turned])
+    assert len(both) == 4
+    assert both.panoptic.categories.names == first.panoptic.categories.names
+    for index, (dataset, number) in enumerate([(first, 0), (first, 1), (second, 0), (second, 1)]):
+        merged, source = both.panoptic_map(index), dataset.panoptic_map(number)
+        np.testing.assert_array_equal(merged.ids, source.ids)
+        assert [merged.categories[segment.label] for segment in merged.segments] == [
+            source.categories[segment.label] for segment in source.segments
+        ]
+    assert merge([first, open_dataset(folders[1] / "annotations.json")]).panoptic is None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from otus.data.dataset import Dataset, Images
+from otus.data.dataset import Dataset, Images, PanopticFiles
 from otus.data.semantic_views import has_semantic_maps, semantic_categories, semantic_views, with_semantic_maps
 from otus.errors import DataError
 from otus.structures import IGNORE, Categories, Objects, Segment, Segmentations
@@ -23,7 +23,7 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     Objects are merged if all data sets have them; fields that only some have (segmentations, keypoints, further
     columns) are filled with NaN, 0 or no segmentation for the others. Semantic maps are merged if one data set has
     them, or if not all have objects; those of the others are made from their panoptic maps or segmentations. Panoptic
-    maps and image labels are dropped.
+    maps are merged if all have them, else dropped, as image labels are.
 
     Raises
     ------
@@ -61,6 +61,7 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
         ),
         categories=categories,
         objects=_merge_objects(datasets, categories) if have_objects else None,
+        panoptic=_merge_panoptic(datasets),
     )
     if have_objects and all(dataset.semantic is None for dataset in datasets):
         return merged
@@ -210,6 +211,19 @@ def _merge_objects(datasets: Sequence[Dataset], categories: Categories) -> Objec
         if field.name not in merged:
             merged[field.name] = _join(parts, [getattr(part, field.name) for part in parts])
     return Objects(**merged)
+
+
+def _merge_panoptic(datasets: Sequence[Dataset]) -> PanopticFiles | None:
+    parts = [dataset.panoptic for dataset in datasets if dataset.panoptic is not None]
+    if len(parts) < len(datasets):
+        return None
+    categories = merge_categories([part.categories for part in parts])
+    remapped = [remap_panoptic_categories(dataset, categories).panoptic for dataset in datasets]
+    return PanopticFiles(
+        tuple(file for part in parts for file in part.files),
+        tuple(segments for part in remapped if part is not None for segments in part.segments),
+        categories,
+    )
 
 
 def _join(parts: Sequence[Objects], values: Sequence[Any]) -> Any:
