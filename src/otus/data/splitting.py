@@ -50,7 +50,7 @@ def shared_images(first: Dataset, second: Dataset) -> list[str]:
 
 
 def fingerprint(dataset: Dataset, *, sizes: bool = True) -> str:
-    """Return a digest of a data set's content: file names, categories and labels, and optionally sizes of images in bytes."""
+    """Return a digest of a data set's content: file names, categories and labels, and optionally image sizes in bytes."""
     digest = hashlib.sha256()
     for index, file in enumerate(dataset.images.files):
         digest.update(f"{file} {_size(dataset.images.path(index)) if sizes else ''}\n".encode())
