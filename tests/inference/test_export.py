@@ -376,7 +376,7 @@ def test_a_runtime_that_cannot_be_says_why(monkeypatch, tmp_path):
         with pytest.raises(UsageError, match=text):
             Predictor(system, preprocess=PREPROCESS, name="tiny", device="cpu", **options)
     monkeypatch.setattr(type(system), "heavy_parts", ())
-    with pytest.raises(UsageError, match="runtime: onnxruntime runs networks of detectors and segmenters"):
+    with pytest.raises(UsageError, match="runtime: this model has no parts that onnxruntime can run; use torch"):
         Predictor(system, preprocess=PREPROCESS, name="tiny", device="cpu", runtime="onnxruntime")
     assert Predictor(system, preprocess=PREPROCESS, name="tiny", device="cpu", runtime="auto").runtime == "torch"
     monkeypatch.undo()

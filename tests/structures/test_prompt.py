@@ -135,7 +135,7 @@ def test_strokes_that_cannot_be(line: list[list[float]], options: dict[str, floa
         ([], "expected an object"),
         ({"point": [[1, 2, 1]]}, "unknown field 'point'"),
         ({"points": [[1, 2]]}, r"prompts\[3\].points: expected a list of \[x, y, label\]"),
-        ({"points": [[1, 2, 0.5]]}, "labels are whole numbers"),
+        ({"points": [[1, 2, 0.5]]}, "labels must be integers"),
         ({"points": 7}, "points: expected a list"),
         ({"points": [["a", 2, 1]]}, "points: expected a list"),
         ({"strokes": [{"points": [[1, 2]]}]}, "strokes: expected a list"),

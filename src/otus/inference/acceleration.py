@@ -1,7 +1,7 @@
-"""Run the backbone, pyramid and dense heads of a system by another runtime; boxes and regions stay in PyTorch.
+"""Run the heavy parts of a system (backbone, FPN, heads) in another runtime; NMS, RoI pooling and the like stay in PyTorch.
 
-Each of these parts is traced by ``torch.export`` with dynamic sizes and stored as ONNX in the cache folder, under a hash of
-the model's weights. Its outputs are compared with PyTorch's when it is written.
+Each part is traced by ``torch.export`` with dynamic sizes and stored as ONNX in the cache folder, under a hash of the model.
+When it is written, its outputs are compared with PyTorch's.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
 
 RUNTIMES = ("torch", *SESSIONS)
+"""Names of the runtimes; ``torch`` is PyTorch itself."""
 TOLERANCE = 1e-4
 """Maximum difference of a part's outputs from PyTorch's, relative to the largest value."""
 _TRACED_HW = (320, 384)
@@ -37,14 +38,14 @@ _REPEATS = 3
 
 
 def choose_runtime(name: str, system: BaseSystem[Any, Any], preprocess: Preprocess) -> str:
-    """Return a name in :data:`RUNTIMES`; ``auto`` is the fastest installed one, as measured once on this machine.
+    """Return ``name`` if the system can be run by that runtime; for ``auto``, the :func:`fastest_runtime`.
 
     Raises
     ------
     UsageError
         If the name is unknown, or the system has no parts that another runtime can run.
-    MissingExtraError
-        If the runtime is not installed.
+    ExportError
+        For ``auto``, see :func:`accelerated`.
     """
     if name not in (*RUNTIMES, "auto"):
         names = ("auto", *RUNTIMES)
@@ -52,14 +53,20 @@ def choose_runtime(name: str, system: BaseSystem[Any, Any], preprocess: Preproce
     if name == "auto":
         return fastest_runtime(system, preprocess) if system.heavy_parts else "torch"
     if name != "torch" and not system.heavy_parts:
-        raise UsageError(
-            f"runtime: {name} runs networks of detectors and segmenters, which this model is not; use torch"
-        )
+        raise UsageError(f"runtime: this model has no parts that {name} can run; use torch")
     return name
 
 
 def fastest_runtime(system: BaseSystem[Any, Any], preprocess: Preprocess) -> str:
-    """Return the runtime that predicts fastest on a synthetic scene, as measured once and stored in the cache folder."""
+    """Return the installed runtime that predicts fastest on a synthetic scene.
+
+    It is measured once and stored in the cache folder.
+
+    Raises
+    ------
+    ExportError
+        See :func:`accelerated`.
+    """
     file = _folder(system) / f"fastest-{torch.get_num_threads()}-threads.json"
     if file.is_file():
         seconds = msgspec.json.decode(file.read_bytes(), type=dict[str, float])
@@ -87,8 +94,10 @@ def accelerated(system: BaseSystem[Any, Any], runtime: str) -> BaseSystem[Any, A
 
     Raises
     ------
+    MissingExtraError
+        If the runtime or a package for the export is not installed.
     ExportError
-        If a part cannot be traced, or its outputs differ from PyTorch's.
+        If the outputs of a part differ from PyTorch's.
     """
     for package in ("onnx", "onnxscript", runtime):
         require_package(package)
@@ -106,7 +115,7 @@ def accelerated(system: BaseSystem[Any, Any], runtime: str) -> BaseSystem[Any, A
 
 
 def _folder(system: BaseSystem[Any, Any]) -> Path:
-    """Return the cache folder of a system's parts, named by a hash of its weights and of the versions that wrote it."""
+    """Return the cache folder of a system, named by a hash of its modules, its weights, and Otus' and PyTorch's versions."""
     digest = hashlib.sha256(f"{otus.__version__} {torch.__version__} {system}".encode())
     for name, tensor in system.state_dict().items():
         digest.update(name.encode())
@@ -115,7 +124,7 @@ def _folder(system: BaseSystem[Any, Any]) -> Path:
 
 
 def _traced_inputs(system: BaseSystem[Any, Any], names: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """Return the arguments with which the named parts are called on two images."""
+    """Return the arguments with which each named part is first called in a forward pass of two random images."""
     inputs: dict[str, tuple[Any, ...]] = {}
     hooks = [
         system.get_submodule(name).register_forward_pre_hook(
@@ -133,10 +142,11 @@ def _traced_inputs(system: BaseSystem[Any, Any], names: Sequence[str]) -> dict[s
 
 
 def _write_part(part: nn.Module, inputs: tuple[Any, ...], file: Path, *, runtime: str) -> None:
+    """Export a part to an ONNX file, and compare its outputs in ``runtime`` with PyTorch's."""
     leaves = pytree.tree_leaves(inputs)
     dynamic_shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf in leaves:
-        dynamic_shapes[leaf] = {i: torch.export.Dim.AUTO for i in range(leaf.ndim) if i != 1}
+        dynamic_shapes[leaf] = {i: torch.export.Dim.AUTO for i in range(leaf.ndim) if i != 1}  # all but channels
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own code
         program = torch.export.export(part, inputs, dynamic_shapes=dynamic_shapes, strict=False)
@@ -167,13 +177,13 @@ def _outputs(session: Session, leaves: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _session_forward(session: Session, torch_forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a forward function that runs the session."""
+    """Return a forward function that runs the session, or PyTorch's where an input is empty."""
     assert session.metadata is not None
     spec = pytree.treespec_loads(session.metadata)
 
     def forward(*inputs: Any) -> Any:
         leaves = pytree.tree_leaves(inputs)
-        if any(0 in x.shape for x in leaves):  # runtimes reject empty tensors, such as those of no regions
+        if any(0 in x.shape for x in leaves):  # runtimes reject empty tensors, e.g. of no regions
             return torch_forward(*inputs)
         return pytree.tree_unflatten(_outputs(session, leaves), spec)
 

@@ -1,13 +1,13 @@
-"""GrabCut: a mask from a box, by alternately fitting colour models to both sides of the cut and cutting, to convergence.
+"""GrabCut: a mask from a box, by alternating colour models of object and background with minimum cuts until convergence.
 
 Shape shorthand: H x W the (possibly downsampled) grid.
 
 Paper: "GrabCut: Interactive Foreground Extraction using Iterated Graph Cuts" (Rother, Kolmogorov and Blake, SIGGRAPH 2004),
 sections 3.1 and 3.2: Gaussian mixtures; pixels outside the box are background, marks inside it are hard constraints.
-Departures, each measured by ``benchmarks/interactive.py``: since boxes are loose, pixels far from the middle of the box have
-lower weight in the first mixture of the object, and the first mixture of the background is fitted to a band around the box;
-a location term favours the middle of the box; colours are in CIE L*a*b*; the image is downsampled to about 80,000 pixels,
-which is several times as fast and no worse, and the border of the mask is cut again at full resolution.
+Departures, each measured by ``benchmarks/interactive.py``: since boxes are loose, pixels far from the centre of the box have
+lower weight in the initial mixture of the object, and the initial mixture of the background is fitted to a band around the
+box; a location term favours the centre of the box; colours are in CIE L*a*b*; the image is downsampled to about 80,000
+pixels, which is several times as fast and no worse, and the border of the mask is cut again at full resolution.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class GrabCut:
     smoothness
         The paper's gamma: cost of cutting an edge between equal colours.
     location
-        Weight of the location term, which is 1 in the middle of the box, -1 at its sides and outside.
+        Weight of the location term, which is 1 at the centre of the box, -1 at its sides and outside.
     max_rounds
         Maximum number of rounds of fitting colour models and cutting.
     """
@@ -53,7 +53,8 @@ class GrabCut:
     def segment(self, embedding: GridEmbedding, prompt: Prompt) -> MaskCandidates:
         """Return the mask for a box.
 
-        If the box contains the whole image, a band along the image's border stands for the background.
+        If there is no background around the box, as when it contains the whole image, the background's colour model is
+        first fitted to a band along the image's border.
 
         Raises
         ------
@@ -82,11 +83,21 @@ class GrabCut:
     def cut(
         self, embedding: GridEmbedding, marks: Int[np.ndarray, "h w"], box_xyxy: Float[np.ndarray, "4"]
     ) -> tuple[Bool[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
-        """Return the mask on the grid, and the region term: how much each pixel favours the object."""
+        """Return the mask on the grid, and the region term: how much each pixel favours the object.
+
+        Parameters
+        ----------
+        embedding
+            The image.
+        marks
+            Marks on the grid: -1 for none, 0 for background, 1 for the object.
+        box_xyxy
+            The box, in pixels of the image.
+        """
         height, width = embedding.grid_hw
         rows, columns = np.ogrid[:height, :width]
         x1, y1, x2, y2 = box_xyxy / embedding.factor
-        # Distances to the middle of the box in x and y, in half widths and half heights.
+        # Distances to the centre of the box, in half widths and half heights.
         x = np.abs(columns + 0.5 - (x1 + x2) / 2) / ((x2 - x1) / 2)
         y = np.abs(rows + 0.5 - (y1 + y2) / 2) / ((y2 - y1) / 2)
         location_term = self.location * (1 - 2 * np.minimum(np.maximum(x, y), 1) ** 2)
@@ -96,18 +107,19 @@ class GrabCut:
         if not background.any():
             border_distance = np.minimum(np.minimum(rows, height - 1 - rows), np.minimum(columns, width - 1 - columns))
             background = (border_distance < band_width) & (marks != 1)
-        weights = (marks != BACKGROUND) * np.exp(-(x**2) - y**2), background.astype(np.float64)
+        object_weights = (marks != BACKGROUND) * np.exp(-(x**2) - y**2)
+        background_weights = background.astype(np.float64)
         colors = MixtureModel(embedding.planes)
         mask = marks != BACKGROUND
         for _ in range(self.max_rounds):
-            region_term = colors.log_likelihood(weights[0]) - colors.log_likelihood(weights[1]) + location_term
+            color_term = colors.log_likelihood(object_weights) - colors.log_likelihood(background_weights)
+            region_term = color_term + location_term
             previous, mask = mask, cut(embedding.flow(self.smoothness), region_term, marks)
-            if (
-                not mask.any()
-            ):  # the border of a small object may cost more than its region gains, but a box holds an object
+            # Cutting around a small object may cost more than its region term gains, but a box contains an object.
+            if not mask.any():
                 mask = previous
                 break
             if (mask == previous).all():
                 break
-            weights = mask.astype(np.float64), (~mask).astype(np.float64)
+            object_weights, background_weights = mask.astype(np.float64), (~mask).astype(np.float64)
         return mask, region_term

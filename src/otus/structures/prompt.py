@@ -2,7 +2,7 @@
 
 Shape shorthand: N points, P points of a stroke, M candidate masks, H x W the image.
 
-Labels of prompts are 0 for background and 1 for the object; with several objects at once, 1, 2 … are their numbers.
+Labels are 0 for background and 1 for the object; several objects are numbered 1, 2 …
 """
 
 import math
@@ -17,8 +17,11 @@ from otus.errors import DataError, ShapeError
 from otus.structures.masks import Masks, run_lengths
 
 BACKGROUND = 0
+"""Label of background."""
 UNMARKED = -1
+"""Label of pixels without a mark."""
 MAX_OBJECTS = 254
+"""Highest number of an object."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,7 @@ class Stroke:
     Parameters
     ----------
     points_xy
-        (P, 2) the line that the brush follows, x, y in pixels.
+        (P, 2) vertices of the line that the brush follows, x, y in pixels.
     label
         0 for background, else the number of the object.
     width
@@ -40,19 +43,19 @@ class Stroke:
     width: float = 5.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "points_xy", _points("stroke", self.points_xy))
+        object.__setattr__(self, "points_xy", _as_points("stroke", self.points_xy))
         _check_labels("stroke", np.array([self.label]))
         if not len(self.points_xy):
             raise ShapeError("stroke: expected at least one point, got none")
         if not 0 < self.width < math.inf:
-            raise ShapeError(f"stroke: expected a width over 0 pixels, got {self.width}")
+            raise ShapeError(f"stroke: expected a positive width in pixels, got {self.width}")
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """Points, strokes, scribbles, a box, a mask or a text that indicate objects on an image; all are optional.
+    """Points, strokes, scribbles, a box, a mask and a text that mark objects in an image; all are optional.
 
-    Which of them can be used depends on the method.
+    Which of them are supported depends on the method.
 
     Parameters
     ----------
@@ -94,7 +97,7 @@ class Prompt:
     text: str | None = None
 
     def __post_init__(self) -> None:
-        points, labels = _points("points", self.points_xy), np.asarray(self.point_labels)
+        points, labels = _as_points("points", self.points_xy), np.asarray(self.point_labels)
         if labels.shape != (len(points),):
             raise ShapeError(f"point_labels: expected {len(points)} labels, one per point, got shape {labels.shape}")
         _check_labels("point_labels", labels)
@@ -120,7 +123,7 @@ class Prompt:
 
     @property
     def num_objects(self) -> int:
-        """The highest number of a marked object; 1 if there is only a box, mask or text, 0 for an empty prompt."""
+        """The highest number of a marked object; at least 1 with a box, mask or text, 0 if no object is marked."""
         labels = [int(self.point_labels.max(initial=0)), *(stroke.label for stroke in self.strokes)]  # type: ignore[union-attr]
         if self.scribbles is not None:
             labels.append(int(self.scribbles.max(initial=0)))
@@ -128,39 +131,46 @@ class Prompt:
         return max(*labels, int(has_unnumbered))
 
     def seeds(self, size_hw: tuple[int, int], *, point_radius: float = 0.0) -> Int[np.ndarray, "h w"]:
-        """Rasterise points, strokes and scribbles to one label image: -1 for unmarked pixels.
+        """Rasterise points, strokes and scribbles to a label image (H, W), -1 for unmarked pixels.
 
         Parameters
         ----------
         size_hw
             Height and width of the image.
         point_radius
-            Radius of the disc that a point marks, in pixels; where discs overlap, the nearest point's label is taken.
+            Radius of the disc that a point marks, in pixels; where discs overlap, the nearest point's label is taken. Pixels
+            with another mark keep its label.
 
         Raises
         ------
         ShapeError
-            If a point or stroke lies outside the image, scribbles or mask have another size, or a pixel has two labels.
+            If the prompt does not fit the image (see :meth:`check_size`), or a pixel has two labels.
         """
         self.check_size(size_hw)
         seeds = np.full(size_hw, UNMARKED, np.int16) if self.scribbles is None else np.array(self.scribbles, np.int16)
         for stroke in self.strokes:
             marked = _stroke_mask(stroke, size_hw)
-            _check_clash(seeds, marked, stroke.label)
+            _check_conflict(seeds, marked, stroke.label)
             seeds[marked] = stroke.label
         points, labels = np.asarray(self.points_xy), np.asarray(self.point_labels)
         columns, rows = np.floor(points).astype(np.int64).T if len(points) else np.zeros((2, 0), np.int64)
         for row, column, label in zip(rows, columns, labels, strict=True):
             marked = np.zeros(size_hw, bool)
             marked[row, column] = True
-            _check_clash(seeds, marked, label)
+            _check_conflict(seeds, marked, label)
             seeds[row, column] = label
         if len(points) and point_radius > 0:
             _mark_discs(seeds, rows, columns, labels, point_radius)
         return seeds
 
     def check_size(self, size_hw: tuple[int, int]) -> None:
-        """Raise a ShapeError unless all marks lie in an image of ``size_hw``."""
+        """Check that the prompt fits an image.
+
+        Raises
+        ------
+        ShapeError
+            If a point or stroke lies outside the image, the box does not overlap it, or scribbles or mask have another size.
+        """
         height, width = size_hw
         for name, plane in (("scribbles", self.scribbles), ("mask", self.mask)):
             if plane is not None and plane.shape != (height, width):
@@ -180,7 +190,7 @@ class Prompt:
                 raise ShapeError(f"box_xyxy: {box} lies outside the image of {width}x{height} pixels")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the prompt as a JSON object without the parts that are not set; label images and masks are RLE."""
+        """Return the prompt as a JSON object of the parts that are set; scribbles and mask as COCO's compressed RLE."""
         document: dict[str, Any] = {}
         if len(self.points_xy):
             pairs = zip(np.asarray(self.points_xy).tolist(), np.asarray(self.point_labels).tolist(), strict=True)
@@ -192,10 +202,11 @@ class Prompt:
             ]
         if self.scribbles is not None:
             labels = [int(label) for label in np.unique(self.scribbles) if label != UNMARKED]
-            planes = Masks.from_dense(np.stack([self.scribbles == label for label in (*labels, UNMARKED)]))
+            # The last mask, of the unmarked pixels, is not stored; without labels there would be nothing to stack.
+            masks = Masks.from_dense(np.stack([self.scribbles == label for label in (*labels, UNMARKED)]))
             document["scribbles"] = {
                 "size": list(self.scribbles.shape),
-                "counts": {str(label): _counts(rle) for label, rle in zip(labels, planes.rle(), strict=False)},
+                "counts": {str(label): _counts(rle) for label, rle in zip(labels, masks.rle(), strict=False)},
             }
         if self.box_xyxy is not None:
             document["box_xyxy"] = np.asarray(self.box_xyxy).tolist()
@@ -208,7 +219,7 @@ class Prompt:
 
     @classmethod
     def from_json(cls, document: Any, *, where: str = "prompt") -> Self:
-        """Make a prompt from a JSON object; ``where`` names it in error messages.
+        """Return the prompt of a JSON object as written by :meth:`to_json`; ``where`` names it in error messages.
 
         Raises
         ------
@@ -228,8 +239,9 @@ class Prompt:
                 parts |= _PART_READERS[field](document[field])
             return cls(**parts)
         except (ShapeError, TypeError, ValueError, KeyError, AttributeError, UnicodeError) as error:
-            shape = _EXPECTED[field]
-            raise DataError(f"expected {shape} ({error})", where=f"{where}.{field}", kind="bad_prompt") from error
+            raise DataError(
+                f"expected {_EXPECTED[field]} ({error})", where=f"{where}.{field}", kind="bad_prompt"
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,9 +255,9 @@ class MaskCandidates:
     scores
         (M,) predicted quality of each mask, in [0, 1].
     objects
-        (M,) the number of the object that each mask is for.
+        (M,) number of each mask's object.
     low_resolution_logits
-        (M, h, w) mask logits that a learned method takes with the next prompt, to refine the mask (default: none).
+        (M, h, w) mask logits, which a learned method takes as input with the next prompt (default: none).
     """
 
     masks: Masks
@@ -255,20 +267,20 @@ class MaskCandidates:
 
     def __post_init__(self) -> None:
         for name in ("scores", "objects", "low_resolution_logits"):
-            column = getattr(self, name)
-            if column is not None and len(column) != len(self.masks):
-                raise ShapeError(f"{name}: expected one per mask, {len(self.masks)}, got {len(column)}")
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.masks):
+                raise ShapeError(f"{name}: expected one per mask, {len(self.masks)}, got {len(values)}")
 
     def __len__(self) -> int:
         return len(self.masks)
 
     def best(self, number: int = 1) -> Bool[np.ndarray, "h w"]:
-        """Return the first mask of an object, (H, W); an empty mask if there is none."""
-        of_object = np.flatnonzero(self.objects == number)
-        return self.masks[of_object[0]].dense()[0] if len(of_object) else np.zeros(self.masks.size_hw, dtype=bool)
+        """Return the best mask of an object, (H, W); an empty mask if it has none."""
+        indices = np.flatnonzero(self.objects == number)
+        return self.masks[indices[0]].dense()[0] if len(indices) else np.zeros(self.masks.size_hw, dtype=bool)
 
     def best_of_each(self) -> "MaskCandidates":
-        """Return the first candidate of each object."""
+        """Return the best mask of each object."""
         first = np.sort(np.unique(self.objects, return_index=True)[1])
         logits = None if self.low_resolution_logits is None else self.low_resolution_logits[first]
         return MaskCandidates(self.masks[first], self.scores[first], self.objects[first], logits)
@@ -287,11 +299,11 @@ class PromptableMethod(Protocol[EmbeddingT]):
         ...
 
     def segment(self, embedding: EmbeddingT, prompt: Prompt) -> MaskCandidates:
-        """Return the masks for a prompt. The result does not depend on earlier prompts, though work may be reused."""
+        """Return the masks for a prompt. The result does not depend on earlier prompts."""
         ...
 
 
-def _points(name: str, values: Any) -> Float[np.ndarray, "n 2"]:
+def _as_points(name: str, values: Any) -> Float[np.ndarray, "n 2"]:
     points = np.asarray(values, dtype=np.float64)
     points = points.reshape(0, 2) if points.size == 0 else points
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
@@ -301,15 +313,15 @@ def _points(name: str, values: Any) -> Float[np.ndarray, "n 2"]:
 
 def _check_labels(name: str, labels: np.ndarray) -> None:
     if labels.size and (labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > MAX_OBJECTS):
-        strange = labels[(labels < 0) | (labels > MAX_OBJECTS)]
-        got = strange.flat[0] if len(strange) else labels.dtype
+        invalid = labels[(labels < 0) | (labels > MAX_OBJECTS)]
+        got = invalid.flat[0] if len(invalid) else labels.dtype
         raise ShapeError(f"{name}: expected 0 (background) or the number of an object, 1 to {MAX_OBJECTS}, got {got}")
 
 
-def _check_clash(seeds: Int[np.ndarray, "h w"], marked: Bool[np.ndarray, "h w"], label: int) -> None:
-    clash = marked & (seeds != UNMARKED) & (seeds != label)
-    if clash.any():
-        row, column = np.argwhere(clash)[0]
+def _check_conflict(seeds: Int[np.ndarray, "h w"], marked: Bool[np.ndarray, "h w"], label: int) -> None:
+    conflict = marked & (seeds != UNMARKED) & (seeds != label)
+    if conflict.any():
+        row, column = np.argwhere(conflict)[0]
         labels = f"{_describe_label(seeds[row, column])} and as {_describe_label(label)}"
         raise ShapeError(f"pixel ({column}, {row}) is marked as {labels}; remove one of them")
 
@@ -319,20 +331,23 @@ def _describe_label(label: int) -> str:
 
 
 def _stroke_mask(stroke: Stroke, size_hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Return the pixels whose centre is within half the width of a stroke, and those that its line crosses."""
+    """Return the pixels whose centre is within half the width of a stroke's line, and those that contain a point of it.
+
+    Points are sampled at most half a pixel apart in x and y, so that a thin stroke has no gaps.
+    """
     marked = np.zeros(size_hw, dtype=bool)
     points, radius = stroke.points_xy, stroke.width / 2
     for start, end in zip(points, points[1:] if len(points) > 1 else points, strict=False):
-        line = start + np.linspace(0, 1, 2 * math.ceil(np.abs(end - start).max()) + 1)[:, None] * (end - start)
-        low = np.maximum(np.floor(line.min(axis=0) - radius).astype(int), 0)
-        high = np.minimum(np.ceil(line.max(axis=0) + radius).astype(int) + 1, size_hw[::-1])
+        segment = end - start
+        samples = start + np.linspace(0, 1, 2 * math.ceil(np.abs(segment).max()) + 1)[:, None] * segment
+        low = np.maximum(np.floor(samples.min(axis=0) - radius).astype(int), 0)
+        high = np.minimum(np.ceil(samples.max(axis=0) + radius).astype(int) + 1, size_hw[::-1])
         rows, columns = np.mgrid[low[1] : high[1], low[0] : high[0]]
         offset = np.stack([columns, rows], axis=-1) + 0.5 - start
-        step = end - start
-        along = np.clip(offset @ step / max(float(step @ step), 1e-9), 0, 1)
-        near = np.square(offset - along[..., None] * step).sum(axis=-1) <= radius**2
+        fraction = np.clip(offset @ segment / max(float(segment @ segment), 1e-9), 0, 1)  # of the nearest point
+        near = np.square(offset - fraction[..., None] * segment).sum(axis=-1) <= radius**2
         marked[low[1] : high[1], low[0] : high[0]] |= near
-        marked[tuple(np.floor(line).astype(int).T[::-1])] = True
+        marked[tuple(np.floor(samples).astype(int).T[::-1])] = True
     return marked
 
 
@@ -342,11 +357,11 @@ def _mark_discs(seeds: np.ndarray, rows: np.ndarray, columns: np.ndarray, labels
     disc = np.full(seeds.shape, UNMARKED, seeds.dtype)
     extent = math.floor(radius)
     for row, column, label in zip(rows.tolist(), columns.tolist(), labels.tolist(), strict=True):
-        window = slice(max(row - extent, 0), row + extent + 1), slice(max(column - extent, 0), column + extent + 1)
-        grid = np.ogrid[
-            window[0].start : min(window[0].stop, len(seeds)), window[1].start : min(window[1].stop, seeds.shape[1])
-        ]
-        distance = np.hypot(grid[0] - row, grid[1] - column)
+        top, bottom = max(row - extent, 0), min(row + extent + 1, seeds.shape[0])
+        left, right = max(column - extent, 0), min(column + extent + 1, seeds.shape[1])
+        window = slice(top, bottom), slice(left, right)
+        y, x = np.ogrid[window]
+        distance = np.hypot(y - row, x - column)
         closer = (distance <= radius) & (distance < nearest[window])
         nearest[window][closer] = distance[closer]
         disc[window][closer] = label
@@ -361,7 +376,7 @@ def _counts(rle: Mapping[str, Any]) -> str:
 def _read_mask(value: Any) -> Bool[np.ndarray, "h w"]:
     height, width = _size(value)
     runs = run_lengths(value["counts"].encode("ascii"))
-    if (runs < 0).any() or runs.sum() != height * width:  # the codec would write out of bounds
+    if (runs < 0).any() or runs.sum() != height * width:  # decoding would write out of bounds
         raise ShapeError(f"run lengths add up to {runs.sum()}, expected {height * width}")
     return Masks.from_rle([value["counts"]], (height, width)).dense()[0]
 
@@ -376,7 +391,7 @@ def _size(value: Any) -> tuple[int, int]:
 def _read_points(value: Any) -> dict[str, Any]:
     triples = [(x, y, label) for x, y, label in value]
     if any(not isinstance(label, int) or isinstance(label, bool) for *_, label in triples):
-        raise ShapeError("labels are whole numbers")
+        raise ShapeError("labels must be integers")
     return {"points_xy": [(x, y) for x, y, _ in triples], "point_labels": [label for *_, label in triples]}
 
 

@@ -1,10 +1,10 @@
-"""The interface of a format, and what all writers share.
+"""The interface of a data set format, and the functions that writers share.
 
 A format is one module with some of:
 
 - ``find(path) -> list[Layout]``: the data sets of this format at a path, from file names and first bytes only;
-- ``read(layout, *, report) -> Dataset``: ``report`` is called with each problem, a :class:`~otus.errors.DataError`; the
-  default raises the first, ``otus doctor`` collects them; the reader skips the invalid record and goes on;
+- ``read(layout, *, report) -> Dataset``: reads a data set. ``report`` is called with a :class:`~otus.errors.DataError` for
+  each invalid record: by default it raises the first, ``otus doctor`` collects them. If it returns, the record is skipped;
 - ``write(datasets, folder, *, images) -> list[ConversionLoss]``: writes a data set, or its splits (:func:`as_splits`), and
   returns what the format could not hold, object by object.
 """
@@ -27,8 +27,8 @@ ImageMode = Literal["copy", "link", "none"]
 class Layout:
     """A data set found at a path, not read yet.
 
-    ``source`` is the file or folder to read, ``split`` the name of its split, if any. A
-    ``secondary`` layout has other labels of the same images and is read only if its split is named.
+    ``source`` is the file or folder to read, ``split`` the name of its split, if any. A ``secondary`` layout has other
+    labels of the same images; it is left out by default, see :func:`otus.data.open.choose_layouts`.
     """
 
     format: str
@@ -52,7 +52,7 @@ class ConversionLoss:
 
 
 def as_splits(datasets: Dataset | Sequence[Dataset]) -> list[Dataset]:
-    """Return a writer's argument (one data set, or splits) as a list, checked for distinct names and equal categories.
+    """Return one data set, or its splits, as a list, checked for unique split names and equal categories.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def as_splits(datasets: Dataset | Sequence[Dataset]) -> list[Dataset]:
     splits = [datasets] if isinstance(datasets, Dataset) else list(datasets)
     names = [dataset.split for dataset in splits]
     if len(splits) > 1 and (None in names or len(set(names)) < len(names)):
-        raise DataError(f"expected unique split names, got {names}", remedy="write them one by one")
+        raise DataError(f"expected unique split names, got {names}", remedy="write the splits one by one")
     if any(dataset.categories.names != splits[0].categories.names for dataset in splits):
         raise DataError(
             "the splits have different lists of categories", remedy="see otus.data.merging.remap_categories"
@@ -71,12 +71,12 @@ def as_splits(datasets: Dataset | Sequence[Dataset]) -> list[Dataset]:
 
 
 def split_file_name(dataset: Dataset) -> str:
-    """Return a split's name as it is used in file names; empty without a split."""
+    """Return a split's name for use in file names: ``/`` becomes ``_``; empty without a split."""
     return (dataset.split or "").replace("/", "_")
 
 
 def split_name_losses(dataset: Dataset, name: str | None) -> list[ConversionLoss]:
-    """Return the loss of a split's name if the target format stores another."""
+    """Return the loss of a data set's split name, if the target format stores another ``name`` or none."""
     if dataset.split in (None, name):
         return []
     outcome = f"becomes {name!r}" if name else "is not stored"
@@ -90,9 +90,9 @@ def duplicate_image_error(dataset: Dataset, index: int) -> DataError:
 
 
 def copy_or_link_images(dataset: Dataset, folder: Path, mode: ImageMode, *, names: Sequence[str] | None = None) -> None:
-    """Copy or link a data set's images into ``folder``, under their own relative names or those given.
+    """Copy or link a data set's images into ``folder``, under ``names`` (default: their own relative paths).
 
-    An existing file is the same image, from another split.
+    Existing files are kept: they are the same images, written with another split.
     """
     if mode == "none":
         return

@@ -30,13 +30,13 @@ from otus.parts.tasks import DETECTION, INSTANCE, KEYPOINTS, Task
 from otus.structures import Categories, Instances
 
 MAX_REGIONS = 2**31
-"""Maximum number of regions of a batch in an exported program."""
+"""Maximum number of regions in a batch, as assumed when a model is exported."""
 
 
 class Proposer(Protocol):
-    """Proposes regions; the losses are empty if it is not trained, and if ``targets`` are None.
+    """Proposes regions; the losses are empty if it is not trainable or ``targets`` is None.
 
-    ``trainable`` is True for a region proposal network; ``original_image_search`` is the proposal method that must run on
+    ``trainable`` is True for a region proposal network. ``original_image_search`` is the proposal method that must run on
     the original image, None if there is none.
     """
 
@@ -57,7 +57,7 @@ class Proposer(Protocol):
 
 
 class LearnedProposer(Proposer, Protocol):
-    """A region proposal network; ``rois`` returns the proposals of a batch, each preceded by the index of its image."""
+    """A region proposal network; ``rois`` returns the proposals of a batch: the index of the image, then xyxy."""
 
     def rois(
         self, maps: list[Tensor], padded_hw: tuple[int, int], sizes_hw: Int[Tensor, "b 2"]
@@ -79,7 +79,7 @@ class RegionFeatures(Protocol):
 
 
 class MapHead(Protocol):
-    """A further head that predicts the mask or the keypoints of each object from the shared feature maps."""
+    """A head that predicts the mask or the keypoints of each object from the feature maps that all regions share."""
 
     def losses(
         self, maps: list[Tensor], assignments: Sequence[Assignment], targets: Sequence[Target]
@@ -96,7 +96,7 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
     Parameters
     ----------
     categories
-        Names of the labels.
+        The categories, by label.
     proposer
         Proposes regions.
     region_features
@@ -106,18 +106,18 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
     mask_head, keypoint_head
         Predict the mask and the keypoints of each object (default: none).
     postprocess
-        Score thresholds, NMS and limit of the detections.
+        Score thresholds, NMS and maximum number of detections.
     size_divisor
-        Batches are padded to multiples of this (default: 32, the coarsest stride of a usual backbone).
+        Batches are padded to multiples of this (default: 32, the coarsest stride of most backbones).
 
     Notes
     -----
-    ``losses`` are those of the proposer and of each head. All regions of an image without objects are negatives. Crowds are
-    not objects, and regions inside them are ignored. A sample without masks or keypoints adds nothing to that loss.
+    ``losses`` returns those of the proposer and of each head. All regions of an image without objects are negatives. Crowds
+    are not matched; regions inside them are ignored. Samples without masks or keypoints do not contribute to the mask or
+    keypoint loss.
     """
 
     postprocess: Postprocess
-
     region_features: RegionFeatures
     proposer: Proposer
     box_head: BoxHead
@@ -147,7 +147,7 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
         self.size_divisor = size_divisor
 
     def warnings(self, dataset: Dataset) -> list[str]:
-        """Return warnings about heads and categories for which a data set has no masks or keypoints."""
+        """Return warnings if a data set lacks the keypoints, or the masks of a category, that a head is trained on."""
         objects = dataset.objects
         if objects is None:
             return []
@@ -187,7 +187,7 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
 
     @property
     def heavy_parts(self) -> tuple[str, ...]:
-        """Feature maps, region proposal network, and the networks of the heads; none without a region proposal network."""
+        """Region features, region proposal network (RPN), box head network and mask head if any; empty without an RPN."""
         if not self.proposer.trainable:
             return ()
         with_masks = () if self.mask_head is None else ("mask_head",)
@@ -199,13 +199,13 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
         return self.region_features.min_size
 
     def results(self, record: RegionStages) -> list[Instances]:
-        """Return the detections of each image, masks at low resolution."""
+        """Return the detections of each image, with masks at low resolution."""
         return to_instances(record, self.categories)
 
     def tensors(self, record: RegionStages) -> dict[str, Tensor]:
         """Return :func:`~otus.parts.detections.as_tensors` of the detections, with ``masks`` and ``keypoints`` if any."""
-        outputs = {"masks": record.masks, "keypoints": record.keypoints}
-        return super().tensors(record) | {name: torch.cat(x) for name, x in outputs.items() if x is not None}
+        head_outputs = {"masks": record.masks, "keypoints": record.keypoints}
+        return super().tensors(record) | {name: torch.cat(x) for name, x in head_outputs.items() if x is not None}
 
     def forward(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> dict[str, Tensor]:
         """Return the detections of a batch, in the form of :meth:`tensors`."""
@@ -214,20 +214,20 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
         padded_hw = (images.shape[-2], images.shape[-1])
         features = self.region_features.prepare(images)
         rois = cast(LearnedProposer, self.proposer).rois(features, padded_hw, sizes_hw)
-        torch._check(rois.shape[0] <= MAX_REGIONS)  # tells the exporter that regions times classes fit into 64 bits
+        torch._check(rois.shape[0] <= MAX_REGIONS)  # so that the exporter knows that regions x classes fit into int64
         logits, box_deltas = self.box_head(shared_roi_features(self).roi_pooler.pool(features, rois))
-        image_of_region = rois[:, 0].long()
+        region_image_index = rois[:, 0].long()
         candidates = self.box_head.candidates(
-            logits.softmax(dim=1), box_deltas, rois[:, 1:], sizes_hw[image_of_region], postprocess=self.postprocess
+            logits.softmax(dim=1), box_deltas, rois[:, 1:], sizes_hw[region_image_index], postprocess=self.postprocess
         )
-        image_index = image_of_region[candidates.origins]
+        image_index = region_image_index[candidates.origins]
         outputs = postprocess_batch(
             candidates, image_index, self.postprocess, num_images=images.shape[0], padded_hw=padded_hw
         )
-        rois = torch.cat([outputs["image_index"][:, None].to(rois), outputs["boxes"]], dim=1)
+        detected_rois = torch.cat([outputs["image_index"][:, None].to(rois), outputs["boxes"]], dim=1)
         for name, head in (("masks", self.mask_head), ("keypoints", self.keypoint_head)):
             if head is not None:
-                outputs[name] = head.predict_rois(features, rois, outputs["labels"])
+                outputs[name] = head.predict_rois(features, detected_rois, outputs["labels"])
         return outputs
 
     def compute_stages(
@@ -239,7 +239,7 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
         generator: torch.Generator | None,
         watch: Stopwatch,
     ) -> RegionStages:
-        """Compute feature maps, proposals, and the outputs of the heads for the regions."""
+        """Compute feature maps, proposals and box head; given ``targets``, losses; given ``postprocess``, detections."""
         with watch.time("maps"):
             features = self.region_features.prepare(batch.images)
         with watch.time("proposals"):
@@ -298,12 +298,12 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
 
 
 def shared_roi_features(detector: RegionDetector) -> RoIFeatures:
-    """Return the region features, for a further head.
+    """Return the detector's region features, whose feature maps a mask or keypoint head can share.
 
     Raises
     ------
     UsageError
-        If regions do not share feature maps.
+        If they are not :class:`~otus.parts.regions.roi_features.RoIFeatures`.
     """
     if not isinstance(detector.region_features, RoIFeatures):
         raise UsageError(
@@ -316,7 +316,7 @@ def shared_roi_features(detector: RegionDetector) -> RoIFeatures:
 def with_heads(
     detector: RegionDetector, *, mask_head: MapHead | None = None, keypoint_head: MapHead | None = None
 ) -> RegionDetector:
-    """Return a new detector with further heads, which shares all other parts and weights with the given one."""
+    """Return a new detector with a mask or keypoint head added or replaced, sharing all other parts with ``detector``."""
     return RegionDetector(
         categories=detector.categories,
         proposer=detector.proposer,

@@ -1,6 +1,7 @@
 """The interfaces of the parts that a dense detector is composed of.
 
-Shape shorthand: B images, A anchors of all feature maps, N objects, S class logits, D numbers per box (4: xyxy, 5: xywhr).
+Shape shorthand: B images, A anchors of all feature maps, N objects, C crowds, S class logits, D numbers per box
+(4: xyxy, 5: xywhr).
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ class AnchorGenerator(Protocol):
 
 
 class Assigner(Protocol):
-    """Assigns to each anchor the index of an object, NEGATIVE or NEUTRAL."""
+    """Assigns to each anchor the index of an object, or NEGATIVE or NEUTRAL of :mod:`otus.parts.boxes.matching`."""
 
     def __call__(
         self,
@@ -59,7 +60,7 @@ class BoxCoder(Protocol):
 
 
 class Criterion(Protocol):
-    """Computes losses by name, at least ``class`` and ``box``; ``outputs`` has the feature maps concatenated."""
+    """Computes losses by name, at least ``class`` and ``box``; ``outputs`` are concatenated over the feature maps."""
 
     def __call__(
         self,
@@ -73,7 +74,11 @@ class Criterion(Protocol):
 
 
 class Scores(Protocol):
-    """Chooses which predictions become candidates; ``background`` is its class index, None if it has none."""
+    """Computes scores from logits and chooses the candidates for NMS.
+
+    ``background`` is the class index of background, None if there is no such class. ``thresholds`` are the minimum scores of
+    the class indices, infinity for those that are never reported.
+    """
 
     @property
     def background(self) -> int | None: ...
