@@ -1,6 +1,6 @@
 """Colour models of object and background: histograms and Gaussian mixtures.
 
-Shape shorthand: H x W the image, C channels, N pixels, K components.
+Shape shorthand: H x W the image, C = 3 channels with values 0..255, N pixels, K components.
 """
 
 import math
@@ -12,17 +12,17 @@ from jaxtyping import Float, Float32
 from otus.interactive import _grid_kernels as kernels
 
 BINS = 16
-_SMOOTHING_BINS = 1.0
-_UNIFORM_SHARE = 0.01  # of a uniform distribution in the histogram, so that no colour has probability 0
+_SMOOTHING_SIGMA = 1.0  # in bins
+_UNIFORM_WEIGHT = 0.01  # of a uniform distribution that is added to the histogram, so that no colour has probability 0
 COMPONENTS = 5
-_MAX_SAMPLES = 2000
+_MIN_SAMPLES = 2000  # more pixels are subsampled to this number at least, to less than twice that
 _EM_ITERATIONS = 3
 _MIN_VARIANCE = 4.0
-_CELL_SIZE, _CELLS = 4.0, 64  # colours are quantised before the mixture's density is computed
+_CELL_SIZE, _CELLS = 4.0, 64  # the mixture's density is computed once per occupied cell of colour space
 
 
 class ColorModel(Protocol):
-    """A colour model of one image, which is fitted to weighted pixels."""
+    """A model of the colours of one image, which is fitted to weighted pixels."""
 
     def log_likelihood(self, weights: Float[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
         """Return the log-likelihood of each pixel's colour under the model fitted to pixels with these weights."""
@@ -30,9 +30,9 @@ class ColorModel(Protocol):
 
 
 class HistogramModel:
-    """A histogram of 16 x 16 x 16 bins over the range of the image's colours, smoothed by a Gaussian of one bin.
+    """A histogram of 16 x 16 x 16 bins over the range of the image's colours, smoothed by a Gaussian with sigma one bin.
 
-    It is mixed with a uniform distribution of weight 0.01, so that unseen colours are unlikely, not impossible.
+    A uniform distribution of weight 0.01 is added, so that unseen colours are unlikely, not impossible.
     """
 
     def __init__(self, planes: Float32[np.ndarray, "c h w"]) -> None:
@@ -46,16 +46,17 @@ class HistogramModel:
         from scipy.ndimage import gaussian_filter
 
         counts = kernels.weighted_counts(self._bins, weights, BINS**3)
-        smoothed = gaussian_filter(counts.reshape(BINS, BINS, BINS), _SMOOTHING_BINS, mode="constant").ravel()
-        table = np.log(smoothed / max(smoothed.sum(), 1e-9) + _UNIFORM_SHARE / BINS**3).astype(np.float32)
-        return table[self._bins]
+        smoothed = gaussian_filter(counts.reshape(BINS, BINS, BINS), _SMOOTHING_SIGMA, mode="constant").ravel()
+        log_likelihood = np.log(smoothed / max(smoothed.sum(), 1e-9) + _UNIFORM_WEIGHT / BINS**3).astype(np.float32)
+        return log_likelihood[self._bins]
 
 
 class MixtureModel:
     """A mixture of 5 Gaussians with full covariances, as in GrabCut.
 
-    Clusters are initialised by splitting along the axis of largest variance ("Color Quantization of Images", Orchard and
-    Bouman, 1991), then fitted by expectation maximisation to about 2,000 of the pixels with positive weight.
+    Clusters are initialised by splitting the one of largest variance along its principal axis, until there are 5 ("Color
+    Quantization of Images", Orchard and Bouman, 1991). The mixture is then fitted by 3 iterations of expectation
+    maximisation to the pixels with positive weight, of which every n-th is taken so that 2,000 to 4,000 remain.
     """
 
     def __init__(self, planes: Float32[np.ndarray, "c h w"]) -> None:
@@ -66,13 +67,13 @@ class MixtureModel:
         index_of_id = np.zeros(_CELLS**3, np.int32)
         index_of_id[used_ids] = np.arange(len(used_ids))
         self._cell_of_pixel = index_of_id[cell_ids]
-        corners = np.stack([used_ids // _CELLS**2, used_ids // _CELLS % _CELLS, used_ids % _CELLS])
-        self._cell_colors = ((corners + 0.5) * _CELL_SIZE).astype(np.float32)[:, None]
+        cell_indices = np.stack([used_ids // _CELLS**2, used_ids // _CELLS % _CELLS, used_ids % _CELLS])
+        self._cell_colors = ((cell_indices + 0.5) * _CELL_SIZE).astype(np.float32)[:, None]
 
     def log_likelihood(self, weights: Float[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
-        """Return the log of the mixture's density at each pixel's colour, quantised to 64 values per channel."""
+        """Return the log of the mixture's density at each pixel's colour, which is quantised to 64 values per channel."""
         samples = np.flatnonzero(weights)
-        samples = samples[:: max(1, len(samples) // _MAX_SAMPLES)]
+        samples = samples[:: max(1, len(samples) // _MIN_SAMPLES)]
         if not len(samples):  # uniform distribution
             return np.full(self._planes.shape[1:], -math.log(256.0 ** len(self._planes)), np.float32)
         colors = self._planes.reshape(len(self._planes), -1)[:, samples].T.astype(np.float64)
@@ -88,7 +89,7 @@ class MixtureModel:
 def _fit_mixture(
     colors: Float[np.ndarray, "n c"], weights: Float[np.ndarray, "n"]
 ) -> tuple[Float[np.ndarray, "k"], Float[np.ndarray, "k c"], Float[np.ndarray, "k c c"]]:
-    """Return the prior, mean and covariance of each component."""
+    """Fit a mixture to weighted colours and return the prior, mean and covariance of each component."""
     cluster = np.zeros(len(colors), dtype=np.int64)
     responsibilities = weights[:, None]
     for count in range(1, COMPONENTS + 1):
@@ -103,11 +104,11 @@ def _fit_mixture(
     for _ in range(_EM_ITERATIONS):
         priors, means, covariances = _moments(colors, responsibilities)
         whitenings = np.linalg.inv(np.linalg.cholesky(covariances))
-        logs = np.empty_like(responsibilities)
+        log_joint = np.empty_like(responsibilities)
         for k, whitening in enumerate(whitenings):
             squared = np.square((colors - means[k]) @ whitening.T).sum(axis=1)
-            logs[:, k] = math.log(max(priors[k], 1e-12)) + np.log(np.diagonal(whitening)).sum() - 0.5 * squared
-        likelihoods = np.exp(logs - logs.max(axis=1, keepdims=True))
+            log_joint[:, k] = math.log(max(priors[k], 1e-12)) + np.log(np.diagonal(whitening)).sum() - 0.5 * squared
+        likelihoods = np.exp(log_joint - log_joint.max(axis=1, keepdims=True))
         responsibilities = weights[:, None] * likelihoods / likelihoods.sum(axis=1, keepdims=True)
     priors, means, covariances = _moments(colors, responsibilities)
     return np.maximum(priors, 1e-12), means, covariances
@@ -116,7 +117,7 @@ def _fit_mixture(
 def _moments(
     colors: Float[np.ndarray, "n c"], responsibilities: Float[np.ndarray, "n k"]
 ) -> tuple[Float[np.ndarray, "k"], Float[np.ndarray, "k c"], Float[np.ndarray, "k c c"]]:
-    """Return the prior, mean and covariance of each component, given the weights of the pixels in it."""
+    """Return the prior, mean and covariance of each component, given the weight of each pixel in it."""
     totals = responsibilities.sum(axis=0)
     normalised = responsibilities / np.maximum(totals, 1e-12)
     means = normalised.T @ colors

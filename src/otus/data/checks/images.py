@@ -1,4 +1,4 @@
-"""Check that images can be read, and identify them by content."""
+"""Check that images can be read, and identify them by a digest of their file."""
 
 import hashlib
 import os
@@ -20,14 +20,21 @@ _MAX_LISTED = 20
 def check_images(
     datasets: Sequence[Dataset], *, progress: Callable[[int, int], None] | None = None
 ) -> list[dict[str, str]]:
-    """Decode every image and map once; return for each data set the digest of each image file by name.
+    """Decode every image and label map once; return, for each data set, the digest of each image by file name.
 
-    JPEGs are decoded at a fraction of their size, so this takes less time than reading them for one epoch.
+    JPEGs are decoded at a fraction of their size, which takes less time than an epoch does to read them.
+
+    Parameters
+    ----------
+    datasets
+        The data sets to check.
+    progress
+        Called after each image with the number of images checked so far, and of all images.
 
     Raises
     ------
     DataError
-        If images are missing, truncated or not of the size that their labels state; the message lists them.
+        If images or label maps are missing, truncated or not of the expected size; the message lists up to 20.
     """
     items = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
     problems: list[DataError] = []
@@ -53,7 +60,7 @@ def check_images(
 
 
 def file_digest(path: Path) -> str:
-    """Return the digest of a file, :data:`DIGITS` hexadecimal digits; empty if it is missing."""
+    """Return the BLAKE2b digest of a file, :data:`DIGITS` hexadecimal digits; empty if it cannot be read."""
     try:
         return hashlib.blake2b(path.read_bytes(), digest_size=DIGITS // 2).hexdigest()
     except OSError:
@@ -61,21 +68,24 @@ def file_digest(path: Path) -> str:
 
 
 def count_training_images(training: Mapping[str, Any], dataset: Dataset) -> int:
-    """Return how many images of a data set a model was trained on, by the digests in its training record."""
+    """Return how many images of a data set a model was trained on, by the image digests in its training record."""
     digits = training.get("image_digests", "")
-    known = {digits[start : start + DIGITS] for start in range(0, len(digits), DIGITS)}
-    if not known:
+    trained_on = {digits[start : start + DIGITS] for start in range(0, len(digits), DIGITS)}
+    if not trained_on:
         return 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return sum(digest in known for digest in pool.map(file_digest, map(dataset.images.path, range(len(dataset)))))
+        paths = map(dataset.images.path, range(len(dataset)))
+        return sum(digest in trained_on for digest in pool.map(file_digest, paths))
 
 
 def _check_image(dataset: Dataset, index: int) -> str | DataError:
+    """Return the digest of an image, or what is wrong with it or its label maps."""
     path = dataset.images.path(index)
     try:
         _, size_hw = read_thumbnail(path, side=SIDE)
         check_image_size(size_hw, dataset.images.size_hw(index), str(path))
-        dataset.semantic_map(index), dataset.panoptic_map(index)
+        dataset.semantic_map(index)
+        dataset.panoptic_map(index)
     except DataError as problem:
         return problem
     return file_digest(path)

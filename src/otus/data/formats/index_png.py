@@ -1,14 +1,19 @@
 """Semantic segmentation by label PNGs: a pixel's value is its category. Read only. ::
 
-    train/*.jpg  trainannot/*.png  train.txt  classes.txt       CamVid as SegNet has it; likewise val, test
-    images/[SPLIT/]*.jpg  masks/[SPLIT/]*.png  [classes.txt]    also annotations/ for masks/
+    train/*.jpg  trainannot/*.png  [train.txt]  [classes.txt]   CamVid as SegNet has it; likewise val, test
+    images/[SPLIT/]*.jpg  masks/[SPLIT/]*.png  [classes.txt]    or annotations/ or labels/ instead of masks/
     JPEGImages/SEQUENCE/*.jpg  Annotations/SEQUENCE/*.png       DAVIS: the frames of videos
 
-A line of ``classes.txt`` is a name, or a pixel value and a name; without values, names are numbered from 0. Values
-without a name are ignored, as are those named unlabelled, void, ignore or ignored. The colours of a palette are not
-used, unless each line is red, green, blue and a name: then the PNGs are read as RGB, and a colour without a name is an
-error. Without ``classes.txt`` the PNGs must be binary masks: background 0 and object 255 or 1, with 128 (or 255 if the
-object is 1) for ignored pixels.
+The lines of ``classes.txt`` have one of three forms, the same in all lines:
+
+- a category name, whose pixel value is the line's number, from 0;
+- a pixel value and a name;
+- red, green, blue and a name: the PNGs are then read as RGB, and a colour without a name is an error. With the other
+  forms, the colours of a palette are not used.
+
+Pixel values without a name are ignored, as are those named unlabelled, void, ignore or ignored. Without ``classes.txt``,
+the PNGs must be binary masks: 0 for background and 255 for the object, with 128 for ignored pixels; or 0 and 1, with 255
+for ignored pixels.
 """
 
 from collections.abc import Set
@@ -46,11 +51,11 @@ def find(path: Path) -> list[Layout]:
         return [Layout("index_png", path, split) for split in splits]
     masks = _mask_folder(path)
     if masks is None:
-        is_sequences = any((path / "JPEGImages" / folder.name).is_dir() for folder in subfolders(path / "Annotations"))
-        return [Layout("index_png", path)] if is_sequences and _are_binary_masks(path / "Annotations") else []
+        has_sequences = any((path / "JPEGImages" / folder.name).is_dir() for folder in subfolders(path / "Annotations"))
+        return [Layout("index_png", path)] if has_sequences and _are_binary_masks(path / "Annotations") else []
     if (path / _CLASSES_FILE).is_file() or _are_binary_masks(masks):
-        parts = [folder.name for folder in subfolders(path / "images") if (masks / folder.name).is_dir()]
-        return [Layout("index_png", path, part) for part in parts] or [Layout("index_png", path)]
+        splits = [folder.name for folder in subfolders(path / "images") if (masks / folder.name).is_dir()]
+        return [Layout("index_png", path, split) for split in splits] or [Layout("index_png", path)]
     return []
 
 
@@ -61,7 +66,7 @@ def _mask_folder(path: Path) -> Path | None:
 
 
 def _are_binary_masks(masks: Path) -> bool:
-    """Return whether sample PNGs are binary masks of an object and the background."""
+    """Return whether the PNGs are binary masks, judged by a few of them."""
     try:
         return bool(_binary_values(sample_files(list_files(masks, "**/*.png"))))
     except DataError:
@@ -69,6 +74,7 @@ def _are_binary_masks(masks: Path) -> bool:
 
 
 def _binary_values(files: list[Path]) -> set[int] | None:
+    """Return the pixel values that occur in binary masks, None if the files are not binary masks."""
     values: set[int] = set()
     for file in files:
         values |= set(np.flatnonzero(np.bincount(read_label_image(file).ravel(), minlength=256)).tolist())
@@ -83,33 +89,34 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     Raises
     ------
     DataError, ImageError
-        Through ``report``: images that cannot be opened or have no label PNG. Raised directly: an invalid
-        ``classes.txt``, or, without it, label PNGs with other values than those of a binary mask.
+        Through ``report``: images that cannot be opened, have no label PNG, or are listed but missing; label PNGs
+        without an image. Raised directly: an invalid ``classes.txt``, or, without it, label PNGs that are not binary
+        masks.
     """
     root = layout.source
     folder, masks = _folders(layout)
-    is_sequences = masks.name == "Annotations"
+    has_sequences = masks.name == "Annotations"
 
-    def images_in(folder: Path) -> dict[str, Path]:
-        paths = list_images(folder, recursive=is_sequences)
+    def paths_by_name(folder: Path) -> dict[str, Path]:
+        paths = list_images(folder, recursive=has_sequences)
         return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
-    images = images_in(folder)
+    images = paths_by_name(folder)
     listed_names = _listed_stems(root / f"{layout.split}.txt", folder, images.keys(), report) if layout.split else None
     if listed_names is not None:
         images = {name: path for name, path in images.items() if name in listed_names}
-    files = images_in(masks)
+    label_files = paths_by_name(masks)
     for name in sorted((listed_names or set()) - images.keys()):
         report(DataError("is listed but does not exist", file=folder / name, remedy="restore it", kind="missing_image"))
-    for name in sorted(images.keys() - files.keys()):
+    for name in sorted(images.keys() - label_files.keys()):
         problem = f"has no label PNG in {masks}"
         report(DataError(problem, file=images.pop(name), remedy="add it or remove the image"))
-    for name in sorted(files.keys() - images.keys()) if listed_names is None else ():
-        remedy = f"put it into {folder} or remove the labels"
-        report(DataError("has no image of that name", file=files[name], remedy=remedy, kind="missing_image"))
+    for name in sorted(label_files.keys() - images.keys()) if listed_names is None else ():
+        remedy = f"put the image into {folder} or remove the label PNG"
+        report(DataError("has no image of that name", file=label_files[name], remedy=remedy, kind="missing_image"))
     paths, sizes = read_image_sizes(list(images.values()), report)
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
-    semantic = _semantic_files(root, [files[name] for name in names])
+    semantic = _semantic_files(root, [label_files[name] for name in names])
     return Dataset(
         source=root,
         format="index_png",
@@ -139,12 +146,15 @@ def _folders(layout: Layout) -> tuple[Path, Path]:
 
 
 def _listed_stems(file: Path, folder: Path, known: Set[str], report: Report) -> set[str] | None:
-    """Return the file stems in an image list: of each line, without folder, if it is known, else of its first word."""
+    """Return the stems of the images in a list file, None if there is no such file.
+
+    A line is the path of an image, which may contain spaces, or the paths of image and label PNG as in SegNet's CamVid.
+    """
     if not file.is_file():
         return None
     stems = set()
     for number, line in read_name_list(file):
-        name = line.rsplit("/", 1)[-1]  # CamVid's "image labels": image and label file have the same name
+        name = line.rsplit("/", 1)[-1]  # after two paths, the label PNG's name, which has the image's stem
         if not {name, Path(name).stem} & known:
             name = line.split()[0].rsplit("/", 1)[-1]
         where = f"line {number}"
@@ -156,7 +166,7 @@ def _listed_stems(file: Path, folder: Path, known: Set[str], report: Report) -> 
 
 
 def _semantic_files(root: Path, files: list[Path]) -> SemanticFiles:
-    """Return the label PNGs with the categories of their values or colours."""
+    """Return the label PNGs with the categories of their pixel values or colours."""
     lookup = np.full(256, IGNORE)
     if (root / _CLASSES_FILE).is_file():
         names, colours = _class_names(root / _CLASSES_FILE)
@@ -178,7 +188,7 @@ def _semantic_files(root: Path, files: list[Path]) -> SemanticFiles:
 
 
 def _class_names(file: Path) -> tuple[dict[int, str], tuple[tuple[int, int, int], ...]]:
-    """Return the names by pixel value, sorted by value, and the colour of each value if lines are of colours and names."""
+    """Return the names by pixel value, in ascending order, and the colour of each value if the file has colours."""
     lines = [line for line in map(str.strip, read_text(file).splitlines()) if line]
     if not lines:
         raise DataError("has no categories", file=file, remedy="write a line 'value name' for each category")
@@ -189,23 +199,24 @@ def _class_names(file: Path) -> tuple[dict[int, str], tuple[tuple[int, int, int]
     if not all(len(parts) == 2 and parts[0].isdecimal() for parts in pairs):
         pairs = [[str(value), line] for value, line in enumerate(lines)]
     names: dict[int, str] = {}
-    for line, (value, name) in enumerate(pairs, start=1):
+    for number, (value, name) in enumerate(pairs, start=1):
         if len(value) > 3 or int(value) > 255 or int(value) in names or name in names.values():
             problem = f"expected a new value 0..255 and a new name, got {value} {name!r}"
-            raise DataError(problem, file=file, where=f"line {line}", remedy="correct the line")
+            raise DataError(problem, file=file, where=f"line {number}", remedy="correct the line")
         names[int(value)] = name
     return dict(sorted(names.items())), ()
 
 
 def _coloured_names(file: Path, lines: list[list[str]]) -> tuple[dict[int, str], tuple[tuple[int, int, int], ...]]:
+    """Return the names by index of their colour, and the colours, from lines of red, green, blue and a name."""
     names: list[str] = []
     colours: list[tuple[int, int, int]] = []
-    for line, (red, green, blue, name) in enumerate(lines, start=1):
+    for number, (red, green, blue, name) in enumerate(lines, start=1):
         colour = (int(red), int(green), int(blue))
         if max(colour) > 255 or colour in colours or name in names or len(names) == IGNORE:
-            problem = f"expected a new colour of three numbers 0..255 and a new name, at most {IGNORE}"
+            problem = f"expected a new colour of three numbers 0..255 and a new name, at most {IGNORE} of them"
             problem += f", got {' '.join(map(str, colour))} {name!r}"
-            raise DataError(problem, file=file, where=f"line {line}", remedy="correct the line")
+            raise DataError(problem, file=file, where=f"line {number}", remedy="correct the line")
         names.append(name)
         colours.append(colour)
     return dict(enumerate(names)), tuple(colours)

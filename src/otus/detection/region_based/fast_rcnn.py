@@ -1,11 +1,12 @@
 """Fast R-CNN: one feature map per image, RoI pooling of each proposal, and a head trained jointly with the backbone.
 
-Paper: "Fast R-CNN" (Girshick, ICCV 2015, arXiv:1504.08083): section 2.1 RoI pooling of 7x7, section 2.3 the joint loss
-of class and box and its backpropagation through the pooling, section 2.2 VGG-16 with its last pooling replaced.
+Paper: "Fast R-CNN" (Girshick, ICCV 2015, arXiv:1504.08083): section 2.1 RoI pooling to 7x7, section 2.2 VGG-16 with RoI
+pooling in place of its last max pooling, section 2.3 the multi-task loss and backpropagation through RoI pooling.
 Official code: github.com/rbgirshick/fast-rcnn (MIT); nothing of it is copied.
 
-Departures: all regions with an IoU below 0.5 are negatives, not only those of at least 0.1; the ground truth boxes are
-among the positives; no dropout between the fully connected layers, and no truncated SVD of them (section 3.1).
+Departures: negatives are all regions with an IoU below 0.5, not only those with an IoU in [0.1, 0.5); the ground-truth
+boxes are added to the proposals; smooth L1 with beta 1/9 instead of 1; the fully connected layers are initialised at
+random, without dropout, and not compressed by truncated SVD (section 3.1).
 """
 
 from otus.detection.region_based.region_detector import RegionDetector
@@ -35,21 +36,23 @@ def fast_rcnn(
     ----------
     region_features
         Computes the shared feature map and pools each region from it.
+    categories
+        Names of the labels.
     proposer
         Source of the proposals (default: those of the sample, else Selective Search).
     representation_size
         Output features of each of the two fully connected layers.
     sampler
-        Samples the regions of each image that the losses are computed on.
+        Samples the regions of each image that the losses are computed on (default: the paper's).
     postprocess
-        Score and NMS thresholds of the detections (default: the paper's NMS).
+        Score and NMS thresholds of the detections (default: the paper's NMS IoU threshold, 0.3).
 
     Examples
     --------
     >>> import torch
     >>> backbone = torchvision_backbone("resnet18", levels=(4,))
-    >>> maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
-    >>> detector = fast_rcnn(maps, Categories(("cat", "dog")), representation_size=64)
+    >>> region_features = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
+    >>> detector = fast_rcnn(region_features, Categories(("cat", "dog")), representation_size=64)
     >>> sample = {"image": torch.zeros(3, 64, 96), "proposals": torch.tensor([[8.0, 8, 40, 40]])}
     >>> detector.stages([sample]).scores[0].shape
     torch.Size([1, 3])
@@ -80,17 +83,19 @@ def fast_rcnn_vgg16(
 
     Parameters
     ----------
+    categories
+        Names of the labels.
     proposals
         Maximum number of proposals per image.
     representation_size
         Output features of each of the two fully connected layers.
     freezing
-        Which weights of the backbone are frozen.
+        Which weights of the backbone are frozen (default: conv1 and conv2, as in the paper, section 4.5).
     """
     backbone = torchvision_backbone("vgg16", levels=(4,), freezing=freezing)
-    maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
+    region_features = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
     return fast_rcnn(
-        maps, categories, proposer=PrecomputedProposals(proposals), representation_size=representation_size
+        region_features, categories, proposer=PrecomputedProposals(proposals), representation_size=representation_size
     )
 
 
@@ -103,10 +108,11 @@ def fast_rcnn_efficientnet_lite0(
 ) -> RegionDetector:
     """Build a small Fast R-CNN over EfficientNet-Lite0, for images of about 320 pixels.
 
-    See :func:`fast_rcnn_vgg16` for the parameters. The backbone's last stages are dilated to keep stride 16.
+    The backbone's last stages are dilated to keep stride 16. See :func:`fast_rcnn_vgg16` for the parameters; by default,
+    layers of stride up to 4 are frozen.
     """
     backbone = efficientnet_lite0_backbone(levels=(4,), dilated=True, freezing=freezing)
-    maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
+    region_features = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
     return fast_rcnn(
-        maps, categories, proposer=PrecomputedProposals(proposals), representation_size=representation_size
+        region_features, categories, proposer=PrecomputedProposals(proposals), representation_size=representation_size
     )

@@ -1,19 +1,20 @@
-"""Train a promptable model: a small SAM over EfficientNet-Lite0 that segments any object given a click or a box.
+"""Train a promptable model: a small SAM over EfficientNet-Lite0 that segments any object, given a click or a box.
 
-No weights of it are packaged yet: a training step with the default prompts takes 12 CPU seconds, so the training needs a
-night or a GPU.
+Its weights are not packaged yet: a training step with the default prompts takes 12 CPU seconds, so training needs a night
+or a GPU.
 
-It is trained on all available masks: objects of VOC 2012, COCO, and Penn-Fudan, segments of COCO panoptic (also stuff),
-and objects of VOC 2007, whose masks the packaged Mask R-CNN predicts in their boxes if it is confident
-(:mod:`otus.experiments.recipes.packaged_segmenter`). Backbone and pyramid start from that Mask R-CNN.
+It is trained on all available masks: of the objects of VOC 2012, COCO and Penn-Fudan, and of the segments (things and
+stuff) of COCO panoptic. The objects of VOC 2007 only have boxes: their masks are those that the packaged Mask R-CNN, the
+teacher, predicts with confidence (:mod:`otus.experiments.recipes.packaged_segmenter`). Backbone and pyramid start from
+the weights of that Mask R-CNN.
 
 Commands, in this order; to resume an interrupted one, add ``--resume RUN``::
 
     python -m otus.experiments.recipes.packaged_promptable label DATA MASKS
     OMP_WAIT_POLICY=PASSIVE python -m … train MASKS DATA/voc2012 --minutes 180
 
-``DATA`` holds the folders voc2007, voc2012, coco, coco_person, coco_panoptic, penn_fudan. The split ``train`` of the VOC
-sets is trained on; VOC 2012 ``val`` selects the checkpoint and is never trained on.
+``DATA`` holds the folders voc2007, voc2012, coco, coco_person, coco_panoptic, penn_fudan. Only the split ``train``
+of the VOC sets is trained on; VOC 2012 ``val`` selects the checkpoint.
 """
 
 import json
@@ -54,7 +55,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def label(data: Path, out: Path) -> None:
-    """Write all masks as one COCO data set, with copies of the images."""
+    """Write all masks, the teacher's pseudo-labels included, as one COCO data set with copies of the images."""
     (out / "images").mkdir(parents=True)
     teacher = load(TEACHER)
     sources = [
@@ -90,7 +91,11 @@ def label(data: Path, out: Path) -> None:
 
 
 def object_masks(sample: Sample, dataset: Dataset, teacher: Predictor) -> Iterator[Bool[np.ndarray, "h w"]]:
-    """Yield the masks of an image's objects or segments; for objects with a box only, the teacher's confident masks."""
+    """Yield the masks of an image's objects and segments, except crowds.
+
+    Where VOC has boxes only, yield the teacher's masks, but only confident ones: more than half of the box must have a
+    probability of at least ``FOREGROUND_PROBABILITY``.
+    """
     if sample.panoptic is not None:
         panoptic = sample.panoptic
         yield from (panoptic.ids == segment.id for segment in panoptic.segments if not segment.is_crowd)
