@@ -359,8 +359,28 @@ def test_auto_takes_the_fastest_runtime_and_measures_once(exported, tmp_path, mo
     (kept,) = tmp_path.rglob("fastest-*.json")
     kept.write_text('{"torch": 0.2, "openvino": 0.1, "onnxruntime": 0.3}')
     assert acceleration.choose_runtime("auto", predictor.system, PREPROCESS) == "openvino"
-    kept.write_text('{"torch": 0.1, "onnxruntime": 0.3}')
+    kept.write_text('{"torch": 0.1, "openvino": null, "onnxruntime": 0.3}')
     assert acceleration.choose_runtime("auto", predictor.system, PREPROCESS) == "torch"
+    kept.write_text('{"torch": 0.1, "removed": 0.01}')  # other runtimes were installed: it is measured again
+    assert acceleration.choose_runtime("auto", predictor.system, PREPROCESS) in acceleration.RUNTIMES
+    assert '"openvino"' in kept.read_text()
+
+
+def test_auto_leaves_out_a_runtime_that_cannot_run_the_model(exported, tmp_path, monkeypatch):
+    monkeypatch.setenv("OTUS_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: 1 / 0)
+    predictor, _ = exported("fcos")
+    with pytest.raises(ExportError, match="cannot be exported to onnxruntime: .*division by zero.*use --runtime torch"):
+        acceleration.accelerated(predictor.system, "onnxruntime")
+    assert acceleration.choose_runtime("auto", predictor.system, PREPROCESS) == "torch"
+
+
+def test_a_mask_head_is_traced_where_the_traced_images_have_no_object(tmp_path, monkeypatch):
+    monkeypatch.setenv("OTUS_CACHE", str(tmp_path))
+    system = tiny_mask_rcnn().system
+    system.postprocess = replace(system.postprocess, score_threshold=0.9)
+    inputs = acceleration._traced_inputs(system, ["mask_head"])["mask_head"]
+    assert [len(x) for x in inputs] == [2]
 
 
 def test_a_runtime_that_cannot_be_says_why(monkeypatch, tmp_path):

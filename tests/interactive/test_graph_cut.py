@@ -289,3 +289,9 @@ def test_parts_without_a_seed_are_left_out() -> None:
     mask = predict_mask(image, Prompt([[20, 20], [45, 5]], [1, 0]))
     assert mask[10:30, 10:30].all()
     assert mask.sum() == 400
+
+
+@pytest.mark.parametrize("build", [lambda: GraphCut(rounds=0), lambda: GrabCut(max_rounds=0)])
+def test_no_rounds_are_refused(build) -> None:
+    with pytest.raises(UsageError, match="rounds: expected at least 1, got 0"):
+        build()

@@ -115,7 +115,7 @@ def test_marks_that_do_not_fit_the_image(parts: dict[str, Any], message: str) ->
         ({"scribbles": np.zeros((3, 3))}, "scribbles: expected integers"),
         ({"box_xyxy": [5, 5, 5, 9]}, "box_xyxy: expected x1, y1, x2, y2"),
         ({"box_xyxy": [5, 5, 6, np.inf]}, "box_xyxy"),
-        ({"mask": np.zeros(3)}, "mask: expected shape"),
+        ({"mask": np.zeros(3)}, "mask: expected bool or integers"),
     ],
 )
 def test_prompts_that_cannot_be(parts: dict[str, Any], message: str) -> None:
@@ -172,3 +172,20 @@ def test_candidates_of_several_objects() -> None:
     assert not candidates.best(3).any()
     with pytest.raises(ShapeError, match="scores: expected one per mask, 3, got 2"):
         MaskCandidates(Masks.from_dense(dense), np.array([0.9, 0.8]), np.array([1, 1, 1]))
+
+
+def test_a_stroke_that_ends_just_inside_the_border() -> None:
+    """Its samples may round up to the border."""
+    for start in np.random.default_rng(0).uniform(0, 19, 300):
+        stroke = Stroke([[start, 3.3], [np.nextafter(20, 0), 3.3]], 1)
+        assert Prompt(strokes=[stroke]).seeds((12, 20))[3, 19] == 1
+
+
+def test_a_mask_of_logits_is_refused() -> None:
+    with pytest.raises(ShapeError, match=r"mask: expected bool or integers \(H, W\), got float64"):
+        Prompt(mask=np.full((3, 3), -5.0))
+
+
+def test_a_label_of_scribbles_that_no_integer_of_theirs_holds() -> None:
+    with pytest.raises(DataError, match="scribbles"):
+        Prompt.from_json({"scribbles": {"size": [2, 2], "counts": {"70000": "04"}}})

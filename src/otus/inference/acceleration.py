@@ -8,6 +8,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from otus._files import cache_folder, staged_file
 from otus.data.sample import Sample
 from otus.data.scenes.generator import Scenes
 from otus.errors import ExportError, MissingExtraError, UsageError, did_you_mean
-from otus.inference.runtimes import SESSIONS, Session, onnx_program, open_session, require_package
+from otus.inference.runtimes import SESSIONS, Session, onnx_program, open_session, require_package, root_message
 from otus.parts.backbones.norms import fuse_frozen_norms
 from otus.parts.fast.fusion import fused_for_inference
 from otus.parts.preprocess import Preprocess
@@ -58,35 +59,40 @@ def choose_runtime(name: str, system: BaseSystem[Any, Any], preprocess: Preproce
 
 
 def fastest_runtime(system: BaseSystem[Any, Any], preprocess: Preprocess) -> str:
-    """Return the installed runtime that predicts fastest on a synthetic scene.
+    """Return the installed runtime that predicts fastest on a synthetic scene; one that cannot run the system is left out.
 
-    It is measured once and stored in the cache folder.
-
-    Raises
-    ------
-    ExportError
-        See :func:`accelerated`.
+    It is measured once for the installed runtimes, and stored in the cache folder.
     """
+    installed = ["torch", *(name for name in SESSIONS if find_spec(name) is not None)]
     file = _folder(system) / f"fastest-{torch.get_num_threads()}-threads.json"
+    seconds: dict[str, float | None] = {}  # None: the runtime cannot run the system
     if file.is_file():
-        seconds = msgspec.json.decode(file.read_bytes(), type=dict[str, float])
-    else:
-        sample = preprocess.prepare(Sample(Scenes(1, size_hw=_TIMED_HW).scene(0).image, "timed"))
-        candidates: dict[str, BaseSystem[Any, Any]] = {"torch": fused_for_inference(system)}
-        for name in SESSIONS:
-            try:
-                candidates[name] = accelerated(system, name)
-            except MissingExtraError:
-                continue
-        seconds = dict.fromkeys(candidates, float("inf"))
-        for _ in range(_REPEATS + 1):  # interleaved, so that other load on the machine affects all runtimes alike
-            for name, candidate in candidates.items():
-                start = time.perf_counter()
-                candidate.predict([sample])
-                seconds[name] = min(seconds[name], time.perf_counter() - start)
+        seconds = msgspec.json.decode(file.read_bytes(), type=dict[str, float | None])
+    if set(seconds) != set(installed):
+        seconds = _measure(system, preprocess, installed)
         with staged_file(file) as stage:
             stage.write_bytes(msgspec.json.encode(seconds))
-    return min((name for name in seconds if name in RUNTIMES), key=seconds.__getitem__)
+    return min((value, name) for name, value in seconds.items() if value is not None)[1]
+
+
+def _measure(
+    system: BaseSystem[Any, Any], preprocess: Preprocess, runtimes: Sequence[str]
+) -> dict[str, float | None]:
+    """Return the fewest seconds of a prediction by each runtime, None if it cannot run the system."""
+    sample = preprocess.prepare(Sample(Scenes(1, size_hw=_TIMED_HW).scene(0).image, "timed"))
+    candidates: dict[str, BaseSystem[Any, Any]] = {}
+    for name in runtimes:
+        try:
+            candidates[name] = fused_for_inference(system) if name == "torch" else accelerated(system, name)
+        except (ExportError, MissingExtraError):
+            continue
+    fewest = dict.fromkeys(candidates, float("inf"))
+    for _ in range(_REPEATS + 1):  # interleaved, so that other load on the machine affects all runtimes alike
+        for name, candidate in candidates.items():
+            start = time.perf_counter()
+            candidate.predict([sample])
+            fewest[name] = min(fewest[name], time.perf_counter() - start)
+    return {name: fewest.get(name) for name in runtimes}
 
 
 def accelerated(system: BaseSystem[Any, Any], runtime: str) -> BaseSystem[Any, Any]:
@@ -138,7 +144,12 @@ def _traced_inputs(system: BaseSystem[Any, Any], names: Sequence[str]) -> dict[s
         system(images, torch.tensor([_TRACED_HW] * 2))
     for hook in hooks:
         hook.remove()
-    return {name: inputs[name] for name in names if name in inputs}
+    return {name: pytree.tree_map(_at_least_two, inputs[name]) for name in names if name in inputs}
+
+
+def _at_least_two(x: Tensor) -> Tensor:
+    """Return an input with two rows if it has fewer: ``torch.export`` would take 0 or 1 for a constant."""
+    return x if len(x) > 1 else torch.rand(2, *x.shape[1:], generator=torch.Generator().manual_seed(0))
 
 
 def _write_part(part: nn.Module, inputs: tuple[Any, ...], file: Path, *, runtime: str) -> None:
@@ -149,16 +160,20 @@ def _write_part(part: nn.Module, inputs: tuple[Any, ...], file: Path, *, runtime
         dynamic_shapes[leaf] = {i: torch.export.Dim.AUTO for i in range(leaf.ndim) if i != 1}  # all but channels
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own code
-        program = torch.export.export(part, inputs, dynamic_shapes=dynamic_shapes, strict=False)
-        spec = program.call_spec.out_spec
         expected = pytree.tree_leaves(part(*inputs))
-        exported = onnx_program(
-            program,
-            inputs,
-            input_names=[f"input_{i}" for i in range(len(leaves))],
-            output_names=[f"output_{i}" for i in range(len(expected))],
-            metadata=pytree.treespec_dumps(spec),
-        )
+        try:
+            program = torch.export.export(part, inputs, dynamic_shapes=dynamic_shapes, strict=False)
+            exported = onnx_program(
+                program,
+                inputs,
+                input_names=[f"input_{i}" for i in range(len(leaves))],
+                output_names=[f"output_{i}" for i in range(len(expected))],
+                metadata=pytree.treespec_dumps(program.call_spec.out_spec),
+            )
+        except Exception as error:  # the exporter's errors have no common base
+            raise ExportError(
+                f"runtime: {file.stem} cannot be exported to {runtime}: {root_message(error)}; use --runtime torch"
+            ) from error
     with staged_file(file) as stage:
         exported.save(stage)
         session = open_session(stage, runtime=runtime)

@@ -46,6 +46,10 @@ class GrabCut:
     max_rounds: int = 5
     name = "grabcut"
 
+    def __post_init__(self) -> None:
+        if self.max_rounds < 1:
+            raise UsageError(f"max_rounds: expected at least 1, got {self.max_rounds}")
+
     def embed(self, image: UInt8[np.ndarray, "h w 3"]) -> GridEmbedding:
         """Return the grid of an image, downsampled if it has more than :data:`MAX_PIXELS`."""
         return GridEmbedding.from_image(image, max_pixels=MAX_PIXELS)

@@ -188,6 +188,10 @@ class GraphCut:
     rounds: int = 2
     name = "graph-cut"
 
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UsageError(f"rounds: expected at least 1, got {self.rounds}")
+
     def embed(self, image: UInt8[np.ndarray, "h w 3"]) -> GridEmbedding:
         """Return the grid of an image, downsampled if it has more than :data:`MAX_PIXELS`."""
         return GridEmbedding.from_image(image)

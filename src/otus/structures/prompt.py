@@ -117,8 +117,8 @@ class Prompt:
             object.__setattr__(self, "box_xyxy", box)
         if self.mask is not None:
             mask = np.asarray(self.mask)
-            if mask.ndim != 2:
-                raise ShapeError(f"mask: expected shape (H, W), got {mask.shape}")
+            if mask.ndim != 2 or mask.dtype.kind not in "biu":
+                raise ShapeError(f"mask: expected bool or integers (H, W), got {mask.dtype} {mask.shape}")
             object.__setattr__(self, "mask", mask.astype(bool))
 
     @property
@@ -238,7 +238,7 @@ class Prompt:
             for field in (name for name in known if name in document):
                 parts |= _PART_READERS[field](document[field])
             return cls(**parts)
-        except (ShapeError, TypeError, ValueError, KeyError, AttributeError, UnicodeError) as error:
+        except (ShapeError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             raise DataError(
                 f"expected {_EXPECTED[field]} ({error})", where=f"{where}.{field}", kind="bad_prompt"
             ) from error
@@ -347,7 +347,9 @@ def _stroke_mask(stroke: Stroke, size_hw: tuple[int, int]) -> Bool[np.ndarray, "
         fraction = np.clip(offset @ segment / max(float(segment @ segment), 1e-9), 0, 1)  # of the nearest point
         near = np.square(offset - fraction[..., None] * segment).sum(axis=-1) <= radius**2
         marked[low[1] : high[1], low[0] : high[0]] |= near
-        marked[tuple(np.floor(samples).astype(int).T[::-1])] = True
+        pixels = np.floor(samples).astype(int)
+        inside = ((pixels >= 0) & (pixels < size_hw[::-1])).all(axis=1)  # start + segment may round up to the border
+        marked[tuple(pixels[inside].T[::-1])] = True
     return marked
 
 
