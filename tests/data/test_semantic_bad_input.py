@@ -9,6 +9,7 @@ from PIL import Image
 import otus
 from otus.data.checks.doctor import check_datasets
 from otus.data.dataset import Dataset
+from otus.data.formats.index_png import _class_names
 from otus.errors import DataError, ImageError
 from otus.evaluation.protocols import Options, protocol_of
 from otus.inference.predictor import Predictor
@@ -155,3 +156,10 @@ def test_judging_a_large_map_counts_every_row():
     )
     expected = [[int(((ground_truth == i) & (predicted == j)).sum()) for j in range(3)] for i in range(3)]
     assert result.confusion[:, :3].tolist() == expected
+
+
+@pytest.mark.parametrize("names", ["0 sky\n\n300 tree\n", "1 2 3 sky\n\n" + "9" * 5000 + " 2 3 tree\n"])
+def test_the_line_of_a_wrong_category_is_counted_with_blank_lines(names, tmp_path):
+    (tmp_path / "classes.txt").write_text(names)
+    with pytest.raises(DataError, match=r"classes.txt.*line 3.*correct the line"):
+        _class_names(tmp_path / "classes.txt")

@@ -387,7 +387,7 @@ def test_boxes_that_count_from_0(tmp_path: Path) -> None:
     (finding,) = check_path(tmp_path).without(("same_photograph",)).findings
     assert finding.kind == "counts_from_0"
     assert finding.file == str(tmp_path / "Annotations/a.xml")
-    assert "as 2 of 3 boxes do" in finding.message
+    assert "like 2 of 3 boxes" in finding.message
     boxes = [[0, 2, 11, 8], [0, 0, 12, 8], [1, 1, 12, 8]]
     dataset = open_dataset(tmp_path, format="voc_from_0")
     assert dataset.objects is not None

@@ -75,9 +75,7 @@ def fastest_runtime(system: BaseSystem[Any, Any], preprocess: Preprocess) -> str
     return min((value, name) for name, value in seconds.items() if value is not None)[1]
 
 
-def _measure(
-    system: BaseSystem[Any, Any], preprocess: Preprocess, runtimes: Sequence[str]
-) -> dict[str, float | None]:
+def _measure(system: BaseSystem[Any, Any], preprocess: Preprocess, runtimes: Sequence[str]) -> dict[str, float | None]:
     """Return the fewest seconds of a prediction by each runtime, None if it cannot run the system."""
     sample = preprocess.prepare(Sample(Scenes(1, size_hw=_TIMED_HW).scene(0).image, "timed"))
     candidates: dict[str, BaseSystem[Any, Any]] = {}

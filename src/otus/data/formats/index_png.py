@@ -189,31 +189,38 @@ def _semantic_files(root: Path, files: list[Path]) -> SemanticFiles:
 
 def _class_names(file: Path) -> tuple[dict[int, str], tuple[tuple[int, int, int], ...]]:
     """Return the names by pixel value, in ascending order, and the colour of each value if the file has colours."""
-    lines = [line for line in map(str.strip, read_text(file).splitlines()) if line]
+    numbered = enumerate(map(str.strip, read_text(file).splitlines()), start=1)
+    lines = {number: line for number, line in numbered if line}
     if not lines:
         raise DataError("has no categories", file=file, remedy="write a line 'value name' for each category")
-    words = [line.split(maxsplit=3) for line in lines]
-    if all(len(parts) == 4 and all(part.isdecimal() for part in parts[:3]) for parts in words):
+    words = {number: line.split(maxsplit=3) for number, line in lines.items()}
+    if all(len(parts) == 4 and all(part.isdecimal() for part in parts[:3]) for parts in words.values()):
         return _coloured_names(file, words)
-    pairs = [line.split(maxsplit=1) for line in lines]
-    if not all(len(parts) == 2 and parts[0].isdecimal() for parts in pairs):
-        pairs = [[str(value), line] for value, line in enumerate(lines)]
+    pairs = {number: line.split(maxsplit=1) for number, line in lines.items()}
+    if not all(len(parts) == 2 and parts[0].isdecimal() for parts in pairs.values()):
+        pairs = {number: [str(value), line] for value, (number, line) in enumerate(lines.items())}
     names: dict[int, str] = {}
-    for number, (value, name) in enumerate(pairs, start=1):
+    for number, (value, name) in pairs.items():
         if len(value) > 3 or int(value) > 255 or int(value) in names or name in names.values():
-            problem = f"expected a new value 0..255 and a new name, got {value} {name!r}"
+            problem = f"expected a new value 0..255 and a new name, got {value:.20} {name!r}"
             raise DataError(problem, file=file, where=f"line {number}", remedy="correct the line")
         names[int(value)] = name
     return dict(sorted(names.items())), ()
 
 
-def _coloured_names(file: Path, lines: list[list[str]]) -> tuple[dict[int, str], tuple[tuple[int, int, int], ...]]:
-    """Return the names by index of their colour, and the colours, from lines of red, green, blue and a name."""
+def _coloured_names(file: Path, lines: dict[int, list[str]]) -> tuple[dict[int, str], tuple[tuple[int, int, int], ...]]:
+    """Return the names by index of their colour, and the colours, from numbered lines of red, green, blue and a name."""
     names: list[str] = []
     colours: list[tuple[int, int, int]] = []
-    for number, (red, green, blue, name) in enumerate(lines, start=1):
-        colour = (int(red), int(green), int(blue))
-        if max(colour) > 255 or colour in colours or name in names or len(names) == IGNORE:
+    for number, (red, green, blue, name) in lines.items():
+        colour = (int(red[:4]), int(green[:4]), int(blue[:4]))
+        if (
+            max(map(len, (red, green, blue))) > 3
+            or max(colour) > 255
+            or colour in colours
+            or name in names
+            or len(names) == IGNORE
+        ):
             problem = f"expected a new colour of three numbers 0..255 and a new name, at most {IGNORE} of them"
             problem += f", got {' '.join(map(str, colour))} {name!r}"
             raise DataError(problem, file=file, where=f"line {number}", remedy="correct the line")
