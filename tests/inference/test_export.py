@@ -370,7 +370,9 @@ def test_auto_leaves_out_a_runtime_that_cannot_run_the_model(exported, tmp_path,
     monkeypatch.setenv("OTUS_CACHE", str(tmp_path))
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: 1 / 0)
     predictor, _ = exported("fcos")
-    with pytest.raises(ExportError, match=r"cannot be exported to onnxruntime: .*division by zero.*use --runtime torch"):
+    with pytest.raises(
+        ExportError, match=r"cannot be exported to onnxruntime: .*division by zero.*use --runtime torch"
+    ):
         acceleration.accelerated(predictor.system, "onnxruntime")
     assert acceleration.choose_runtime("auto", predictor.system, PREPROCESS) == "torch"
 
