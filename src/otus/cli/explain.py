@@ -118,7 +118,7 @@ def detection(
     ground_truth = None
     if dataset is not None:
         ground_truth = ground_truth_of(
-            dataset, str(image_path), predictor.categories, say=partial(typer.echo, err=True)
+            dataset, str(image_path), predictor.categories, log=partial(typer.echo, err=True)
         )
     stages = explain_detection(predictor, image, ground_truth=ground_truth, **options)
     page, document = stages.page(), stages.document()

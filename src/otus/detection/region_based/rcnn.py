@@ -8,7 +8,7 @@ box deltas of each class. Official code: github.com/rbgirshick/rcnn (BSD-2-Claus
 Departures: a softmax and a box regression are trained jointly by gradient descent, instead of fine-tuning, an SVM per
 class and ridge regression in sequence (Fast R-CNN, section 5.4: the softmax is as good); therefore one rule for
 positives and negatives, that of the SVMs, instead of two; the ground truth boxes are among the positives. VGG-16
-instead of AlexNet by default, without dropout between the fully connected layers.
+instead of AlexNet by default, whose fully connected layers are initialised at random, without dropout.
 """
 
 from otus.detection.region_based.region_detector import RegionDetector

@@ -11,7 +11,8 @@ The backbone is frozen by default, as in the paper, which did not backpropagate 
 section 2.3). ``Freezing(level=0)`` trains it too.
 
 Departures: a softmax and a box regression are trained jointly, on regions sampled by the same rule as for R-CNN here
-(:mod:`otus.detection.region_based.rcnn`); a single image scale; VGG-16, which is later than the paper, without dropout.
+(:mod:`otus.detection.region_based.rcnn`); a single image scale; VGG-16, which is later than the paper, its fully
+connected layers initialised at random, without dropout.
 """
 
 from collections.abc import Sequence

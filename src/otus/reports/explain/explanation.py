@@ -166,7 +166,7 @@ def prepared_target(predictor: Predictor, image: ImageArray, name: str, objects:
 
 
 def ground_truth_of(
-    dataset: Dataset, image: str, categories: Categories, *, say: Callable[[str], None] = lambda text: None
+    dataset: Dataset, image: str, categories: Categories, *, log: Callable[[str], None] = lambda text: None
 ) -> Instances:
     """Return the labels of an image of a data set, with a model's categories, matched by name.
 
@@ -174,7 +174,7 @@ def ground_truth_of(
     ----------
     image
         Name or path of the image.
-    say
+    log
         Called with a message if labels are skipped because the model has no such category.
 
     Raises
@@ -193,5 +193,5 @@ def ground_truth_of(
     labels = np.array([categories.index(n) if n in categories else -1 for n in dataset.categories], dtype=np.int64)
     instances = sample.instances[labels[sample.instances.labels] >= 0]
     if unknown := len(sample.instances) - len(instances):
-        say(f"skipped {unknown} of {len(sample.instances)} labels: the model does not have their categories")
+        log(f"skipped {unknown} of {len(sample.instances)} labels: the model does not have their categories")
     return replace(instances, labels=labels[instances.labels], categories=categories)
