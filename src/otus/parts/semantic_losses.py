@@ -86,8 +86,8 @@ def dice(logits: Float[Tensor, "b k h w"], labels: Int[Tensor, "b h w"]) -> Floa
 def lovasz_softmax(logits: Float[Tensor, "b k h w"], labels: Int[Tensor, "b h w"]) -> Float[Tensor, ""]:
     """Return the Lovász extension of 1 - IoU, the mean over the categories that occur.
 
-    For each category, the errors ``|t - p|`` of all pixels are sorted in descending order; each is weighted by the increase of
-    1 - IoU when its pixel is added to the wrong ones.
+    For each category, the errors ``|t - p|`` of all pixels are sorted in descending order; each is weighted by the increase
+    of 1 - IoU when its pixel is added to the wrong ones.
     """
     probabilities, target = _labelled(logits, labels)
     losses = []
