@@ -178,7 +178,7 @@ def test_labels_are_found_by_the_images_name(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps(coco))
     Image.fromarray(photo()).save(tmp_path / "one.jpg")
     dataset, said = open_dataset(tmp_path / "labels.json"), []
-    found = ground_truth_of(dataset, str(tmp_path / "one.jpg"), CATEGORIES, say=said.append)
+    found = ground_truth_of(dataset, str(tmp_path / "one.jpg"), CATEGORIES, log=said.append)
     assert found.labels.tolist() == [1]
     assert found.boxes_xyxy.tolist() == [[10, 10, 30, 40]]
     assert said == ["skipped 1 of 2 labels: the model does not have their categories"]
