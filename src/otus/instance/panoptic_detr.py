@@ -377,6 +377,7 @@ def panoptic_detr_resnet50(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
+    num_classes: int | None = None,
     num_queries: int = 100,
     freezing: Freezing = Freezing(),
     freeze_detector: bool = False,
@@ -387,36 +388,40 @@ def panoptic_detr_resnet50(
     ----------
     categories
         Things and stuff.
-    class_indices, num_queries, freezing
+    class_indices, num_classes, num_queries, freezing
         See :func:`~otus.detection.set_prediction.detr.detr_resnet50`.
     freeze_detector
         Whether only the mask head is trained, on top of a trained detector.
     """
-    return _over_resnet("resnet50", categories, class_indices, num_queries, freezing, freeze_detector)
+    return _over_resnet("resnet50", categories, class_indices, num_classes, num_queries, freezing, freeze_detector)
 
 
 def panoptic_detr_resnet50_dc5(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
+    num_classes: int | None = None,
     num_queries: int = 100,
     freezing: Freezing = Freezing(),
     freeze_detector: bool = False,
 ) -> PanopticDETR:
     """Build :func:`panoptic_detr_resnet50` with the backbone's last stage dilated: a feature map of stride 16."""
-    return _over_resnet("resnet50", categories, class_indices, num_queries, freezing, freeze_detector, output_stride=16)
+    return _over_resnet(
+        "resnet50", categories, class_indices, num_classes, num_queries, freezing, freeze_detector, output_stride=16
+    )
 
 
 def panoptic_detr_resnet101(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
+    num_classes: int | None = None,
     num_queries: int = 100,
     freezing: Freezing = Freezing(),
     freeze_detector: bool = False,
 ) -> PanopticDETR:
     """Build panoptic DETR over ResNet-101; see :func:`panoptic_detr_resnet50` for the parameters."""
-    return _over_resnet("resnet101", categories, class_indices, num_queries, freezing, freeze_detector)
+    return _over_resnet("resnet101", categories, class_indices, num_classes, num_queries, freezing, freeze_detector)
 
 
 def panoptic_detr_efficientnet_lite0(
@@ -450,6 +455,7 @@ def _over_resnet(
     name: str,
     categories: Categories,
     class_indices: Sequence[int] | None,
+    num_classes: int | None,
     num_queries: int,
     freezing: Freezing,
     freeze_detector: bool,
@@ -459,6 +465,6 @@ def _over_resnet(
     levels = ("layer1", "layer2", "layer3", "layer4")
     backbone = torchvision_backbone(name, levels=levels, output_stride=output_stride, freezing=freezing)
     class_indices = class_indices_of(categories, class_indices, background=False)
-    head = DETRHead(backbone.channels[-1], class_indices, num_queries=num_queries)
+    head = DETRHead(backbone.channels[-1], class_indices, num_queries=num_queries, num_classes=num_classes)
     detector = SetDetector(categories=categories, backbone=backbone, head=head)
     return PanopticDETR(detector, freeze_detector=freeze_detector)

@@ -141,7 +141,10 @@ def read_detr(state: Mapping[str, Tensor]) -> DetrCheckpoint:
     num_queries = converted[f"{prefix}head.query_embed.weight"].shape[0]
     known = {_COCO_CLASSES: COCO_IDS, _PANOPTIC_CLASSES: COCO_PANOPTIC.ids}
     class_indices = known.get(num_logits, range(num_logits - 1))
-    return DetrCheckpoint(converted, {"class_indices": list(class_indices), "num_queries": num_queries})
+    arguments: dict[str, Any] = {"class_indices": list(class_indices), "num_queries": num_queries}
+    if max(class_indices) + 2 < num_logits:  # the published panoptic models have 250 classes, of ids up to 200
+        arguments["num_classes"] = num_logits - 1
+    return DetrCheckpoint(converted, arguments)
 
 
 def _convert_key(key: str) -> str:

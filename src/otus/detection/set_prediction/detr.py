@@ -87,6 +87,8 @@ class DETRHead(nn.Module):
         Sizes of the transformer (default: the paper's).
     matcher
         Matches queries to objects.
+    num_classes
+        Number of class logits without "no object" (default: the highest class index + 1).
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class DETRHead(nn.Module):
         num_queries: int = 100,
         dropout: float = 0.1,
         matcher: HungarianMatcher = HungarianMatcher(CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT),
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -115,7 +118,7 @@ class DETRHead(nn.Module):
         )
         self.decoder_norm = nn.LayerNorm(embed_dim)
         label_of_index, index_of_label = class_index_tables(class_indices, background=False)
-        self.no_object = len(label_of_index)
+        self.no_object = num_classes or len(label_of_index)
         self.class_embed = Float32Linear(embed_dim, self.no_object + 1)
         self.bbox_embed = mlp(embed_dim, embed_dim, embed_dim, 4, layer=Float32Linear)
         self.index_of_label: Tensor
