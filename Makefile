@@ -29,8 +29,8 @@ endef
 
 install: .venv/installed
 
-# The runtimes of exported models in a process of their own: now and then a process that has had them all dies when it waits
-# for a child, without a word. Then pytest would wait for ever, were workers replaced.
+# The tests of exported models run in a process of their own: workers that had loaded their runtimes crashed later, when a
+# child process ended (cause unknown). A crash ends the run, because pytest-xdist hangs after it replaces a worker.
 test: .venv/installed
 	$(BIN)/pytest tests/inference/test_export.py
 	$(BIN)/pytest -n auto --dist loadfile --max-worker-restart 0 --ignore tests/inference/test_export.py

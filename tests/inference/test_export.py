@@ -364,6 +364,9 @@ def test_auto_takes_the_fastest_runtime_and_measures_once(exported, tmp_path, mo
     kept.write_text('{"torch": 0.1, "removed": 0.01}')  # other runtimes were installed: it is measured again
     assert acceleration.choose_runtime("auto", predictor.system, PREPROCESS) in acceleration.RUNTIMES
     assert '"openvino"' in kept.read_text()
+    monkeypatch.setattr(acceleration, "find_spec", lambda package: None if package == "onnxscript" else package)
+    assert acceleration.choose_runtime("auto", predictor.system, PREPROCESS) == "torch"
+    assert "openvino" not in kept.read_text()  # nothing can be exported, which is measured again once it can
 
 
 def test_auto_leaves_out_a_runtime_that_cannot_run_the_model(exported, tmp_path, monkeypatch):

@@ -102,3 +102,19 @@ def test_the_command(method: SamMethod, image: np.ndarray, tmp_path: Path, monke
 def test_several_objects_are_refused(method: SamMethod, image: np.ndarray) -> None:
     with pytest.raises(UsageError, match="one object"):
         explain_prompt(image, Prompt([[20, 22], [58, 40]], [1, 2]), name="owl.png", method=method)
+
+
+def test_points_on_background_before_the_first_on_the_object(method: SamMethod, image: np.ndarray) -> None:
+    explanation = explain_prompt(image, Prompt([[5, 5], [20, 22], [30, 30]], [0, 1, 1]), name="owl.png", method=method)
+    assert [len(part.points_xy) for part in explanation.prompts] == [2, 3]
+    with pytest.raises(UsageError, match="nothing is marked as object"):
+        explain_prompt(image, Prompt([[5, 5]], [0]), name="owl.png", method=method)
+
+
+@pytest.mark.parametrize("name", ["graph-cut", "mask_rcnn_efficientnet_lite0_fpn"])
+def test_a_method_without_a_promptable_model_is_refused(name: str) -> None:
+    with pytest.raises(
+        UsageError, match=f"expected sam_efficientnet_lite0, .* or a file of weights, got '{name}'"
+    ) as raised:
+        promptable.load_sam(name)
+    assert "did you mean 'graph-cut'" not in str(raised.value)

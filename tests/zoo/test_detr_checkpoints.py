@@ -14,7 +14,7 @@ import otus
 from otus.data.tensors import TensorSample, bounding_boxes
 from otus.detection.set_prediction import detr
 from otus.detection.set_prediction.set_detector import SetDetector
-from otus.errors import CheckpointError
+from otus.errors import CheckpointError, ShapeError
 from otus.instance.panoptic_detr import PanopticDETR
 from otus.parts.backbones import freeze_norms, torchvision_backbone
 from otus.parts.batching import make_batch
@@ -309,7 +309,7 @@ def panoptic_reference(images: Sequence[Tensor], **config: Any) -> nn.Module:
         for stage, (feature_map, _) in zip(model.mask_head.fpn_stages, maps[2::-1], strict=True):
             stage.fpn_adapter.weight /= feature_map.std()  # the backbone's random maps would drown the queries
         model.mask_head.conv1.conv.weight[:, -model.config.encoder_attention_heads :] *= 10  # of the attention
-        nn.init.normal_(model.mask_head.output_conv.weight, std=1.0)
+        nn.init.normal_(model.mask_head.output_conv.weight, std=2.0)
     return model
 
 
@@ -400,6 +400,21 @@ def test_losses_of_masks_are_transformers():
 def test_the_state_of_another_model_is_an_error():
     with pytest.raises(CheckpointError, match=r"not a DETR.*got 1 others such as head"):
         read_detr({"head.weight": torch.zeros(1)})
+
+
+def test_classes_of_no_category_are_kept():
+    """The published panoptic models have logits for 250 classes, of which no category has an id above 200."""
+    state = panoptic_reference(photos((64, 64)), backbone="resnet18", **WITH_MASKS).state_dict()
+    boxes = read_detr(state).arguments
+    assert "num_classes" not in boxes
+    state["detr.class_labels_classifier.weight"] = torch.zeros(251, 64)
+    arguments = read_detr(state).arguments
+    assert (arguments["num_classes"], max(arguments["class_indices"])) == (250, 200)
+    sizes = {"embed_dim": 64, "num_encoder_layers": 1, "num_decoder_layers": 1}
+    head = detr.DETRHead(8, arguments["class_indices"], num_classes=250, **sizes)
+    assert (head.no_object, head.class_embed.out_features) == (250, 251)
+    with pytest.raises(ShapeError, match="num_classes: expected at least 201, got 200"):
+        detr.DETRHead(8, arguments["class_indices"], num_classes=200, **sizes)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ import otus
 from otus._files import cache_folder, staged_file
 from otus.data.sample import Sample
 from otus.data.scenes.generator import Scenes
-from otus.errors import ExportError, MissingExtraError, UsageError, did_you_mean
+from otus.errors import ExportError, UsageError, did_you_mean
 from otus.inference.runtimes import SESSIONS, Session, onnx_program, open_session, require_package, root_message
 from otus.parts.backbones.norms import fuse_frozen_norms
 from otus.parts.fast.fusion import fused_for_inference
@@ -33,6 +33,7 @@ RUNTIMES = ("torch", *SESSIONS)
 """Names of the runtimes; ``torch`` is PyTorch itself."""
 TOLERANCE = 1e-4
 """Maximum difference of a part's outputs from PyTorch's, relative to the largest value."""
+_EXPORT_PACKAGES = ("onnx", "onnxscript")
 _TRACED_HW = (320, 384)
 _TIMED_HW = (480, 640)
 _REPEATS = 3
@@ -45,8 +46,6 @@ def choose_runtime(name: str, system: BaseSystem[Any, Any], preprocess: Preproce
     ------
     UsageError
         If the name is unknown, or the system has no parts that another runtime can run.
-    ExportError
-        For ``auto``, see :func:`accelerated`.
     """
     if name not in (*RUNTIMES, "auto"):
         names = ("auto", *RUNTIMES)
@@ -63,7 +62,8 @@ def fastest_runtime(system: BaseSystem[Any, Any], preprocess: Preprocess) -> str
 
     It is measured once for the installed runtimes, and stored in the cache folder.
     """
-    installed = ["torch", *(name for name in SESSIONS if find_spec(name) is not None)]
+    can_export = all(find_spec(package) is not None for package in _EXPORT_PACKAGES)
+    installed = ["torch", *(name for name in SESSIONS if can_export and find_spec(name) is not None)]
     file = _folder(system) / f"fastest-{torch.get_num_threads()}-threads.json"
     seconds: dict[str, float | None] = {}  # None: the runtime cannot run the system
     if file.is_file():
@@ -82,7 +82,7 @@ def _measure(system: BaseSystem[Any, Any], preprocess: Preprocess, runtimes: Seq
     for name in runtimes:
         try:
             candidates[name] = fused_for_inference(system) if name == "torch" else accelerated(system, name)
-        except (ExportError, MissingExtraError):
+        except ExportError:
             continue
     fewest = dict.fromkeys(candidates, float("inf"))
     for _ in range(_REPEATS + 1):  # interleaved, so that other load on the machine affects all runtimes alike
@@ -101,9 +101,9 @@ def accelerated(system: BaseSystem[Any, Any], runtime: str) -> BaseSystem[Any, A
     MissingExtraError
         If the runtime or a package for the export is not installed.
     ExportError
-        If the outputs of a part differ from PyTorch's.
+        If a part cannot be exported, or its outputs differ from PyTorch's.
     """
-    for package in ("onnx", "onnxscript", runtime):
+    for package in (*_EXPORT_PACKAGES, runtime):
         require_package(package)
     folder = _folder(system)
     missing = [name for name in system.heavy_parts if not (folder / f"{name}.onnx").is_file()]

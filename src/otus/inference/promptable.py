@@ -59,6 +59,7 @@ def load_method(
         if text_encoder is not None:
             raise UsageError(f"text_encoder: {name} takes no text; leave out {text_encoder}")
         return make_method(name)
+    _check_name(name_or_file, promptable_names())
     return load_sam(
         name_or_file,
         weights=weights,
@@ -78,14 +79,9 @@ def load_sam(
     multimask: bool | None = None,
     text_encoder: str | Path | None = None,
 ) -> SamMethod:
-    """Load a promptable model; parameters and errors are those of :func:`load_method`."""
+    """Load a promptable model, not a method without weights; parameters and errors are those of :func:`load_method`."""
     name = str(name_or_file)
-    known = name in MODELS or weights_file(name_or_file) is not None or "." in name
-    if not known or (name in MODELS and MODELS[name].task is not PROMPTABLE):
-        names = promptable_names()
-        raise UsageError(
-            f"method: expected {', '.join(names)} or a file of weights, got {name!r}{did_you_mean(name, names)}"
-        )
+    _check_name(name_or_file, [name for name in promptable_names() if name not in METHODS])
     predictor = load(name_or_file, weights=weights, device=device)
     if predictor.task is not PROMPTABLE:
         raise UsageError(f"{name}: expected a promptable model, got one of the task {predictor.task.name}")
@@ -97,3 +93,13 @@ def load_sam(
         bfloat16=choose_precision(precision, predictor.device) == "bfloat16",
         text_encoder=None if text_encoder is None else load_clip(text_encoder, preprocess=predictor.preprocess),
     )
+
+
+def _check_name(name_or_file: str | Path, names: list[str]) -> None:
+    """Raise UsageError unless it is one of the names or may be a file of weights."""
+    name = str(name_or_file)
+    may_be_file = name not in MODELS and (weights_file(name_or_file) is not None or "." in name)
+    if name not in names and not may_be_file:
+        raise UsageError(
+            f"method: expected {', '.join(names)} or a file of weights, got {name!r}{did_you_mean(name, names)}"
+        )

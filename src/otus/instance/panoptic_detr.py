@@ -388,8 +388,10 @@ def panoptic_detr_resnet50(
     ----------
     categories
         Things and stuff.
-    class_indices, num_classes, num_queries, freezing
+    class_indices, num_queries, freezing
         See :func:`~otus.detection.set_prediction.detr.detr_resnet50`.
+    num_classes
+        See :class:`~otus.detection.set_prediction.detr.DETRHead`; 250 in the published weights.
     freeze_detector
         Whether only the mask head is trained, on top of a trained detector.
     """

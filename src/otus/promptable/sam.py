@@ -64,7 +64,7 @@ class Sam(BaseSystem[Stages, Instances]):
         mask_decoder: MaskDecoder,
         *,
         categories: Categories = OBJECT,
-        simulated_prompts: SimulatedPrompts = SimulatedPrompts(),  # noqa: B008, frozen
+        simulated_prompts: SimulatedPrompts = SimulatedPrompts(),
     ) -> None:
         super().__init__()
         assert isinstance(image_encoder, nn.Module)

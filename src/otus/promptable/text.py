@@ -43,7 +43,7 @@ class ClipEncoder:
         Mean and std by which the images of the promptable model are normalised (default: ImageNet's).
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, preprocess: Preprocess = Preprocess()) -> None:  # noqa: B008, frozen
+    def __init__(self, model: Any, tokenizer: Any, *, preprocess: Preprocess = Preprocess()) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.preprocess = preprocess
@@ -106,7 +106,7 @@ class ClipEncoder:
         return F.normalize(self.model.visual_projection(pooled).float(), dim=1).to(image.device)
 
 
-def load_clip(folder: str | Path, *, preprocess: Preprocess = Preprocess()) -> ClipEncoder:  # noqa: B008, frozen
+def load_clip(folder: str | Path, *, preprocess: Preprocess = Preprocess()) -> ClipEncoder:
     """Load a CLIP that transformers saved, or has in its cache; nothing is downloaded.
 
     Parameters

@@ -73,7 +73,7 @@ def train(
     *,
     val: Data | float | None = None,
     weights: str | Path | None = None,
-    settings: TrainSettings = TrainSettings(),  # noqa: B008, frozen
+    settings: TrainSettings = TrainSettings(),
     find_rate: bool = False,
     arguments: Mapping[str, Any] | None = None,
     image_size: int | None = None,

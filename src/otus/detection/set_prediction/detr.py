@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from otus.detection.set_prediction.set_detector import SetDetector, SetOutputs, to_attention_mask, valid_locations
+from otus.errors import ShapeError
 from otus.parts.backbones import efficientnet_lite0_backbone, torchvision_backbone
 from otus.parts.backbones.freezing import Freezing
 from otus.parts.batching import Batch, Target
@@ -89,6 +90,11 @@ class DETRHead(nn.Module):
         Matches queries to objects.
     num_classes
         Number of class logits without "no object" (default: the highest class index + 1).
+
+    Raises
+    ------
+    ShapeError
+        If ``num_classes`` is not above the highest class index.
     """
 
     def __init__(
@@ -118,7 +124,9 @@ class DETRHead(nn.Module):
         )
         self.decoder_norm = nn.LayerNorm(embed_dim)
         label_of_index, index_of_label = class_index_tables(class_indices, background=False)
-        self.no_object = num_classes or len(label_of_index)
+        self.no_object = len(label_of_index) if num_classes is None else num_classes
+        if self.no_object < len(label_of_index):
+            raise ShapeError(f"num_classes: expected at least {len(label_of_index)}, got {num_classes}")
         self.class_embed = Float32Linear(embed_dim, self.no_object + 1)
         self.bbox_embed = mlp(embed_dim, embed_dim, embed_dim, 4, layer=Float32Linear)
         self.index_of_label: Tensor

@@ -117,17 +117,7 @@ class SoftmaxScores:
         return 0
 
     def choose(self, outputs: DenseOutputs, image: int, thresholds: Float[Tensor, "s"]) -> CandidateIndices:
-        """Return the candidates of one image: scores above the threshold of their class.
-
-        Parameters
-        ----------
-        outputs
-            Outputs of the head for a batch.
-        image
-            Index of the image in the batch.
-        thresholds
-            Minimum score of each class index; infinity for those that are never reported.
-        """
+        """Return the candidates of one image; parameters as of :meth:`SigmoidScores.choose`."""
         class_indices = torch.where(thresholds.isfinite())[0]
         scores = torch.cat(self.all_scores(outputs, image)).T[class_indices]
         chosen = scores > thresholds[class_indices, None]

@@ -12,7 +12,7 @@ from otus.errors import UsageError
 from otus.interactive.mask_files import as_instances, candidate_records
 from otus.promptable.method import SamMethod
 from otus.promptable.sam import resized_hw
-from otus.reports.explain.figures import attention_overlay, faded
+from otus.reports.explain.figures import attention_overlay, faded, unpadded_size
 from otus.reports.page import Figure, Page, Section, numbered
 from otus.structures import MaskCandidates, Prompt
 from otus.structures.prompt import BACKGROUND
@@ -33,7 +33,7 @@ class PromptExplanation:
     model: str
     prompts: tuple[Prompt, ...]
     candidates: tuple[MaskCandidates, ...]
-    attention: tuple[Float32[np.ndarray, "masks h w"], ...]
+    attention: Float32[np.ndarray, "masks h w"]
 
     def document(self) -> dict[str, Any]:
         """Return the members of the JSON document: what ``otus explain prompt --json`` prints."""
@@ -91,17 +91,17 @@ class PromptExplanation:
                     "not ambiguous" if i == 0 else f"candidate token {i}",
                     width=_WIDTH,
                 )
-                for i, attention in enumerate(self.attention[0])
+                for i, attention in enumerate(self.attention)
             ],
         )
         if len(self.prompts) > 1:
             yield Section(
                 "What each further click changed",
-                "Green was added to the best mask, red was removed.",
+                "Each prompt has one point more than the last. Green was added to the best mask, red was removed.",
                 [
                     Figure.of(
                         self._marked(prompt, self._changed(before, after)),
-                        f"click {number}: score {candidates.scores[0]:.3f}",
+                        f"prompt {number}: score {candidates.scores[0]:.3f}",
                         width=_WIDTH,
                     )
                     for number, (prompt, candidates, (before, after)) in enumerate(
@@ -110,7 +110,7 @@ class PromptExplanation:
                     if number > 1
                 ],
                 [
-                    {"click": number, "added": step["added"], "removed": step["removed"]}
+                    {"prompt": number, "added": step["added"], "removed": step["removed"]}
                     for number, step in enumerate(self.document()["steps"], start=1)
                     if number > 1
                 ],
@@ -157,7 +157,7 @@ class PromptExplanation:
 
 
 def explain_prompt(image: ImageArray, prompt: Prompt, *, name: str, method: SamMethod) -> PromptExplanation:
-    """Segment an image with the first part of a prompt (its box, else its first point), then with one point more each time.
+    """Segment an image with a prompt's box, or its points up to the first on the object, then with one point more each.
 
     Raises
     ------
@@ -167,23 +167,15 @@ def explain_prompt(image: ImageArray, prompt: Prompt, *, name: str, method: SamM
     if prompt.num_objects > 1:
         raise UsageError(f"the prompt marks {prompt.num_objects} objects; give the points of one object")
     embedding = method.embed(image)
-    first = 1 if prompt.box_xyxy is None and prompt.mask is None else 0
+    labels = np.asarray(prompt.point_labels)
+    alone = prompt.box_xyxy is not None or prompt.mask is not None  # enough without a point
+    first = 0 if alone or not len(labels) else int(np.argmax(labels > BACKGROUND)) + 1
     prompts = tuple(
         replace(prompt, points_xy=prompt.points_xy[:count], point_labels=prompt.point_labels[:count])
-        for count in range(min(first, len(prompt.points_xy)), len(prompt.points_xy) + 1)
+        for count in range(first, len(labels) + 1)
     )
     candidates = tuple(method.segment(embedding, part) for part in prompts)
     height, width = resized_hw(embedding.size_hw, method.sam.image_size)
-    attention = tuple(
-        _unpadded(method.mask_attention(embedding, part), height / method.sam.image_size, width / method.sam.image_size)
-        for part in prompts[:1]
-    )
-    return PromptExplanation(name, image, method.name, prompts, candidates, attention)
-
-
-def _unpadded(
-    attention: Float32[np.ndarray, "masks side side"], height: float, width: float
-) -> Float32[np.ndarray, "masks h w"]:
-    """Return the part of the maps that shows the image, given its share of the padded image."""
-    side = attention.shape[1]
-    return attention[:, : max(1, round(height * side)), : max(1, round(width * side))]
+    attention = method.mask_attention(embedding, prompts[0])
+    rows, columns = unpadded_size(attention.shape[1:], (height, width), (method.sam.image_size,) * 2)
+    return PromptExplanation(name, image, method.name, prompts, candidates, attention[:, :rows, :columns])
