@@ -114,4 +114,5 @@ def test_what_is_wrong_is_named(photos: Path, tmp_path: Path) -> None:
     assert "expected a folder" in run(photos, "--out", photos / "0.png", code=2)
     result = CliRunner().invoke(app, ["masks", str(photos), "--model", "fcos_efficientnet_lite0_fpn"])
     assert result.exit_code == 2
-    assert "expected graph-cut" in result.stderr
+    assert "expected sam_efficientnet_lite0" in result.stderr
+    assert "graph-cut" not in result.stderr  # it makes no masks of everything
