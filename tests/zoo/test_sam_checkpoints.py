@@ -58,7 +58,7 @@ def test_other_models_are_no_sam(tmp_path: Path) -> None:
     ]
     with pytest.raises(UsageError, match=r"method: expected graph-cut, grabcut, .*; did you mean 'mobile_sam'\?"):
         load_method("mobilesam")
-    with pytest.raises(UsageError, match="expected graph-cut"):
+    with pytest.raises(UsageError, match="method: expected sam_efficientnet_lite0, sam_vit_b"):
         load_sam("fcos_efficientnet_lite0_fpn")
     with pytest.raises(UsageError, match="weights: graph-cut has no weights"):
         load_method("graph-cut", weights="x")
