@@ -22,7 +22,7 @@ def square(top: int, left: int, side: int, size: int = 32) -> torch.Tensor:
 
 def small_sam() -> Sam:
     torch.manual_seed(0)
-    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5))
+    backbone = efficientnet_lite0_backbone(levels=(2, 3, 4, 5))
     encoder = BackboneEncoder(backbone, image_size=SIDE, pyramid_channels=16, out_channels=32)
     return with_encoder(encoder, ffn_dim=32)
 
@@ -31,6 +31,27 @@ def sample(*masks: torch.Tensor) -> dict[str, torch.Tensor]:
     stacked = torch.stack(masks)
     image = stacked.float().sum(dim=0).expand(3, -1, -1)
     return {"image": image, "masks": stacked, "is_crowd": torch.zeros(len(masks), dtype=torch.bool)}
+
+
+@pytest.mark.parametrize("stride", [8, 4])
+def test_details_change_the_pixels_at_their_place(stride: int) -> None:
+    sam = small_sam().eval()
+    channels, side = sam.mask_decoder.embed_dim, SIDE // stride
+    fine = torch.zeros(1, channels * stride // 32, side, side)
+    fine[:, :, side // 2, 1] = 5.0
+    unshuffled = torch.nn.functional.pixel_unshuffle(fine, 16 // stride)
+    features = torch.randn(4 * channels, SIDE // 16, SIDE // 16)
+    features[channels:] = 0
+    detailed = features.clone()
+    first = channels if stride == 8 else 2 * channels
+    detailed[first : first + len(unshuffled[0])] = unshuffled[0]
+    prompts = PromptBatch(points=torch.tensor([[[20.0, 30.0]]]), labels=torch.tensor([[1]]))
+    with torch.no_grad():
+        changed = sam.decode(features, prompts)[0][0, 0] != sam.decode(detailed, prompts)[0][0, 0]
+    factor = stride // 4
+    expected = torch.zeros_like(changed)
+    expected[side // 2 * factor : (side // 2 + 1) * factor, factor : 2 * factor] = True
+    assert torch.equal(changed, expected)
 
 
 def test_the_next_point_is_in_the_error_region():
@@ -121,7 +142,7 @@ def test_it_learns_an_image_by_heart():
     masks = square(6, 6, 20, SIDE), square(34, 34, 24, SIDE)
     optimizer = torch.optim.AdamW(sam.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(60):
+    for _ in range(100):
         loss = sum(sam.losses([sample(*masks)] * 2, generator=generator).values())
         optimizer.zero_grad()
         loss.backward()

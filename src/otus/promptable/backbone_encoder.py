@@ -1,10 +1,13 @@
 """A small image encoder for promptable models: a convolutional backbone and the pyramid of the small detectors.
 
-Shape shorthand: B images, S x S pixels, C channels of the feature map, which has stride 16.
+Shape shorthand: B images, S x S pixels, D channels of the feature map, which has stride 16.
 
 Not from a paper. SAM's vision transformers were trained on a billion masks; a backbone pretrained on ImageNet and a pyramid
 pretrained on detection need far fewer images, and run in a tenth of MobileSAM's time. The pyramid's levels of strides 8, 16
 and 32 are resampled to stride 16, concatenated, and fused by SAM's neck (arXiv:2304.02643, appendix A).
+
+So that masks follow borders that a map of stride 16 cannot locate, maps of strides 8 and 4 are passed to the mask decoder
+too, as in "SAM 2" (Ravi et al., ICLR 2025, arXiv:2408.00714), appendix D.
 """
 
 import torch
@@ -18,18 +21,18 @@ from otus.promptable.image_encoder import neck
 
 
 class BackboneEncoder(nn.Module):
-    """Fuse the levels of strides 8, 16 and 32 of a feature pyramid into one feature map of stride 16.
+    """Fuse the levels of strides 8, 16 and 32 of a feature pyramid into one feature map of stride 16; append finer ones.
 
     Parameters
     ----------
     backbone
-        Backbone with feature maps of strides 8, 16 and 32.
+        Backbone with feature maps of strides 4, 8, 16 and 32.
     image_size
         Side S of the padded images, a multiple of 32.
     pyramid_channels
         Channels of the pyramid's levels.
     out_channels
-        Channels C of the feature map.
+        Channels D of the feature map.
     """
 
     def __init__(
@@ -38,12 +41,26 @@ class BackboneEncoder(nn.Module):
         super().__init__()
         self.image_size, self.out_channels = image_size, out_channels
         self.backbone = backbone
-        self.pyramid = FeaturePyramid(backbone.channels, pyramid_channels)
+        self.pyramid = FeaturePyramid(backbone.channels[1:], pyramid_channels)
         self.downsampling = nn.Conv2d(pyramid_channels, pyramid_channels, 3, stride=2, padding=1)
         self.neck = neck(3 * pyramid_channels, out_channels)
+        self.details = nn.ModuleList(
+            nn.Conv2d(*channels, 1)
+            for channels in ((pyramid_channels, out_channels // 4), (backbone.channels[0], out_channels // 8))
+        )
 
     def forward(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c h w"]:
-        """Return the feature map of a batch of padded images."""
-        fine, middle, coarse, *_ = self.pyramid(self.backbone(images))
+        """Return the feature maps of a batch of padded images.
+
+        Returns
+        -------
+        features
+            (B, 4 D, h, w): D channels of the feature map, then the details, whose pixels at each location are channels: D
+            of stride 8 (D / 4 channels, 2 x 2 pixels) and 2 D of stride 4 (D / 8 channels, 4 x 4 pixels).
+        """
+        finest, *levels = self.backbone(images)
+        fine, middle, coarse, *_ = self.pyramid(levels)
         coarse = F.interpolate(coarse, middle.shape[-2:], mode="bilinear")
-        return self.neck(torch.cat([self.downsampling(fine), middle, coarse], dim=1))
+        features = self.neck(torch.cat([self.downsampling(fine), middle, coarse], dim=1))
+        half, quarter = (project(level) for project, level in zip(self.details, (fine, finest), strict=True))
+        return torch.cat([features, F.pixel_unshuffle(half, 2), F.pixel_unshuffle(quarter, 4)], dim=1)

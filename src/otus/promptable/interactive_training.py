@@ -8,7 +8,9 @@ whose logits are given as a mask prompt. For an ambiguous prompt (a single point
 trained, so that the three masks specialise; for all other prompts the one mask for unambiguous prompts is trained. The loss
 is 20 * focal + dice on masks, plus the squared error of predicted IoUs.
 Departures: fewer rounds; the mask prompt is left out half of the time, because a person's next click may come without it;
-half of the points lie in the middle of the error region, where people click, the others anywhere in it.
+half of the points lie in the middle of the error region, where people click, the others anywhere in it. All three masks
+are trained a little (``_ALL_MASKS_WEIGHT``), else some never become the best and learn nothing: the relaxed loss of
+"Learning in an Uncertain World" (Rupprecht et al., ICCV 2017, arXiv:1612.00197).
 """
 
 from collections.abc import Sequence
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from otus.promptable.text import ClipEncoder
 
 FOCAL_WEIGHT = 20.0
+_ALL_MASKS_WEIGHT = 0.05  # of the mean loss of the three masks; the rest is the weight of the lowest one
 _BOX_NOISE, _MAX_BOX_NOISE = 0.1, 20.0  # standard deviation, as a share of the box's side; maximum, in pixels
 
 
@@ -138,7 +141,8 @@ class SimulatedPrompts:
             candidates = slice(1, None) if ambiguous else slice(0, 1)
             losses = mask_losses(mask_logits[:, candidates].float(), ious[:, candidates].float(), target)  # (3, N, K)
             best = (FOCAL_WEIGHT * losses[0] + losses[1]).argmin(dim=1)
-            focal, dice = losses[:2].gather(2, best.expand(2, -1)[..., None])[..., 0].sum(dim=1)
+            lowest = losses[:2].gather(2, best.expand(2, -1)[..., None])[..., 0]
+            focal, dice = torch.lerp(lowest, losses[:2].mean(dim=2), _ALL_MASKS_WEIGHT).sum(dim=1)
             total = total + torch.stack([focal, dice, losses[2].mean(dim=1).sum()])
             top = ious[:, candidates].argmax(dim=1)
             logits = mask_logits[:, candidates].detach().float()[torch.arange(len(top)), top][:, None]

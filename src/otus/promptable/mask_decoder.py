@@ -40,6 +40,9 @@ class ProjectedImage(NamedTuple):
         (N, D) positional encodings of the locations.
     keys, values, queries
         (B, H, N, c) projections of the feature map in the first block.
+    details
+        Finer features of the image that are added to the upscaled locations: (N, 2, 2, D / 4) and (N, 2, 2, 2, 2, D / 8),
+        or none.
     """
 
     locations: Float[Tensor, "b n d"]
@@ -47,6 +50,7 @@ class ProjectedImage(NamedTuple):
     keys: Float[Tensor, "b h n c"]
     values: Float[Tensor, "b h n c"]
     queries: Float[Tensor, "b h n c"]
+    details: tuple[Float[Tensor, "n 2 2 d1"], Float[Tensor, "n 2 2 2 2 d2"]] | None = None
 
 
 class MaskDecoder(nn.Module):
@@ -93,21 +97,28 @@ class MaskDecoder(nn.Module):
         self.iou_prediction_head = mlp(embed_dim, iou_dim, iou_dim, num_masks + 1)
 
     def project_image(
-        self, features: Float[Tensor, "d h w"], dense: Float[Tensor, "b d _ _"], encodings: Float[Tensor, "n d"]
+        self, features: Float[Tensor, "c h w"], dense: Float[Tensor, "b d _ _"], encodings: Float[Tensor, "n d"]
     ) -> ProjectedImage:
         """Compute the inputs that all prompts share.
 
         Parameters
         ----------
         features
-            Feature map of the image.
+            Feature map of the image: D channels, or 4 D with details (:mod:`~otus.promptable.backbone_encoder`).
         dense
             Dense embedding of the mask prompts, or the one for no mask; it is added to the feature map.
         encodings
             Positional encodings of its locations.
         """
-        locations = (features + dense).flatten(2).transpose(1, 2)
-        return self.transformer.project_image(locations, encodings)
+        locations = (features[: self.embed_dim] + dense).flatten(2).transpose(1, 2)
+        image = self.transformer.project_image(locations, encodings)
+        if len(features) == self.embed_dim:
+            return image
+        half, quarter = features[self.embed_dim :].flatten(1).T.split((self.embed_dim, 2 * self.embed_dim), dim=1)
+        # channel, y, x of the pixel; at stride 4, y and x of each upscaling step
+        half = torch.unflatten(half, 1, (-1, 2, 2)).permute(0, 2, 3, 1)
+        quarter = torch.unflatten(quarter, 1, (-1, 2, 2, 2, 2)).permute(0, 2, 4, 3, 5, 1)
+        return image._replace(details=(half, quarter))
 
     def forward(
         self, image: ProjectedImage, prompts: Float[Tensor, "b t d"]
@@ -117,7 +128,7 @@ class MaskDecoder(nn.Module):
         The first mask is the one for unambiguous prompts.
         """
         tokens, locations = self.attend(image, prompts)
-        return self.logits(tokens, locations), self.predicted_ious(tokens)
+        return self.logits(image, tokens, locations), self.predicted_ious(tokens)
 
     def attend(
         self, image: ProjectedImage, prompts: Float[Tensor, "b t d"]
@@ -146,18 +157,32 @@ class MaskDecoder(nn.Module):
         """Return the predicted IoU of each mask with its object."""
         return self.iou_prediction_head(tokens[:, 0])
 
-    def logits(self, tokens: Float[Tensor, "b t d"], locations: Float[Tensor, "b n d"]) -> Float[Tensor, "b m h w"]:
+    def logits(
+        self, image: ProjectedImage, tokens: Float[Tensor, "b t d"], locations: Float[Tensor, "b n d"]
+    ) -> Float[Tensor, "b m h w"]:
         """Return the masks' logits: the dot product of the mask's token, after its MLP, with each upscaled location."""
         weights = torch.stack(
             [hypernetwork(tokens[:, 1 + mask]) for mask, hypernetwork in enumerate(self.output_hypernetworks_mlps)],
             dim=2,
         )
-        upscaled = self.output_upscaling(locations)  # (B, N, 2, 2, 2, 2, D / 8)
+        upscaled = self._upscale(locations, image.details)
         side = round(locations.shape[1] ** 0.5)
         logits = upscaled.flatten(1, 5) @ weights
         # y, x of the location, then of each upscaling step
         logits = torch.unflatten(logits, 1, (side, side, 2, 2, 2, 2))
         return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).flatten(2, 4).flatten(3, 5)
+
+    def _upscale(
+        self,
+        locations: Float[Tensor, "b n d"],
+        details: tuple[Float[Tensor, "n 2 2 d1"], Float[Tensor, "n 2 2 2 2 d2"]] | None,
+    ) -> Float[Tensor, "b n 2 2 2 2 d2"]:
+        """Return the locations upscaled twice by 2."""
+        if details is None:
+            return self.output_upscaling(locations)
+        first, norm, activation, second, last_activation = self.output_upscaling
+        upscaled = activation(norm(first(locations) + details[0]))
+        return last_activation(second(upscaled) + details[1])
 
 
 class LocationUpscaling(nn.ConvTranspose2d):

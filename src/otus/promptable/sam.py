@@ -142,11 +142,13 @@ class Sam(BaseSystem[Stages, Instances]):
         """
         logits, scores, prompt_indices = [], [], []
         for index, chunk in enumerate(prompts.split(self.chunk_size)):
-            tokens, locations = self.mask_decoder.attend(*self.decoder_inputs(features, chunk, image=image))
+            projected, prompt_tokens = self.decoder_inputs(features, chunk, image=image)
+            tokens, locations = self.mask_decoder.attend(projected, prompt_tokens)
             ious = self.mask_decoder.predicted_ious(tokens)[:, 1:]
             keep = ious > (iou_threshold if iou_threshold > 0 else -torch.inf)
             has_any = keep.any(dim=1)
-            logits.append(self.mask_decoder.logits(tokens[has_any], locations[has_any])[:, 1:][keep[has_any]])
+            chunk_logits = self.mask_decoder.logits(projected, tokens[has_any], locations[has_any])[:, 1:]
+            logits.append(chunk_logits[keep[has_any]])
             scores.append(ious[keep])
             prompt_indices.append(index * self.chunk_size + keep.nonzero()[:, 0])
         return torch.cat(logits), torch.cat(scores), torch.cat(prompt_indices)
@@ -281,7 +283,7 @@ def sam_efficientnet_lite0(
     text_dim
         Channels of text embeddings (default: no text).
     """
-    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing)
+    backbone = efficientnet_lite0_backbone(levels=(2, 3, 4, 5), freezing=freezing)
     encoder = BackboneEncoder(backbone, image_size=image_size)
     return with_encoder(encoder, categories, ffn_dim=512, text_dim=text_dim)
 
