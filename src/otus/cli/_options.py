@@ -11,6 +11,8 @@ import typer
 
 MODEL = "mask_rcnn_efficientnet_lite0_fpn"
 """Name of the model that ``otus.load()`` loads."""
+PROMPTABLE_MODEL = "sam_efficientnet_lite0"
+"""Name of the packaged promptable model."""
 _DATA: Any = typer.Option("--data", help="Images with ground truth: a folder or an annotation file.")
 
 Data = Annotated[Path, _DATA]

@@ -59,7 +59,9 @@ def evaluate(
     method: Annotated[
         str | None,
         typer.Option(
-            "--method", help="Interactive method to evaluate by simulated clicks: graph-cut.", show_default="no clicks"
+            "--method",
+            help="Interactive method to evaluate by simulated clicks: graph-cut, grabcut, or a promptable model.",
+            show_default="no clicks",
         ),
     ] = None,
     semantic_model: SemanticModel = None,

@@ -8,6 +8,7 @@ import typer
 
 from otus.cli._common import emit_json, examples, given_options, output_file, print_notes, verb
 from otus.cli._options import (
+    PROMPTABLE_MODEL,
     AsJson,
     Data,
     Device,
@@ -280,7 +281,7 @@ def graph_cut(
 
 @app.command(
     epilog=examples(
-        "otus explain prompt owl.jpg --method mobile_sam --point 250,180,1",
+        "otus explain prompt owl.jpg --point 250,180,1",
         "otus explain prompt owl.jpg --method sam.safetensors --point 250,180,1 --point 20,20,0 --out prompt.html",
     )
 )
@@ -289,7 +290,7 @@ def prompt(
     image_path: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image.")],
     method: Annotated[
         str, typer.Option("--method", help="Promptable model: a name (see otus models) or a file of weights.")
-    ],
+    ] = PROMPTABLE_MODEL,
     point: Points = None,
     box: Box = None,
     weights: Weights = None,

@@ -28,7 +28,8 @@ def export(
     """Export a model to a file that runs without Otus, with any batch size and image size, and check its predictions.
 
     Region-based detectors with a region proposal network, dense detectors, DETR and semantic segmenters can be exported. The
-    exported file can be given as --model to the verbs predict and evaluate.
+    exported file can be given as --model to the verbs predict and evaluate. Promptable models become two files, encoder and
+    decoder; the first can be given as --method to the verb segment.
     """
     from otus.errors import UsageError
     from otus.inference.export import SUFFIXES, export_model
@@ -48,6 +49,7 @@ def export(
             {
                 "model": predictor.name,
                 "file": exported.file,
+                "files": exported.files,
                 "apart": exported.max_differences,
                 "objects": exported.num_detections,
             }

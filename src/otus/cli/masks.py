@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from otus.cli._common import emit_json, given_options, output_folder, track, verb
-from otus.cli._options import AsJson, Device, Precision, Weights
+from otus.cli._options import PROMPTABLE_MODEL, AsJson, Device, Precision, Runtime, Weights
 
 
 def _number(name: str, text: str, default: str) -> object:
@@ -19,7 +19,7 @@ def masks(
     source: Annotated[Path, typer.Argument(metavar="IMAGE|FOLDER", help="An image, or a folder of them.")],
     model: Annotated[
         str, typer.Option("--model", help="Promptable model: a name (see otus models), or a file of weights.")
-    ],
+    ] = PROMPTABLE_MODEL,
     weights: Weights = None,
     format_: Annotated[
         str | None,
@@ -71,6 +71,7 @@ def masks(
     ] = None,
     device: Device = None,
     precision: Precision = None,
+    runtime: Runtime = None,
     as_json: AsJson = False,
 ) -> None:
     """Generate masks of everything in images from a grid of points; an interrupted run can be continued."""
@@ -96,7 +97,9 @@ def masks(
         crop_n_points_downscale_factor=crop_n_points_downscale_factor,
         min_mask_region_area=min_mask_region_area,
     )
-    method = load_sam(model, weights=weights, **given_options(device=device, precision=precision or "auto"))
+    method = load_sam(
+        model, weights=weights, **given_options(device=device, precision=precision or "auto", runtime=runtime)
+    )
     generator = SamAutomaticMaskGenerator(method, **options)
     settings = {"model": method.name, "weights": method.model_hash, **options}
     settings.pop("points_per_batch", None)

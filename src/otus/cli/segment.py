@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from otus.cli._common import emit_json, given_options, output_file, output_folder, track, verb
-from otus.cli._options import MODEL, AsJson, Device, Precision, Weights
+from otus.cli._options import MODEL, AsJson, Device, Precision, Runtime, Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +90,7 @@ def segment(
         typer.Option(
             "--method",
             help="Method: graph-cut, grabcut, or a promptable model: a name (see otus models) or a file of weights.",
-            show_default="grabcut with a box or text, else graph-cut",
+            show_default="graph-cut with background points, scribbles or a mask, else sam_efficientnet_lite0",
         ),
     ] = None,
     detector: Annotated[
@@ -111,6 +111,7 @@ def segment(
     ] = False,
     device: Device = None,
     precision: Precision = None,
+    runtime: Runtime = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -133,7 +134,7 @@ def segment(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment objects marked by points, scribbles, a box or words, by graph cut or GrabCut, or by a promptable model."""
+    """Segment objects marked by points, scribbles, a box or words, by a promptable model, graph cut or GrabCut."""
     from otus.data.sources import is_video
     from otus.errors import UsageError, did_you_mean
     from otus.interactive.mask_files import FORMATS, read_prompts
@@ -153,6 +154,7 @@ def segment(
         text_encoder=text_encoder,
         device=device,
         precision=precision or "auto",
+        runtime=runtime,
         multimask=all_ or None,
     )
     if source.is_dir() or is_video(source):
@@ -460,9 +462,10 @@ def _methods(name: str | None, detector: str | None, **options: Any) -> "Methods
         return DetectThenPrompt(load(detector, **given_options(device=options["device"])), method)
 
     def method(prompt: "Prompt") -> "PromptableMethod[Any]":
-        takes_box = prompt.box_xyxy is not None or prompt.text is not None
+        from otus.interactive.methods import default_method
+
         by_detector = prompt.text is not None and options["text_encoder"] is None
-        return load_method(name or ("grabcut" if takes_box else "graph-cut"), with_detector=by_detector)
+        return load_method(name or default_method(prompt), with_detector=by_detector)
 
     return method
 

@@ -25,9 +25,11 @@ from otus.data.scenes.generator import Scenes
 from otus.errors import ExportError, UsageError, did_you_mean
 from otus.inference.runtimes import SESSIONS, Session, onnx_program, open_session, require_package, root_message
 from otus.parts.backbones.norms import fuse_frozen_norms
+from otus.parts.batching import make_batch
 from otus.parts.fast.fusion import fused_for_inference
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
+from otus.parts.tasks import PROMPTABLE
 
 RUNTIMES = ("torch", *SESSIONS)
 """Names of the runtimes; ``torch`` is PyTorch itself."""
@@ -78,6 +80,8 @@ def fastest_runtime(system: BaseSystem[Any, Any], preprocess: Preprocess) -> str
 def _measure(system: BaseSystem[Any, Any], preprocess: Preprocess, runtimes: Sequence[str]) -> dict[str, float | None]:
     """Return the fewest seconds of a prediction by each runtime, None if it cannot run the system."""
     sample = preprocess.prepare(Sample(Scenes(1, size_hw=_TIMED_HW).scene(0).image, "timed"))
+    batch = make_batch([sample], size_divisor=system.size_divisor, min_size=system.min_size)
+    sizes_hw = torch.tensor(batch.sizes_hw)
     candidates: dict[str, BaseSystem[Any, Any]] = {}
     for name in runtimes:
         try:
@@ -88,7 +92,7 @@ def _measure(system: BaseSystem[Any, Any], preprocess: Preprocess, runtimes: Seq
     for _ in range(_REPEATS + 1):  # interleaved, so that other load on the machine affects all runtimes alike
         for name, candidate in candidates.items():
             start = time.perf_counter()
-            candidate.predict([sample])
+            candidate(batch.images, sizes_hw)
             fewest[name] = min(fewest[name], time.perf_counter() - start)
     return {name: fewest.get(name) for name in runtimes}
 
@@ -128,7 +132,11 @@ def _folder(system: BaseSystem[Any, Any]) -> Path:
 
 
 def _traced_inputs(system: BaseSystem[Any, Any], names: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """Return the arguments with which each named part is first called in a forward pass of two random images."""
+    """Return the arguments with which each named part is first called in a forward pass of two random images.
+
+    A promptable model embeds one image at a time, so that its number of images need not be dynamic.
+    """
+    single = system.task is PROMPTABLE
     inputs: dict[str, tuple[Any, ...]] = {}
     hooks = [
         system.get_submodule(name).register_forward_pre_hook(
@@ -138,10 +146,13 @@ def _traced_inputs(system: BaseSystem[Any, Any], names: Sequence[str]) -> dict[s
     ]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        images = torch.randn(2, 3, *_TRACED_HW, generator=generator)
-        system(images, torch.tensor([_TRACED_HW] * 2))
+        size_hw = (system.size_divisor,) * 2 if single else _TRACED_HW
+        images = torch.randn(1 if single else 2, 3, *size_hw, generator=generator)
+        system(images, torch.tensor([size_hw] * len(images)))
     for hook in hooks:
         hook.remove()
+    if single:
+        return inputs
     return {name: pytree.tree_map(_at_least_two, inputs[name]) for name in names if name in inputs}
 
 

@@ -25,6 +25,7 @@ from otus.inference.exported import ExportedModel
 from otus.inference.predictor import Predictor
 from otus.inference.runtimes import METADATA, Session, onnx_program, open_session, require_package, root_message
 from otus.parts.backbones.norms import fuse_frozen_norms
+from otus.parts.tasks import PROMPTABLE
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
 """File suffix by format."""
@@ -33,7 +34,7 @@ TOLERANCE = 1e-4
 MASK_TOLERANCE = 1e-3
 """The same for masks, which are cropped at boxes that already differ slightly."""
 _TRACED_HW = (300, 340)
-_CHECKED_HW = ((240, 320), (320, 240))
+CHECKED_HW = ((240, 320), (320, 240))
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,28 @@ class Export:
 
     Parameters
     ----------
-    file
-        The file; OpenVINO's weights are in ``….bin`` beside it.
+    files
+        The file, or encoder and decoder of a promptable model; OpenVINO's weights are in ``….bin`` beside each.
     max_differences
         Largest difference of each output from the model's.
     num_detections
         Number of detections that were compared; None for models that do not detect objects.
     """
 
-    file: Path
+    files: tuple[Path, ...]
     max_differences: Mapping[str, float]
     num_detections: int | None
+
+    @property
+    def file(self) -> Path:
+        """The first file."""
+        return self.files[0]
 
     def __str__(self) -> str:
         over = "" if self.num_detections is None else f" over {self.num_detections} detections"
         differences = ", ".join(f"{name} {value:.1e}" for name, value in self.max_differences.items())
-        return f"{self.file}: {_size(self.file) / 1e6:.1f} MB; largest difference from the model{over}: {differences}"
+        sizes = ", ".join(f"{file}: {_size(file) / 1e6:.1f} MB" for file in self.files)
+        return f"{sizes}; largest difference from the model{over}: {differences}"
 
 
 def export_model(
@@ -70,7 +77,8 @@ def export_model(
     predictor
         The model, in precision ``exact``.
     file
-        File to write. It is not written if the check fails.
+        File to write; of a promptable model, ``….encoder.onnx`` and ``….decoder.onnx``
+        (:mod:`~otus.inference.promptable_export`). It is not written if the check fails.
     format
         ``onnx``, or ``openvino``: an ``….xml`` and its ``….bin``.
     images
@@ -90,6 +98,10 @@ def export_model(
     for package in ("onnx", "onnxscript", "onnxruntime" if format == "onnx" else "openvino"):
         require_package(package)
     file = Path(file)
+    if predictor.task is PROMPTABLE:
+        from otus.inference.promptable_export import export_promptable
+
+        return export_promptable(predictor, file, format=format, images=images)
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent) as folder:
         staged = Path(folder) / file.with_suffix(SUFFIXES[format]).name
@@ -97,14 +109,14 @@ def export_model(
         onnx_file = staged.with_suffix(".onnx")
         program.save(onnx_file)
         if format == "openvino":
-            _as_openvino(onnx_file, staged)
+            as_openvino(onnx_file, staged)
         session = open_session(staged)
-        checked = images or [Scenes(1, size_hw=size_hw, seed=i).scene(0).image for i, size_hw in enumerate(_CHECKED_HW)]
+        checked = images or [Scenes(1, size_hw=size_hw, seed=i).scene(0).image for i, size_hw in enumerate(CHECKED_HW)]
         max_differences, num_detections = compare_outputs(predictor, session, checked)
         del session  # Windows does not rename an open file
         for written in Path(folder).iterdir():
             written.replace(file.parent / written.name)
-    return Export(file.with_suffix(SUFFIXES[format]), max_differences, num_detections)
+    return Export((file.with_suffix(SUFFIXES[format]),), max_differences, num_detections)
 
 
 def compare_outputs(
@@ -223,7 +235,8 @@ def _check_dynamic(program: Any, dynamic_axes: Mapping[int, Any]) -> None:
         raise ExportError(f"this model cannot be exported: the {names} of the images would be fixed in the program")
 
 
-def _as_openvino(onnx_file: Path, file: Path) -> None:
+def as_openvino(onnx_file: Path, file: Path) -> None:
+    """Convert an ONNX file to OpenVINO's format, and remove it."""
     openvino = require_package("openvino")
     model = openvino.Core().read_model(str(onnx_file))
     stored = require_package("onnx").load(str(onnx_file), load_external_data=False).metadata_props

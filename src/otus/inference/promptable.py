@@ -8,6 +8,7 @@ import torch
 from otus.errors import UsageError, did_you_mean
 from otus.inference.devices import choose_precision
 from otus.inference.loading import load
+from otus.inference.runtimes import NATIVE_RUNTIMES
 from otus.interactive.methods import METHODS, make_method
 from otus.parts.tasks import PROMPTABLE
 from otus.promptable.method import SamMethod
@@ -28,6 +29,7 @@ def load_method(
     weights: str | Path | None = None,
     device: str | int | torch.device = "auto",
     precision: str = "exact",
+    runtime: str = "torch",
     multimask: bool | None = None,
     text_encoder: str | Path | None = None,
 ) -> PromptableMethod[Any]:
@@ -36,7 +38,10 @@ def load_method(
     Parameters
     ----------
     name_or_file, weights, device, precision
-        See :func:`otus.load`; ``bfloat16`` applies to the image encoder only.
+        See :func:`otus.load`; ``bfloat16`` applies to the image encoder only. A file may also be the encoder of an exported
+        model (:mod:`otus.inference.promptable_export`).
+    runtime
+        Library that runs the image encoder, see :func:`otus.load`.
     multimask
         See :class:`~otus.promptable.method.SamMethod`.
     text_encoder
@@ -65,6 +70,7 @@ def load_method(
         weights=weights,
         device=device,
         precision=precision,
+        runtime=runtime,
         multimask=multimask,
         text_encoder=text_encoder,
     )
@@ -76,13 +82,20 @@ def load_sam(
     weights: str | Path | None = None,
     device: str | int | torch.device = "auto",
     precision: str = "exact",
+    runtime: str = "torch",
     multimask: bool | None = None,
     text_encoder: str | Path | None = None,
 ) -> SamMethod:
     """Load a promptable model, not a method without weights; parameters and errors are those of :func:`load_method`."""
     name = str(name_or_file)
     _check_name(name_or_file, [name for name in promptable_names() if name not in METHODS])
-    predictor = load(name_or_file, weights=weights, device=device)
+    if Path(name).suffix in NATIVE_RUNTIMES:
+        from otus.inference.promptable_export import load_exported_sam  # rarely needed, slow to import
+
+        if weights is not None or text_encoder is not None or str(device) not in ("auto", "cpu"):
+            raise UsageError(f"{name}: an exported file has its own weights, takes no text and runs on the CPU")
+        return load_exported_sam(Path(name_or_file), runtime=None if runtime in ("torch", "auto") else runtime)
+    predictor = load(name_or_file, weights=weights, device=device, runtime=runtime)
     if predictor.task is not PROMPTABLE:
         raise UsageError(f"{name}: expected a promptable model, got one of the task {predictor.task.name}")
     return SamMethod(

@@ -114,10 +114,10 @@ class MaskDecoder(nn.Module):
         image = self.transformer.project_image(locations, encodings)
         if len(features) == self.embed_dim:
             return image
-        half, quarter = features[self.embed_dim :].flatten(1).T.split((self.embed_dim, 2 * self.embed_dim), dim=1)
+        details = features[self.embed_dim :].flatten(1).T
         # channel, y, x of the pixel; at stride 4, y and x of each upscaling step
-        half = torch.unflatten(half, 1, (-1, 2, 2)).permute(0, 2, 3, 1)
-        quarter = torch.unflatten(quarter, 1, (-1, 2, 2, 2, 2)).permute(0, 2, 4, 3, 5, 1)
+        half = torch.unflatten(details[:, : self.embed_dim], 1, (-1, 2, 2)).permute(0, 2, 3, 1)
+        quarter = torch.unflatten(details[:, self.embed_dim :], 1, (-1, 2, 2, 2, 2)).permute(0, 2, 4, 3, 5, 1)
         return image._replace(details=(half, quarter))
 
     def forward(
@@ -151,7 +151,7 @@ class MaskDecoder(nn.Module):
 
     def _with_output_tokens(self, prompts: Float[Tensor, "b t d"]) -> Float[Tensor, "b t2 d"]:
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        return torch.cat([output_tokens.expand(len(prompts), -1, -1), prompts], dim=1)
+        return torch.cat([output_tokens.expand(prompts.shape[0], -1, -1), prompts], dim=1)
 
     def predicted_ious(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b m"]:
         """Return the predicted IoU of each mask with its object."""
@@ -342,7 +342,7 @@ def token_to_projected_image(
 ) -> Float[Tensor, "b t d"]:
     """Return the attention from tokens to locations whose keys and values are projected already."""
     projected = attention.split_heads(attention.q_proj(queries))
-    shape = len(queries), *keys.shape[1:]
+    shape = queries.shape[0], *keys.shape[1:]
     outputs = F.scaled_dot_product_attention(projected, keys.expand(shape), values.expand(shape))
     return attention.out_proj(outputs.transpose(1, 2).flatten(start_dim=2))
 
@@ -366,5 +366,5 @@ def _add_attended(
     weights = logits.softmax(dim=2).flatten(1, 2).transpose(1, 2)
     projected = attention.split_heads(attention.v_proj(values))
     outputs = projected @ torch.unflatten(attention.out_proj.weight, 1, (attention.num_heads, -1)).permute(1, 2, 0)
-    residual = (residual + attention.out_proj.bias).expand(len(values), -1, -1)
+    residual = (residual + attention.out_proj.bias).expand(values.shape[0], -1, -1)
     return torch.baddbmm(residual, weights, outputs.flatten(1, 2))

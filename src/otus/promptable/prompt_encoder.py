@@ -21,7 +21,8 @@ from otus.errors import UsageError
 
 NOT_A_POINT = -1
 """Label of padding: points that only fill up a batch in which prompts have different numbers of points."""
-_BACKGROUND, _OBJECT, _TOP_LEFT, _BOTTOM_RIGHT = range(4)
+TOP_LEFT, BOTTOM_RIGHT = 2, 3
+"""Labels of the corners of a box, given as points; background is 0, and the object is 1."""
 
 
 class PromptBatch(NamedTuple):
@@ -157,12 +158,12 @@ class PromptEncoder(nn.Module):
         given = next((tensor for tensor in (points, boxes, masks, text) if tensor is not None), None)
         tokens = [self.no_mask_embed.weight.new_zeros(1 if given is None else len(given), 0, self._embed_dim)]
         if points is not None and labels is not None:
-            tokens.append(self._embed_points(points, labels))
+            tokens.append(self.embed_points(points, labels))
             if boxes is None:
                 tokens.append(self.not_a_point_embed.weight.expand(len(points), 1, -1))
         if boxes is not None:
-            corners = torch.stack([self._kind_embedding(kind) for kind in (_TOP_LEFT, _BOTTOM_RIGHT)])
-            tokens.append(self._encode_positions(torch.unflatten(boxes, 1, (2, 2))) + corners)
+            corners = torch.tensor([TOP_LEFT, BOTTOM_RIGHT], device=boxes.device).expand(len(boxes), -1)
+            tokens.append(self.embed_points(torch.unflatten(boxes, 1, (2, 2)), corners))
         if text is not None:
             tokens.append(self._embed_text(text))
         if masks is not None:
@@ -176,6 +177,13 @@ class PromptEncoder(nn.Module):
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         return self.pe_layer(torch.stack([x, y], dim=-1).flatten(0, 1))
 
+    def embed_points(self, points: Float[Tensor, "b p 2"], labels: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
+        """Encode points as tokens; labels 2 and 3 are the corners of a box."""
+        kinds = torch.cat([kind.weight for kind in self.point_embeddings])  # type: ignore[misc]
+        positions = self.pe_layer((points + 0.5) / self.image_size)  # + 0.5: the centre of the pixel
+        embedded = positions + kinds[labels.clamp(min=0)]
+        return torch.where((labels == NOT_A_POINT)[..., None], self.not_a_point_embed.weight[0], embedded)
+
     def _embed_text(self, text: Float[Tensor, "b k e"]) -> Float[Tensor, "b k d"]:
         if self.text_projection is None:
             raise UsageError("text: the model was built without text_dim; give the channels of the text embeddings")
@@ -187,14 +195,3 @@ class PromptEncoder(nn.Module):
     @property
     def _embed_dim(self) -> int:
         return self.no_mask_embed.embedding_dim
-
-    def _kind_embedding(self, kind: int) -> Float[Tensor, "d"]:
-        return self.point_embeddings[kind].weight[0]  # type: ignore[index]
-
-    def _encode_positions(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n d"]:
-        return self.pe_layer((points + 0.5) / self.image_size)  # + 0.5: the centre of the pixel
-
-    def _embed_points(self, points: Float[Tensor, "b p 2"], labels: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
-        kinds = torch.stack([self._kind_embedding(_BACKGROUND), self._kind_embedding(_OBJECT)])
-        embedded = self._encode_positions(points) + kinds[labels.clamp(min=0)]
-        return torch.where((labels == NOT_A_POINT)[..., None], self.not_a_point_embed.weight[0], embedded)

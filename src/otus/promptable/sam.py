@@ -90,6 +90,11 @@ class Sam(BaseSystem[Stages, Instances]):
         """Side of the masks' logits."""
         return self.prompt_encoder.mask_size
 
+    @property
+    def heavy_parts(self) -> tuple[str, ...]:
+        """The image encoder."""
+        return ("image_encoder",)
+
     def forward(
         self, images: Float[Tensor, "b 3 s s"], sizes_hw: Int[Tensor, "b 2"] | None = None
     ) -> dict[str, Tensor]:
