@@ -47,7 +47,13 @@ def main(folder: Path = IMAGES) -> None:
     click = Prompt([[300, 290]], [1])
     first = method.segment(embedding, click)
     panels = [
-        panel(f"Candidate {index + 1} of one click", f"predicted IoU {score:.2f}", coffee, as_instances(first)[[index]], click)
+        panel(
+            f"Candidate {index + 1} of one click",
+            f"predicted IoU {score:.2f}",
+            coffee,
+            as_instances(first)[[index]],
+            click,
+        )
         for index, score in enumerate(first.scores.tolist())
     ]
     corrected = Prompt([[300, 290], [150, 320]], [1, 0])

@@ -53,7 +53,7 @@ _VERBS = (
     (
         predict.predict,
         "otus predict photos/ --page",
-        "otus predict film.mp4 --categories person,dog --refine-masks grabcut",
+        "otus predict film.mp4 --categories person,dog --refine-masks sam_efficientnet_lite0",
     ),
     (
         train.train,
@@ -77,12 +77,13 @@ _VERBS = (
     ),
     (
         segment.segment,
-        "otus segment owl.jpg --point 250,180,1 --point 20,20,0 --overlay owl-overlay.png",
+        "otus segment owl.jpg --point 250,180,1 --overlay owl-overlay.png",
+        "otus segment owl.jpg --point 250,180,1 --point 20,20,0 --out owl-mask.png",
         "otus segment owl.jpg --text 'largest bird' --overlay owl-overlay.png",
     ),
     (
         masks.masks,
-        "otus masks photos --model sam_vit_b",
+        "otus masks photos",
         "otus masks photos --model mobile_sam --weights mobile_sam.pt --format coco --out masks",
     ),
     (

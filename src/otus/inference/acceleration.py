@@ -89,11 +89,12 @@ def _measure(system: BaseSystem[Any, Any], preprocess: Preprocess, runtimes: Seq
         except ExportError:
             continue
     fewest = dict.fromkeys(candidates, float("inf"))
-    for _ in range(_REPEATS + 1):  # interleaved, so that other load on the machine affects all runtimes alike
-        for name, candidate in candidates.items():
-            start = time.perf_counter()
-            candidate(batch.images, sizes_hw)
-            fewest[name] = min(fewest[name], time.perf_counter() - start)
+    with torch.inference_mode():
+        for _ in range(_REPEATS + 1):  # interleaved, so that other load on the machine affects all runtimes alike
+            for name, candidate in candidates.items():
+                start = time.perf_counter()
+                candidate(batch.images, sizes_hw)
+                fewest[name] = min(fewest[name], time.perf_counter() - start)
     return {name: fewest.get(name) for name in runtimes}
 
 
@@ -134,7 +135,7 @@ def _folder(system: BaseSystem[Any, Any]) -> Path:
 def _traced_inputs(system: BaseSystem[Any, Any], names: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     """Return the arguments with which each named part is first called in a forward pass of two random images.
 
-    A promptable model embeds one image at a time, so that its number of images need not be dynamic.
+    A promptable model embeds one image at a time, padded to a square of fixed size: one image is returned.
     """
     single = system.task is PROMPTABLE
     inputs: dict[str, tuple[Any, ...]] = {}
@@ -166,7 +167,10 @@ def _write_part(part: nn.Module, inputs: tuple[Any, ...], file: Path, *, runtime
     leaves = pytree.tree_leaves(inputs)
     dynamic_shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf in leaves:
-        dynamic_shapes[leaf] = {i: torch.export.Dim.AUTO for i in range(leaf.ndim) if i != 1}  # all but channels
+        dynamic = (
+            [i for i in range(leaf.ndim) if i != 1] if len(leaf) > 1 else []
+        )  # all but channels; none of one image
+        dynamic_shapes[leaf] = dict.fromkeys(dynamic, torch.export.Dim.AUTO)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own code
         expected = pytree.tree_leaves(part(*inputs))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from otus.errors import UsageError, did_you_mean
-from otus.inference.devices import choose_precision
+from otus.inference.devices import choose_device, choose_precision
 from otus.inference.loading import load
 from otus.inference.runtimes import NATIVE_RUNTIMES
 from otus.interactive.methods import METHODS, make_method
@@ -95,7 +95,11 @@ def load_sam(
         if weights is not None or text_encoder is not None or str(device) not in ("auto", "cpu"):
             raise UsageError(f"{name}: an exported file has its own weights, takes no text and runs on the CPU")
         return load_exported_sam(Path(name_or_file), runtime=None if runtime in ("torch", "auto") else runtime)
-    predictor = load(name_or_file, weights=weights, device=device, runtime=runtime)
+    chosen = choose_precision(precision, choose_device(device))
+    fused = chosen == "float32" and runtime == "torch"  # a runtime fuses by itself
+    predictor = load(
+        name_or_file, weights=weights, device=device, precision="float32" if fused else "exact", runtime=runtime
+    )
     if predictor.task is not PROMPTABLE:
         raise UsageError(f"{name}: expected a promptable model, got one of the task {predictor.task.name}")
     return SamMethod(
@@ -103,7 +107,7 @@ def load_sam(
         preprocess=predictor.preprocess,
         name=predictor.name,
         multimask=multimask,
-        bfloat16=choose_precision(precision, predictor.device) == "bfloat16",
+        bfloat16=chosen == "bfloat16",
         text_encoder=None if text_encoder is None else load_clip(text_encoder, preprocess=predictor.preprocess),
     )
 
