@@ -95,7 +95,7 @@ class PromptDecoder(nn.Module):
         mask_input, has_mask_input
             Logits of a previous prediction, used if ``has_mask_input`` is 1.
         """
-        tokens = self.prompt_encoder.embed_points(point_coords, point_labels.long())
+        tokens = self.prompt_encoder.embed_points(point_coords, point_labels.long(), image_embeddings[0])
         no_mask = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
         dense = torch.where(has_mask_input > 0.5, self.prompt_encoder.mask_downscaling(mask_input), no_mask)
         encodings = self.prompt_encoder.map_encodings()

@@ -14,10 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.convnext import LayerNorm2d
 
 from otus.parts.backbones import Backbone
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
 from otus.promptable.image_encoder import neck
+
+_DETAILS_SCALE = 0.2
+"""Initial scale of the details: the decoder adds them to what depends on the prompt, which they must not drown."""
 
 
 class BackboneEncoder(nn.Module):
@@ -45,9 +49,14 @@ class BackboneEncoder(nn.Module):
         self.downsampling = nn.Conv2d(pyramid_channels, pyramid_channels, 3, stride=2, padding=1)
         self.neck = neck(3 * pyramid_channels, out_channels)
         self.details = nn.ModuleList(
-            nn.Conv2d(*channels, 1)
-            for channels in ((pyramid_channels, out_channels // 4), (backbone.channels[0], out_channels // 8))
+            nn.Sequential(nn.Conv2d(in_channels, channels, 1), LayerNorm2d(channels, eps=1e-6))
+            for in_channels, channels in (
+                (pyramid_channels, out_channels // 4),
+                (backbone.channels[0], out_channels // 8),
+            )
         )
+        for norm in (module for module in self.details.modules() if isinstance(module, LayerNorm2d)):
+            nn.init.constant_(norm.weight, _DETAILS_SCALE)
 
     def forward(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c h w"]:
         """Return the feature maps of a batch of padded images.

@@ -44,6 +44,9 @@ class SimulatedPrompts:
         Number of rounds per object, the first prompt included.
     max_objects
         Maximum number of objects per image; a random subset is used if there are more.
+    min_area
+        Minimum area of an object as a fraction of the image; smaller ones would dominate the dice loss, which a mask of a
+        few pixels cannot lower.
     box_share
         Probability that the first prompt is a box rather than a point.
     mask_share
@@ -57,8 +60,9 @@ class SimulatedPrompts:
         With ``clip``, probability that the first prompt is text.
     """
 
-    rounds: int = 4
-    max_objects: int = 8
+    rounds: int = 3
+    max_objects: int = 4
+    min_area: float = 0.002
     box_share: float = 0.4
     mask_share: float = 0.5
     middle_share: float = 0.5
@@ -93,7 +97,8 @@ class SimulatedPrompts:
         for image, image_features, masks in zip(images, features, targets, strict=True):
             masks = F.pad(masks, (0, sam.image_size - masks.shape[2], 0, sam.image_size - masks.shape[1]))
             target = _downsampled(masks, sam.mask_size)
-            visible = torch.where(target.flatten(start_dim=1).any(dim=1))[0]
+            areas = target.flatten(start_dim=1).sum(dim=1)
+            visible = torch.where(areas > self.min_area * target[0].numel())[0] if len(target) else areas
             chosen = visible[torch.randperm(len(visible), generator=generator)[: self.max_objects]]
             if len(chosen):
                 total = total + self._image_losses(sam, image, image_features, masks[chosen], target[chosen], generator)

@@ -86,10 +86,20 @@ class PromptEncoder(nn.Module):
     text_dim
         Channels of text embeddings, which a linear layer projects to tokens (default: no text). Its weights are zero until
         they are trained with text.
+    point_features
+        Add the projected feature of the location that a point lies in to its token, as the visual sampler of SEEM (Zou et
+        al., NeurIPS 2023, arXiv:2304.06718): with few images, attention is slow to learn to look there.
     """
 
     def __init__(
-        self, embed_dim: int, *, map_size: int, image_size: int, mask_channels: int = 16, text_dim: int | None = None
+        self,
+        embed_dim: int,
+        *,
+        map_size: int,
+        image_size: int,
+        mask_channels: int = 16,
+        text_dim: int | None = None,
+        point_features: bool = False,
     ) -> None:
         super().__init__()
         self.map_size = map_size
@@ -107,6 +117,7 @@ class PromptEncoder(nn.Module):
             nn.Conv2d(mask_channels, embed_dim, 1),
         )
         self.no_mask_embed = nn.Embedding(1, embed_dim)
+        self.point_projection = nn.Linear(embed_dim, embed_dim, bias=False) if point_features else None
         self.text_projection = None if text_dim is None else nn.Linear(text_dim, embed_dim)
         if self.text_projection is not None:
             nn.init.zeros_(self.text_projection.weight)
@@ -129,6 +140,8 @@ class PromptEncoder(nn.Module):
         boxes: Float[Tensor, "b 4"] | None = None,
         masks: Float[Tensor, "b 1 m m"] | None = None,
         text: Float[Tensor, "b k e"] | None = None,
+        *,
+        features: Float[Tensor, "c h w"] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b d _ _"]]:
         """Encode a batch of prompts of the same kind.
 
@@ -142,6 +155,8 @@ class PromptEncoder(nn.Module):
             Logits of the previous prediction, at 4 times the resolution of the feature map.
         text
             Text embeddings of ``text_dim`` channels.
+        features
+            Feature map of the image, of which the first D channels are used; only with ``point_features``.
 
         Returns
         -------
@@ -158,7 +173,7 @@ class PromptEncoder(nn.Module):
         given = next((tensor for tensor in (points, boxes, masks, text) if tensor is not None), None)
         tokens = [self.no_mask_embed.weight.new_zeros(1 if given is None else len(given), 0, self._embed_dim)]
         if points is not None and labels is not None:
-            tokens.append(self.embed_points(points, labels))
+            tokens.append(self.embed_points(points, labels, features))
             if boxes is None:
                 tokens.append(self.not_a_point_embed.weight.expand(len(points), 1, -1))
         if boxes is not None:
@@ -177,11 +192,18 @@ class PromptEncoder(nn.Module):
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         return self.pe_layer(torch.stack([x, y], dim=-1).flatten(0, 1))
 
-    def embed_points(self, points: Float[Tensor, "b p 2"], labels: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
-        """Encode points as tokens; labels 2 and 3 are the corners of a box."""
+    def embed_points(
+        self, points: Float[Tensor, "b p 2"], labels: Int[Tensor, "b p"], features: Float[Tensor, "c h w"] | None = None
+    ) -> Float[Tensor, "b p d"]:
+        """Encode points as tokens; labels 2 and 3 are the corners of a box. ``features`` as in :meth:`forward`."""
         kinds = torch.cat([kind.weight for kind in self.point_embeddings])  # type: ignore[misc]
-        positions = self.pe_layer((points + 0.5) / self.image_size)  # + 0.5: the centre of the pixel
-        embedded = positions + kinds[labels.clamp(min=0)]
+        relative = (points + 0.5) / self.image_size  # + 0.5: the centre of the pixel
+        embedded = self.pe_layer(relative) + kinds[labels.clamp(min=0)]
+        if self.point_projection is not None and features is not None:
+            columns, rows = (relative * self.map_size).long().clamp(0, self.map_size - 1).unbind(-1)
+            locations = features[: self._embed_dim].flatten(1).T[rows * self.map_size + columns]
+            is_point = (labels >= 0) & (labels < TOP_LEFT)
+            embedded = embedded + is_point[..., None] * self.point_projection(locations)
         return torch.where((labels == NOT_A_POINT)[..., None], self.not_a_point_embed.weight[0], embedded)
 
     def _embed_text(self, text: Float[Tensor, "b k e"]) -> Float[Tensor, "b k d"]:

@@ -38,6 +38,15 @@ if TYPE_CHECKING:
 _CHUNK_VALUES = 1 << 21
 """Feature map values, over all prompts, decoded at once on a CPU: few enough to stay in its caches."""
 _CHUNK_VALUES_GPU = 1 << 26
+_MAX_CACHED_BYTES = 4 << 30
+"""Memory for the feature maps of a frozen encoder, in training."""
+
+
+class _FeatureCache(dict[int, Tensor]):
+    """Feature maps by hash of the image; copies of a model share it."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "_FeatureCache":
+        return self
 
 
 class Sam(BaseSystem[Stages, Instances]):
@@ -74,6 +83,7 @@ class Sam(BaseSystem[Stages, Instances]):
         self.categories = categories
         self.simulated_prompts = simulated_prompts
         self.size_divisor = image_encoder.image_size  # batches are squares of this side
+        self._cached_features = _FeatureCache()
 
     @property
     def task(self) -> Task:
@@ -162,7 +172,9 @@ class Sam(BaseSystem[Stages, Instances]):
         self, features: Float[Tensor, "c h w"], prompts: PromptBatch, *, image: ProjectedImage | None = None
     ) -> tuple[ProjectedImage, Float[Tensor, "b t c"]]:
         """Return the mask decoder's inputs: the projected image and the tokens of the prompts."""
-        tokens, _ = self.prompt_encoder(prompts.points, prompts.labels, prompts.boxes, text=prompts.text)
+        tokens, _ = self.prompt_encoder(
+            prompts.points, prompts.labels, prompts.boxes, text=prompts.text, features=features
+        )
         if prompts.masks is not None:
             image = self.project_image(features, prompts.masks)
         return self.project_image(features) if image is None else image, tokens.expand(len(prompts), -1, -1)
@@ -209,10 +221,27 @@ class Sam(BaseSystem[Stages, Instances]):
                 "otus masks for everything in an image"
             )
         with watch.time("image encoder"):
-            features = self.image_encoder(batch.images).float()
+            features = self._training_features(batch.images)
         with watch.time("losses"):
             losses = self.simulated_prompts.losses(self, batch.images, features, targets, generator=generator)
         return Stages(batch=batch, features=[features], milliseconds=watch.milliseconds, losses=losses)
+
+    def _training_features(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c h w"]:
+        """Return the feature maps of a batch; those of a frozen encoder are computed once for images that are seen again."""
+        assert isinstance(self.image_encoder, nn.Module)
+        if any(parameter.requires_grad for parameter in self.image_encoder.parameters()):
+            return self.image_encoder(images).float()
+        features = []
+        for image in images:
+            key = hash(image.cpu().numpy().tobytes())
+            cached = self._cached_features.get(key)
+            if cached is None:
+                with torch.no_grad():
+                    cached = self.image_encoder(image[None])[0].half().cpu()
+                if len(self._cached_features) * cached.nbytes < _MAX_CACHED_BYTES:
+                    self._cached_features[key] = cached
+            features.append(cached.to(images.device).float())
+        return torch.stack(features)
 
 
 def resized_hw(size_hw: tuple[int, int], longer_side: int) -> tuple[int, int]:
@@ -273,6 +302,7 @@ def sam_efficientnet_lite0(
     *,
     image_size: int = 512,
     freezing: Freezing = Freezing(),
+    frozen_encoder: bool = False,
     text_dim: int | None = None,
 ) -> Sam:
     """Build a small SAM over EfficientNet-Lite0 with 128 channels.
@@ -285,21 +315,27 @@ def sam_efficientnet_lite0(
         Side of the padded image, a multiple of 32.
     freezing
         Which weights of the backbone are frozen.
+    frozen_encoder
+        Train prompt encoder and mask decoder only.
     text_dim
         Channels of text embeddings (default: no text).
     """
     backbone = efficientnet_lite0_backbone(levels=(2, 3, 4, 5), freezing=freezing)
     encoder = BackboneEncoder(backbone, image_size=image_size)
-    return with_encoder(encoder, categories, ffn_dim=512, text_dim=text_dim)
+    return with_encoder(
+        encoder, categories, frozen_encoder=frozen_encoder, ffn_dim=512, text_dim=text_dim, point_features=True
+    )
 
 
 def with_encoder(
     image_encoder: ImageEncoder,
     categories: Categories = OBJECT,
     *,
+    frozen_encoder: bool = False,
     map_stride: int = 16,
     ffn_dim: int = 2048,
     text_dim: int | None = None,
+    point_features: bool = False,
 ) -> Sam:
     """Build SAM around an image encoder.
 
@@ -309,15 +345,26 @@ def with_encoder(
         Its ``out_channels`` become the embedding dimension of prompt encoder and mask decoder (official: 256).
     categories
         A single category.
+    frozen_encoder
+        Train prompt encoder and mask decoder only; the feature maps of images that are seen again are cached.
     map_stride
         Stride of the encoder's feature map.
     ffn_dim
         Width of the MLPs in the mask decoder.
     text_dim
         Channels of text embeddings (default: no text).
+    point_features
+        See :class:`~otus.promptable.prompt_encoder.PromptEncoder`.
     """
+    assert isinstance(image_encoder, nn.Module)
+    if frozen_encoder:
+        image_encoder.requires_grad_(False)
     channels, image_size = image_encoder.out_channels, image_encoder.image_size
     prompt_encoder = PromptEncoder(
-        channels, map_size=image_size // map_stride, image_size=image_size, text_dim=text_dim
+        channels,
+        map_size=image_size // map_stride,
+        image_size=image_size,
+        text_dim=text_dim,
+        point_features=point_features,
     )
     return Sam(image_encoder, prompt_encoder, MaskDecoder(channels, ffn_dim=ffn_dim), categories=categories)
