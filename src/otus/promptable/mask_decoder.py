@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from otus.parts.transformer.attention import Attention, mlp
+from otus.promptable.prompt_encoder import TOKEN_STD
 
 
 class ProjectedImage(NamedTuple):
@@ -83,6 +84,8 @@ class MaskDecoder(nn.Module):
         self.transformer = TwoWayTransformer(embed_dim, depth=depth, num_heads=num_heads, ffn_dim=ffn_dim)
         self.iou_token = nn.Embedding(1, embed_dim)
         self.mask_tokens = nn.Embedding(num_masks + 1, embed_dim)
+        for tokens in (self.iou_token, self.mask_tokens):
+            nn.init.normal_(tokens.weight, std=TOKEN_STD)
         self.output_upscaling = nn.Sequential(
             LocationUpscaling(embed_dim, embed_dim // 4),
             nn.LayerNorm(embed_dim // 4, eps=1e-6),

@@ -21,6 +21,8 @@ from otus.errors import UsageError
 
 NOT_A_POINT = -1
 """Label of padding: points that only fill up a batch in which prompts have different numbers of points."""
+TOKEN_STD = 0.2
+"""Standard deviation of learned tokens at the start of training: less than that of positions, which must be found in them."""
 TOP_LEFT, BOTTOM_RIGHT = 2, 3
 """Labels of the corners of a box, given as points; background is 0, and the object is 1."""
 
@@ -107,6 +109,8 @@ class PromptEncoder(nn.Module):
         self.pe_layer = FourierPositions(embed_dim)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
+        for kind in (*self.point_embeddings, self.not_a_point_embed):
+            nn.init.normal_(kind.weight, std=TOKEN_STD)  # type: ignore[arg-type]
         self.mask_downscaling = nn.Sequential(
             nn.Conv2d(1, mask_channels // 4, 2, stride=2),
             LayerNorm2d(mask_channels // 4, eps=1e-6),
