@@ -28,6 +28,13 @@ def scene(center_x: int = 24) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(image, 0, 255).astype(np.uint8), mask
 
 
+@pytest.fixture(autouse=True)
+def methods_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the methods that need no weights be the defaults: these tests are about prompts and files."""
+    default = {True: "grabcut", False: "graph-cut"}
+    monkeypatch.setattr("otus.interactive.methods.default_method", lambda prompt: default[prompt.box_xyxy is not None])
+
+
 @pytest.fixture
 def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -249,7 +256,7 @@ def test_folders_that_are_wrong(folder: Path) -> None:
 def test_torch_is_not_imported(photo: Path) -> None:
     code = (
         "import sys; from otus.cli import app; "
-        f"app(['segment', {str(photo)!r}, '--point', '24,22,1', '--json'], standalone_mode=False); "
+        f"app(['segment', {str(photo)!r}, '--point', '24,22,1', '--method', 'graph-cut', '--json'], standalone_mode=False); "
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -222,7 +222,7 @@ def run(*arguments: object, code: int = 0) -> Result:
 
 
 def test_segment_by_words(weights: Path) -> None:
-    by_words = ("segment", "a.png", "--detector", weights, "--text")
+    by_words = ("segment", "a.png", "--method", "grabcut", "--detector", weights, "--text")
     masks = picture()[1]
     assert "(grabcut, detector discs, " in run(*by_words, "left red disc").stdout
     assert iou(read_label_image("a-mask.png") == 1, masks[0]) > 0.95

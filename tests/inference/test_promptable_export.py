@@ -102,6 +102,8 @@ def test_another_runtime_runs_the_image_encoder(
     image = picture(60, 80)
     found, expected = accelerated.embed(image).features, method.embed(image).features
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    assert list(tmp_path.rglob("image_encoder.onnx"))
+    assert predictor.runtime == runtime or list(tmp_path.rglob("fastest-*.json"))
 
 
 def test_openvino_and_a_convolutional_encoder(tmp_path: Path) -> None:
@@ -135,5 +137,14 @@ def test_what_is_wrong_with_the_files_is_named(exported, tmp_path: Path) -> None
     (tmp_path / "narrow.decoder.onnx").write_bytes(file.read_bytes())
     with pytest.raises(CheckpointError, match="is the encoder of a model, expected the decoder"):
         load_sam(alone)
-    with pytest.raises(UsageError, match="takes no text and runs on the CPU"):
+    with pytest.raises(UsageError, match=r"device: .* is an exported file"):
         load_sam(file, device="cuda")
+    other = tmp_path / "detector.onnx"
+    other.write_bytes(file.read_bytes())
+    with pytest.raises(CheckpointError, match="is not a promptable model, whose files are called"):
+        load_sam(other)
+
+
+def test_all_candidates_of_an_exported_file(exported) -> None:
+    loaded = load_sam(exported[1], multimask=True)
+    assert len(loaded.segment(loaded.embed(picture(60, 80)), PROMPTS[2])) == 3

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss
 
-from otus.errors import ShapeError
+from otus.errors import ShapeError, UsageError
 from otus.parts.backbones import efficientnet_lite0_backbone
 from otus.promptable.backbone_encoder import BackboneEncoder
 from otus.promptable.interactive_training import SimulatedPrompts, jittered_boxes, mask_losses, next_points
@@ -131,6 +131,52 @@ def test_an_image_without_objects_teaches_nothing():
     assert small_sam().losses([empty])["dice"] == 0
 
 
+def test_a_little_of_the_loss_trains_all_three_masks():
+    sam = small_sam().train()
+    sam.simulated_prompts = SimulatedPrompts(rounds=1, box_share=0.0)
+    sum(sam.losses([sample(square(4, 8, 24, SIDE))]).values()).backward()
+    gradients = [mlp[0].weight.grad for mlp in sam.mask_decoder.output_hypernetworks_mlps]
+    assert [gradient is not None and bool(gradient.any()) for gradient in gradients] == [False, True, True, True]
+
+
+def test_small_objects_are_not_trained_on():
+    sam = small_sam()
+    sam.simulated_prompts = SimulatedPrompts(min_area=0.1)
+    assert sam.losses([sample(square(4, 8, 16, SIDE))])["dice"] == 0
+    assert sam.losses([sample(square(4, 8, 32, SIDE))])["dice"] > 0
+
+
+def test_the_feature_maps_of_a_frozen_encoder_are_computed_once():
+    sam = small_sam().train()
+    sam.image_encoder.requires_grad_(False)
+    calls = []
+    sam.image_encoder.register_forward_hook(lambda *_: calls.append(1))
+    one, other = sample(square(4, 8, 24, SIDE)), sample(square(30, 8, 24, SIDE))
+    for batch in ([one, other], [other], [one]):
+        sum(sam.losses(batch).values()).backward()
+    assert len(calls) == 2
+    assert all(parameter.grad is None for parameter in sam.image_encoder.parameters())
+    assert sam.mask_decoder.mask_tokens.weight.grad.any()
+
+
+def test_the_details_are_those_of_strides_8_and_4():
+    encoder = small_sam().eval().image_encoder
+    images = torch.randn(1, 3, SIDE, SIDE)
+    channels = encoder.out_channels
+    with torch.no_grad():
+        finest, *levels = encoder.backbone(images)
+        expected = [encoder.details[0](encoder.pyramid(levels)[0]), encoder.details[1](finest)]
+        features = encoder(images)
+    unshuffle = torch.nn.functional.pixel_unshuffle
+    torch.testing.assert_close(features[:, channels : 2 * channels], unshuffle(expected[0], 2))
+    torch.testing.assert_close(features[:, 2 * channels :], unshuffle(expected[1], 4))
+
+
+def test_a_backbone_without_the_fine_level():
+    with pytest.raises(UsageError, match="expected feature maps of strides 4, 8, 16 and 32"):
+        BackboneEncoder(efficientnet_lite0_backbone(levels=(3, 4, 5)), image_size=SIDE)
+
+
 def test_a_sample_without_masks():
     with pytest.raises(ShapeError, match="expected masks to train on"):
         small_sam().losses([{"image": torch.rand(3, 64, 64)}])
@@ -142,7 +188,7 @@ def test_it_learns_an_image_by_heart():
     masks = square(6, 6, 20, SIDE), square(34, 34, 24, SIDE)
     optimizer = torch.optim.AdamW(sam.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(100):
+    for _ in range(60):
         loss = sum(sam.losses([sample(*masks)] * 2, generator=generator).values())
         optimizer.zero_grad()
         loss.backward()

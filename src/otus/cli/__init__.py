@@ -78,8 +78,7 @@ _VERBS = (
     (
         segment.segment,
         "otus segment owl.jpg --point 250,180,1 --overlay owl-overlay.png",
-        "otus segment owl.jpg --point 250,180,1 --point 20,20,0 --out owl-mask.png",
-        "otus segment owl.jpg --text 'largest bird' --overlay owl-overlay.png",
+        "otus segment owl.jpg --text 'largest bird' --out owl-mask.png",
     ),
     (
         masks.masks,

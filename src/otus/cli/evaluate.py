@@ -60,7 +60,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--method",
-            help="Interactive method to evaluate by simulated clicks: graph-cut, grabcut, or a promptable model.",
+            help="Interactive method to evaluate by simulated clicks: graph-cut, or a promptable model: a name or a file.",
             show_default="no clicks",
         ),
     ] = None,

@@ -25,7 +25,7 @@ def export(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Export a model to a file that runs without Otus, with any batch size and image size, and check its predictions.
+    """Export a model to a file that runs without Otus, and check its predictions.
 
     Region-based detectors with a region proposal network, dense detectors, DETR and semantic segmenters can be exported. The
     exported file can be given as --model to the verbs predict and evaluate. Promptable models become two files, encoder and

@@ -70,7 +70,7 @@ def predict(
     refine_masks: Annotated[
         str | None,
         typer.Option(
-            help="Promptable method that predicts masks for the boxes: sam_efficientnet_lite0, grabcut, or a file.",
+            help="Promptable method that predicts masks for the boxes: grabcut, or a promptable model: a name or file.",
             show_default="the model's own masks, if any",
         ),
     ] = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from otus.cli._common import emit_json, given_options, output_file, output_folder, track, verb
-from otus.cli._options import MODEL, AsJson, Device, Precision, Runtime, Weights
+from otus.cli._options import MODEL, PROMPTABLE_MODEL, AsJson, Device, Precision, Runtime, Weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,7 +170,7 @@ def segment(
             prompt,
             frames=frames,
             method=method,
-            text_options={"detector": detector, "text_encoder": text_encoder},
+            stored_options={"detector": detector, "text_encoder": text_encoder, "weights": weights},
             methods=methods,
             all_=all_,
             out=out,
@@ -219,7 +219,7 @@ def _segment_many(
     *,
     frames: bool,
     method: str | None,
-    text_options: dict[str, str | None],
+    stored_options: dict[str, str | None],
     methods: "Methods",
     all_: bool,
     out: Path | None,
@@ -239,8 +239,8 @@ def _segment_many(
         Prompt for the first frame, or for each image if it is text; of a video, for each frame until something is found.
     methods
         Returns the method for a prompt.
-    text_options
-        Options ``detector`` and ``text_encoder`` of :func:`segment`.
+    stored_options
+        Options ``detector``, ``text_encoder`` and ``weights`` of :func:`segment`, stored with the masks.
     frames, method, all_, out, format_, overlay, as_json
         Options of :func:`segment`.
     """
@@ -273,14 +273,14 @@ def _segment_many(
         mask_files = {"png": out / f"{name}.png", "labelme": out / f"{name}.labelme.json"}
         try:
             document = _read_document(document_file)
-            if document is not None and _is_up_to_date(document, prompt, method, {**text_options, "all": all_}):
+            if document is not None and _is_up_to_date(document, prompt, method, {**stored_options, "all": all_}):
                 already_there += 1
                 previous = _candidates(document)
             else:
                 image = read()
                 prompt = prompt or _prompt_from_previous(previous, name)
                 document, previous = _segment(image, name, prompt, methods, all_=all_)
-                document |= {"prompt": prompt.to_json(), "asked": method, **text_options, "all": all_}
+                document |= {"prompt": prompt.to_json(), "asked": method, **stored_options, "all": all_}
                 for outdated in mask_files.values():
                     outdated.unlink(missing_ok=True)
                 if overlay is not None:
@@ -359,9 +359,13 @@ def _read_document(path: Path) -> dict[str, Any] | None:
 def _is_up_to_date(
     document: dict[str, Any], prompt: "Prompt | None", method: str | None, options: dict[str, Any]
 ) -> bool:
-    """Return whether a document was computed by this prompt and method (None: any), and the same other options."""
+    """Return whether a document was computed by this prompt and method (None: the default), and the same other options."""
+    from otus.interactive.methods import default_method
+
     same_prompt = prompt is None or document["prompt"] == prompt.to_json()
     same_method = method in (None, document["method"], document.get("asked"))
+    if method is None and prompt is not None and document.get("asked") is None and not options["weights"]:
+        same_method = document["method"] == default_method(prompt)
     same_options = all((document.get(name) or None) == (value or None) for name, value in options.items())
     return same_prompt and same_method and same_options
 
@@ -465,7 +469,9 @@ def _methods(name: str | None, detector: str | None, **options: Any) -> "Methods
         from otus.interactive.methods import default_method
 
         by_detector = prompt.text is not None and options["text_encoder"] is None
-        return load_method(name or default_method(prompt), with_detector=by_detector)
+        needs_model = options["weights"] is not None or options["text_encoder"] is not None
+        chosen = name or (PROMPTABLE_MODEL if needs_model else default_method(prompt))
+        return load_method(chosen, with_detector=by_detector)
 
     return method
 

@@ -195,8 +195,10 @@ def evaluate(
         "runtime": runtime,
     }
     load_options = {name: value for name, value in options.items() if value is not None}
-    if load_options and not isinstance(model, str | Path):
+    if load_options and not isinstance(model or method, str | Path):
         raise UsageError(f"{', '.join(load_options)}: only for a model given by name or file")
+    if method is not None and semantic_model is not None:
+        raise UsageError("semantic_model: only for a model, not for an interactive method; leave it out")
     if averaging is not None and model is None:
         raise UsageError("averaging: flips and scales are only for a model; leave them out")
     if isinstance(data, Dataset) and (format or split):
@@ -210,7 +212,7 @@ def evaluate(
     if protocol is not None or model is None:
         chosen.check(dataset, protocol_options)
     if method is not None:
-        return _evaluate_method(dataset, method, chosen, report, progress)
+        return _evaluate_method(dataset, method, load_options, chosen, report, progress)
     if model is not None:
         predictor = _predictor(model, load_options)
         return _evaluate_model(dataset, predictor, protocol, protocol_options, averaging, progress)
@@ -304,6 +306,7 @@ def _warn_if_mostly_invalid(invalid: Counter[str], valid: int) -> tuple[str, ...
 def _evaluate_method(
     dataset: Dataset,
     method: "str | PromptableMethod[Any]",
+    load_options: Mapping[str, Any],
     protocol: EvaluationProtocol,
     report: Report,
     progress: Callable[[int, int], None] | None,
@@ -314,12 +317,12 @@ def _evaluate_method(
     if protocol.name != "interactive":
         raise UsageError(f"protocol {protocol.name}: an interactive method is evaluated by the protocol interactive")
     if isinstance(method, str):
-        if method in METHODS:  # at once, without torch
+        if method in METHODS and not load_options:  # at once, without torch
             method = make_method(method)
         else:
             from otus.inference.promptable import load_method
 
-            method = load_method(method)
+            method = load_method(method, **load_options)
     return _make_report(dataset, protocol, evaluate_method(dataset, method, report=report, progress=progress))
 
 

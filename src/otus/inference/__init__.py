@@ -21,6 +21,7 @@ Read in this order:
    generation for many images.
 6. :mod:`~otus.inference.region_proposals`: the proposals of a region proposal network.
 7. :mod:`~otus.inference.export`: export a system to ONNX or OpenVINO, checked against the system;
+   :mod:`~otus.inference.promptable_export`: the same for encoder and decoder of a promptable model;
    :mod:`~otus.inference.exported` predicts with the file, :mod:`~otus.inference.runtimes` runs it, and
    :mod:`~otus.inference.acceleration` runs only the heavy parts of a system in another runtime.
 """

@@ -93,7 +93,10 @@ def _measure(system: BaseSystem[Any, Any], preprocess: Preprocess, runtimes: Seq
         for _ in range(_REPEATS + 1):  # interleaved, so that other load on the machine affects all runtimes alike
             for name, candidate in candidates.items():
                 start = time.perf_counter()
-                candidate(batch.images, sizes_hw)
+                if system.task is PROMPTABLE:  # it predicts nothing without a prompt
+                    candidate(batch.images, sizes_hw)
+                else:
+                    candidate.predict([sample])
                 fewest[name] = min(fewest[name], time.perf_counter() - start)
     return {name: fewest.get(name) for name in runtimes}
 
@@ -125,7 +128,7 @@ def accelerated(system: BaseSystem[Any, Any], runtime: str) -> BaseSystem[Any, A
 
 def _folder(system: BaseSystem[Any, Any]) -> Path:
     """Return the cache folder of a system, named by a hash of its modules, its weights, and Otus' and PyTorch's versions."""
-    digest = hashlib.sha256(f"{otus.__version__} {torch.__version__} {system}".encode())
+    digest = hashlib.sha256(f"{otus.__version__} {torch.__version__} {system.size_divisor} {system}".encode())
     for name, tensor in system.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

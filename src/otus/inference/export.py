@@ -242,7 +242,8 @@ def as_openvino(onnx_file: Path, file: Path) -> None:
     stored = require_package("onnx").load(str(onnx_file), load_external_data=False).metadata_props
     model.set_rt_info(next(entry.value for entry in stored if entry.key == METADATA), [METADATA])
     openvino.save_model(model, str(file), compress_to_fp16=False)
-    onnx_file.unlink()
+    for part in onnx_file.parent.glob(f"{onnx_file.name}*"):  # weights of more than 2 GB are in a file of their own
+        part.unlink()
 
 
 def _size(file: Path) -> int:

@@ -63,6 +63,8 @@ def load_method(
             raise UsageError(f"weights: {name} has no weights; leave out {weights}")
         if text_encoder is not None:
             raise UsageError(f"text_encoder: {name} takes no text; leave out {text_encoder}")
+        if runtime != "torch":
+            raise UsageError(f"runtime: {name} has no network; leave out {runtime}")
         return make_method(name)
     _check_name(name_or_file, promptable_names())
     return load_sam(
@@ -92,13 +94,22 @@ def load_sam(
     if Path(name).suffix in NATIVE_RUNTIMES:
         from otus.inference.promptable_export import load_exported_sam  # rarely needed, slow to import
 
-        if weights is not None or text_encoder is not None or str(device) not in ("auto", "cpu"):
-            raise UsageError(f"{name}: an exported file has its own weights, takes no text and runs on the CPU")
-        return load_exported_sam(Path(name_or_file), runtime=None if runtime in ("torch", "auto") else runtime)
-    chosen = choose_precision(precision, choose_device(device))
-    fused = chosen == "float32" and runtime == "torch"  # a runtime fuses by itself
+        unsupported = {
+            "weights": weights is not None,
+            "text_encoder": text_encoder is not None,
+            "device": str(device) not in ("auto", "cpu"),
+            "precision": precision == "bfloat16",
+        }
+        for option, is_given in unsupported.items():
+            if is_given:
+                raise UsageError(f"{option}: {name} is an exported file, which has its own; leave the {option} out")
+        return load_exported_sam(
+            Path(name_or_file), runtime=None if runtime in ("torch", "auto") else runtime, multimask=multimask
+        )
+    bfloat16 = choose_precision(precision, choose_device(device)) == "bfloat16" and runtime == "torch"
+    of_float32 = "float32" if precision == "auto" else precision
     predictor = load(
-        name_or_file, weights=weights, device=device, precision="float32" if fused else "exact", runtime=runtime
+        name_or_file, weights=weights, device=device, precision="exact" if bfloat16 else of_float32, runtime=runtime
     )
     if predictor.task is not PROMPTABLE:
         raise UsageError(f"{name}: expected a promptable model, got one of the task {predictor.task.name}")
@@ -107,7 +118,7 @@ def load_sam(
         preprocess=predictor.preprocess,
         name=predictor.name,
         multimask=multimask,
-        bfloat16=chosen == "bfloat16",
+        bfloat16=bfloat16,
         text_encoder=None if text_encoder is None else load_clip(text_encoder, preprocess=predictor.preprocess),
     )
 

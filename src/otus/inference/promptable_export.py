@@ -3,17 +3,17 @@
 Shape shorthand: S x S the padded image, C x h x w its feature map, B prompts, P points each, m x m the logits, M + 1 masks
 of a prompt.
 
-The files are ``NAME.encoder.onnx`` and ``NAME.decoder.onnx`` (or ``….xml``), with the inputs and outputs of the decoder that
-segment-anything exports, so that programs written for that one run with these: boxes are given as two points of labels 2
-and 3, and a prompt without a box has a padding point (0, 0) of label -1. But for the last step: the logits are returned as
-``low_res_masks``, to be resized to the padded image, cropped and resized to the image
-(:func:`~otus.promptable.mask_upscaling.upscale`), which every runtime has faster than ONNX.
+The files are ``NAME.encoder.onnx`` and ``NAME.decoder.onnx`` (or ``….xml``). The decoder's inputs and outputs have the names
+and meanings of those of the decoder that segment-anything exports: boxes are given as two points of labels 2 and 3, and a
+prompt without a box has a padding point (0, 0) of label -1. There is no ``orig_im_size`` and no ``masks``: the caller
+resizes ``low_res_masks`` to the padded image, crops the padding and resizes the rest to the image
+(:func:`~otus.promptable.mask_upscaling.upscale`).
 """
 
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -134,13 +134,15 @@ class ExportedSam(nn.Module):
         self, features: Float[Tensor, "c h w"], prompts: PromptBatch, *, image: ProjectedImage | None = None
     ) -> tuple[Float[Tensor, "b masks m m"], Float[Tensor, "b masks"]]:
         """Return logits and predicted IoUs of the M + 1 masks of each prompt, see :meth:`Sam.decode`."""
-        points, labels = as_points(prompts)
-        masks = prompts.masks
-        if masks is None:
-            masks = torch.zeros(len(points), 1, self.mask_size, self.mask_size)
-        values = (features[None], points, labels, masks, torch.tensor([float(prompts.masks is not None)]))
-        outputs = self._decoder.run(**{name: x.numpy() for name, x in zip(_INPUTS, values, strict=True)})
-        logits, ious = (torch.from_numpy(outputs[name]) for name in _OUTPUTS)
+        outputs: list[dict[str, np.ndarray]] = []
+        for chunk in prompts.split(self.chunk_size):
+            points, labels = as_points(chunk)
+            masks = chunk.masks
+            if masks is None:
+                masks = torch.zeros(len(points), 1, self.mask_size, self.mask_size)
+            values = (features[None], points, labels, masks, torch.tensor([float(chunk.masks is not None)]))
+            outputs.append(self._decoder.run(**{name: x.numpy() for name, x in zip(_INPUTS, values, strict=True)}))
+        logits, ious = (torch.from_numpy(np.concatenate([output[name] for output in outputs])) for name in _OUTPUTS)
         return logits, ious
 
     def decode_above(
@@ -152,14 +154,13 @@ class ExportedSam(nn.Module):
         image: ProjectedImage | None = None,
     ) -> tuple[Float[Tensor, "n m m"], Float[Tensor, "n"], Int[Tensor, "n"]]:
         """Return the candidates whose predicted IoU exceeds a threshold, see :meth:`Sam.decode_above`."""
-        outputs = [self.decode(features, chunk) for chunk in prompts.split(self.chunk_size)]
-        logits, ious = (torch.cat(parts)[:, 1:] for parts in zip(*outputs, strict=True))
+        logits, ious = (output[:, 1:] for output in self.decode(features, prompts))
         keep = ious > (iou_threshold if iou_threshold > 0 else -torch.inf)
         return logits[keep], ious[keep], keep.nonzero()[:, 0]
 
     def decoder_inputs(self, *_: Any) -> Any:
         """Raise UsageError: an exported file has no access to intermediate results."""
-        raise UsageError("an exported file does not record attention; use the model it was exported from")
+        raise UsageError("method: an exported file does not record attention; use the model it was exported from")
 
 
 def as_points(prompts: PromptBatch) -> tuple[Float[Tensor, "b p 2"], Float[Tensor, "b p"]]:
@@ -180,6 +181,10 @@ def as_points(prompts: PromptBatch) -> tuple[Float[Tensor, "b p 2"], Float[Tenso
 
 def export_promptable(predictor: Predictor, file: Path, *, format: str, images: Sequence[np.ndarray] = ()) -> Export:
     """Export a promptable model, see :func:`~otus.inference.export.export_model`."""
+    if cast(Sam, predictor.system).prompt_encoder.trained_with_text:
+        raise ExportError(
+            f"{predictor.name} cannot be exported: the decoder's file takes no text; use the model itself"
+        )
     suffix, stem = SUFFIXES[format], file.with_suffix("").name
     sam = cast(Sam, fuse_frozen_norms(predictor.system).to(memory_format=torch.contiguous_format)).eval()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -277,7 +282,7 @@ def _compare(predictor: Predictor, exported: ExportedSam, images: Sequence[np.nd
     return max_differences
 
 
-def load_exported_sam(file: Path, *, runtime: str | None = None) -> SamMethod:
+def load_exported_sam(file: Path, *, runtime: str | None = None, multimask: bool | None = None) -> SamMethod:
     """Return the promptable method of two exported files.
 
     Parameters
@@ -286,6 +291,8 @@ def load_exported_sam(file: Path, *, runtime: str | None = None) -> SamMethod:
         The encoder's file; the decoder's is beside it. The latter may be given too.
     runtime
         See :func:`~otus.inference.runtimes.open_session`.
+    multimask
+        See :class:`~otus.promptable.method.SamMethod`.
 
     Raises
     ------
@@ -295,6 +302,11 @@ def load_exported_sam(file: Path, *, runtime: str | None = None) -> SamMethod:
         See :func:`~otus.inference.runtimes.open_session`.
     """
     stem = file.with_suffix("").with_suffix("")
+    if file.is_file() and file.with_suffix("").suffix not in (f".{role}" for role in ROLES):
+        raise CheckpointError(
+            f"{file}: is not a promptable model, whose files are called NAME.encoder{file.suffix} and "
+            f"NAME.decoder{file.suffix}; use it with otus predict, or export a promptable model"
+        )
     sessions, descriptions = [], []
     for role in ROLES:
         part = stem.with_name(f"{stem.name}.{role}{file.suffix}")
@@ -307,7 +319,7 @@ def load_exported_sam(file: Path, *, runtime: str | None = None) -> SamMethod:
             description = msgspec.json.decode(session.metadata or "", type=ExportedSamPart)
         except msgspec.MsgspecError:
             raise CheckpointError(
-                f"{part}: is not the {role} of a promptable model that was exported by Otus"
+                f"{part}: is not the {role} of a promptable model exported by Otus; export the model with otus export"
             ) from None
         if description.role != role:
             raise CheckpointError(
@@ -315,9 +327,9 @@ def load_exported_sam(file: Path, *, runtime: str | None = None) -> SamMethod:
             )
         sessions.append(session)
         descriptions.append(description)
-    if descriptions[0].weights != descriptions[1].weights:
+    if replace(descriptions[1], role=ROLES[0]) != descriptions[0]:
         raise CheckpointError(f"{file}: encoder and decoder are of different models; export the model again")
     encoder, decoder = sessions
     sam = ExportedSam(encoder, decoder, descriptions[0]).eval()
     preprocess = Preprocess.from_dict(descriptions[0].preprocess)
-    return SamMethod(cast(Sam, sam), preprocess=preprocess, name=descriptions[0].name)
+    return SamMethod(cast(Sam, sam), preprocess=preprocess, name=descriptions[0].name, multimask=multimask)

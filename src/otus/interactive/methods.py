@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from otus.errors import UsageError, did_you_mean
 from otus.interactive.grab_cut import GrabCut
 from otus.interactive.graph_cut import GraphCut
@@ -17,11 +19,14 @@ PROMPTABLE_MODEL = "sam_efficientnet_lite0"
 def default_method(prompt: Prompt) -> str:
     """Return the name of the default method for a prompt.
 
-    Points on objects, a box or words alone do not tell the background's colours, so the packaged promptable model answers
-    them; prompts with background points, strokes, scribbles or a mask are answered by graph cut.
+    Where strokes, scribbles or background points give the colours of both sides, a cut by colour needs no model: GrabCut
+    with a box, else GraphCut, which also takes a mask. All other prompts are answered by the packaged promptable model.
     """
-    marks_regions = bool(prompt.strokes) or prompt.scribbles is not None or prompt.mask is not None
-    return "graph-cut" if marks_regions or BACKGROUND in prompt.point_labels else PROMPTABLE_MODEL
+    if prompt.text is not None:
+        return PROMPTABLE_MODEL
+    if prompt.strokes or prompt.scribbles is not None or BACKGROUND in np.asarray(prompt.point_labels):
+        return "graph-cut" if prompt.box_xyxy is None else "grabcut"
+    return "graph-cut" if prompt.mask is not None and prompt.box_xyxy is None else PROMPTABLE_MODEL
 
 
 def make_method(name: str) -> GraphCut | GrabCut:

@@ -28,4 +28,7 @@ model                   image encoder         feature map     decoder
 ``mobile_sam``          TinyViT               256 x 64 x 64   the same
 ``sam_efficientnet_…``  EfficientNet-Lite0    128 x 32 x 32   two-way transformer, 128
 ======================  ====================  ==============  =========================
+
+To the feature map of the last one, details of strides 8 and 4 are appended, see
+:mod:`~otus.promptable.backbone_encoder`.
 """

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.convnext import LayerNorm2d
 
+from otus.errors import UsageError
 from otus.parts.backbones import Backbone
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
 from otus.promptable.image_encoder import neck
@@ -43,6 +44,8 @@ class BackboneEncoder(nn.Module):
         self, backbone: Backbone, *, image_size: int = 512, pyramid_channels: int = 96, out_channels: int = 128
     ) -> None:
         super().__init__()
+        if tuple(backbone.strides) != (4, 8, 16, 32):
+            raise UsageError(f"backbone: expected feature maps of strides 4, 8, 16 and 32, got {backbone.strides}")
         self.image_size, self.out_channels = image_size, out_channels
         self.backbone = backbone
         self.pyramid = FeaturePyramid(backbone.channels[1:], pyramid_channels)
@@ -71,5 +74,5 @@ class BackboneEncoder(nn.Module):
         fine, middle, coarse, *_ = self.pyramid(levels)
         coarse = F.interpolate(coarse, middle.shape[-2:], mode="bilinear")
         features = self.neck(torch.cat([self.downsampling(fine), middle, coarse], dim=1))
-        half, quarter = (project(level) for project, level in zip(self.details, (fine, finest), strict=True))
-        return torch.cat([features, F.pixel_unshuffle(half, 2), F.pixel_unshuffle(quarter, 4)], dim=1)
+        stride_8, stride_4 = (project(level) for project, level in zip(self.details, (fine, finest), strict=True))
+        return torch.cat([features, F.pixel_unshuffle(stride_8, 2), F.pixel_unshuffle(stride_4, 4)], dim=1)

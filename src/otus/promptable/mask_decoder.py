@@ -119,9 +119,9 @@ class MaskDecoder(nn.Module):
             return image
         details = features[self.embed_dim :].flatten(1).T
         # channel, y, x of the pixel; at stride 4, y and x of each upscaling step
-        half = torch.unflatten(details[:, : self.embed_dim], 1, (-1, 2, 2)).permute(0, 2, 3, 1)
-        quarter = torch.unflatten(details[:, self.embed_dim :], 1, (-1, 2, 2, 2, 2)).permute(0, 2, 4, 3, 5, 1)
-        return image._replace(details=(half, quarter))
+        stride_8 = torch.unflatten(details[:, : self.embed_dim], 1, (-1, 2, 2)).permute(0, 2, 3, 1)
+        stride_4 = torch.unflatten(details[:, self.embed_dim :], 1, (-1, 2, 2, 2, 2)).permute(0, 2, 4, 3, 5, 1)
+        return image._replace(details=(stride_8, stride_4))
 
     def forward(
         self, image: ProjectedImage, prompts: Float[Tensor, "b t d"]

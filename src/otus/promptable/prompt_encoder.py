@@ -22,7 +22,7 @@ from otus.errors import UsageError
 NOT_A_POINT = -1
 """Label of padding: points that only fill up a batch in which prompts have different numbers of points."""
 TOKEN_STD = 0.2
-"""Standard deviation of learned tokens at the start of training: less than that of positions, which must be found in them."""
+"""Standard deviation of learned tokens at the start of training: less than that of positions, which are added to them."""
 TOP_LEFT, BOTTOM_RIGHT = 2, 3
 """Labels of the corners of a box, given as points; background is 0, and the object is 1."""
 
@@ -33,7 +33,7 @@ class PromptBatch(NamedTuple):
     Parameters
     ----------
     points, labels
-        (B, P, 2) x, y and (B, P) labels: 1 for the object, 0 for background, -1 for padding.
+        (B, P, 2) x, y and (B, P) labels: 1 for the object, 0 for background, 2 and 3 for corners of a box, -1 for padding.
     boxes
         (B, 4) xyxy.
     masks
@@ -110,7 +110,7 @@ class PromptEncoder(nn.Module):
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
         for kind in (*self.point_embeddings, self.not_a_point_embed):
-            nn.init.normal_(kind.weight, std=TOKEN_STD)  # type: ignore[arg-type]
+            nn.init.normal_(kind.weight, std=TOKEN_STD)
         self.mask_downscaling = nn.Sequential(
             nn.Conv2d(1, mask_channels // 4, 2, stride=2),
             LayerNorm2d(mask_channels // 4, eps=1e-6),
