@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 import otus
-from otus.cli._options import MODEL
+from otus.cli._options import MODEL, PROMPTABLE_MODEL
 from otus.data.open import open_dataset
+from otus.inference.promptable import load_sam
+from otus.interactive import methods
+from otus.structures import Prompt
 from otus.zoo.checkpoint import load_checkpoint
 from otus.zoo.models import MODELS
 from otus.zoo.weights import packaged_file, packaged_names
@@ -49,14 +52,50 @@ def test_fcos_is_smaller_and_predicts_boxes_only():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", packaged_names())
-def test_the_metrics_of_the_card(shared_data: Path, name: str):
+@pytest.mark.parametrize(
+    "name", [name for name in packaged_names() if MODELS[name].task.name in ("detection", "instance")]
+)
+def test_the_metrics_of_the_card_of_a_detector(shared_data: Path, name: str):
     file = packaged_file(name)
     report = otus.evaluate(
         open_dataset(shared_data / "voc2007", format="voc", split="val"), model=file, precision="auto", protocol="voc07"
     )
     recorded = load_checkpoint(file)[1].training["figures"]["VOC 2007 val bbox AP50-voc07"]
     assert report.results["bbox"].figures["AP"] == pytest.approx(recorded, abs=0.003)  # bfloat16 differs by chip
+
+
+@pytest.mark.slow
+def test_the_metrics_of_the_card_of_the_segmenter(shared_data: Path):
+    file = packaged_file("semantic_fpn_efficientnet_lite0")
+    report = otus.evaluate(
+        shared_data / "voc2012", model=file, precision="auto", format="voc", split="val", protocol="semantic"
+    )
+    recorded = load_checkpoint(file)[1].training["figures"]["VOC 2012 val mIoU"]
+    assert report.results["semantic"].figures["mIoU"] == pytest.approx(recorded, abs=0.003)
+
+
+@pytest.mark.slow
+def test_the_metrics_of_the_card_of_the_promptable_model(shared_data: Path):
+    file = packaged_file(PROMPTABLE_MODEL)
+    report = otus.evaluate(shared_data / "voc2012" / "instances_val.json", method=str(file))
+    for name in ("NoC@85", "IoU@1", "IoU@5"):
+        recorded = load_checkpoint(file)[1].training["figures"][f"VOC 2012 val clicks {name}"]
+        assert report.results["interactive"].figures[name] == pytest.approx(recorded, abs=0.003)
+
+
+def test_the_promptable_model_segments_what_is_clicked():
+    data = pytest.importorskip("skimage.data", reason="its photographs")
+    image, method = data.coffee(), load_sam(PROMPTABLE_MODEL)
+    assert PROMPTABLE_MODEL == methods.PROMPTABLE_MODEL
+    embedding = method.embed(image)
+    found = method.segment(embedding, Prompt([[300, 160]], [1]))
+    assert len(found) == 3
+    assert found.best()[160, 300]
+    boxed = method.segment(embedding, Prompt(box_xyxy=[90, 20, 500, 380])).best()
+    rows, columns = boxed.nonzero()
+    assert boxed[200, 300]
+    assert 60 < columns.min() < columns.max() < 530
+    assert 0 <= rows.min() < rows.max() < 400
 
 
 def test_a_packaged_semantic_model_is_not_the_default(monkeypatch, tmp_path):

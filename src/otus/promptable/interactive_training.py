@@ -15,7 +15,7 @@ are trained a little (``_ALL_MASKS_WEIGHT``), else some never become the best an
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from otus.promptable.sam import Sam
     from otus.promptable.text import ClipEncoder
 
-FOCAL_WEIGHT = 20.0
+_FOCAL_WEIGHT, _FOCAL_ALPHA = 20.0, 0.25
 _ALL_MASKS_WEIGHT = 0.05  # of the mean loss of the three masks; the rest is the weight of the lowest one
 _BOX_NOISE, _MAX_BOX_NOISE = 0.1, 20.0  # standard deviation, as a share of the box's side; maximum, in pixels
 
@@ -47,6 +47,8 @@ class SimulatedPrompts:
     min_area
         Minimum area of an object as a fraction of the image; smaller ones would dominate the dice loss, which a mask of a
         few pixels cannot lower.
+    pixel_loss
+        Loss of the pixels, which is added to the dice loss: ``cross-entropy``, or ``focal`` with the weight of the paper.
     box_share
         Probability that the first prompt is a box rather than a point.
     mask_share
@@ -63,6 +65,7 @@ class SimulatedPrompts:
     rounds: int = 3
     max_objects: int = 4
     min_area: float = 0.002
+    pixel_loss: Literal["cross-entropy", "focal"] = "cross-entropy"
     box_share: float = 0.4
     mask_share: float = 0.5
     middle_share: float = 0.5
@@ -78,7 +81,7 @@ class SimulatedPrompts:
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
-        """Return the losses ``focal``, ``dice`` and ``iou``, each a mean over objects and rounds.
+        """Return the losses ``pixel``, ``dice`` and ``iou``, each a mean over objects and rounds.
 
         Parameters
         ----------
@@ -103,8 +106,7 @@ class SimulatedPrompts:
             if len(chosen):
                 total = total + self._image_losses(sam, image, image_features, masks[chosen], target[chosen], generator)
                 count += len(chosen)
-        focal, dice, iou = total / max(count, 1) / self.rounds
-        return {"focal": FOCAL_WEIGHT * focal, "dice": dice, "iou": iou}
+        return dict(zip(("pixel", "dice", "iou"), total / max(count, 1) / self.rounds, strict=True))
 
     def _image_losses(
         self,
@@ -115,7 +117,7 @@ class SimulatedPrompts:
         target: Bool[Tensor, "n m m"],
         generator: torch.Generator | None,
     ) -> Float[Tensor, "3"]:
-        """Return the focal, dice and IoU loss of one image, summed over objects and rounds."""
+        """Return the pixel, dice and IoU loss of one image, summed over objects and rounds."""
         points, labels = (
             masks.new_zeros((len(masks), 0, 2), dtype=torch.float32),
             masks.new_zeros((len(masks), 0)).long(),
@@ -144,11 +146,13 @@ class SimulatedPrompts:
             ambiguous = boxes is None and text is None and labels.shape[1] == 1
             mask_logits, ious = sam.decode(features, prompts)
             candidates = slice(1, None) if ambiguous else slice(0, 1)
-            losses = mask_losses(mask_logits[:, candidates].float(), ious[:, candidates].float(), target)  # (3, N, K)
-            best = (FOCAL_WEIGHT * losses[0] + losses[1]).argmin(dim=1)
+            losses = mask_losses(
+                mask_logits[:, candidates].float(), ious[:, candidates].float(), target, pixel_loss=self.pixel_loss
+            )  # (3, N, K)
+            best = losses[:2].sum(dim=0).argmin(dim=1)
             lowest = losses[:2].gather(2, best.expand(2, -1)[..., None])[..., 0]
-            focal, dice = torch.lerp(lowest, losses[:2].mean(dim=2), _ALL_MASKS_WEIGHT).sum(dim=1)
-            total = total + torch.stack([focal, dice, losses[2].mean(dim=1).sum()])
+            pixel, dice = torch.lerp(lowest, losses[:2].mean(dim=2), _ALL_MASKS_WEIGHT).sum(dim=1)
+            total = total + torch.stack([pixel, dice, losses[2].mean(dim=1).sum()])
             top = ious[:, candidates].argmax(dim=1)
             logits = mask_logits[:, candidates].detach().float()[torch.arange(len(top)), top][:, None]
             prediction = logits[:, 0] > 0
@@ -156,9 +160,13 @@ class SimulatedPrompts:
 
 
 def mask_losses(
-    logits: Float[Tensor, "n k m m"], ious: Float[Tensor, "n k"], target: Bool[Tensor, "n m m"]
+    logits: Float[Tensor, "n k m m"],
+    ious: Float[Tensor, "n k"],
+    target: Bool[Tensor, "n m m"],
+    *,
+    pixel_loss: Literal["cross-entropy", "focal"] = "cross-entropy",
 ) -> Float[Tensor, "3 n k"]:
-    """Return the focal loss (mean over pixels), the dice loss and the squared error of the predicted IoU of each mask.
+    """Return the loss of the pixels (mean), the dice loss and the squared error of the predicted IoU of each mask.
 
     Parameters
     ----------
@@ -166,17 +174,20 @@ def mask_losses(
         Of K masks of each object: logits of the pixels, and predicted IoUs.
     target
         Ground truth of each object.
+    pixel_loss
+        See :class:`SimulatedPrompts`; the focal loss has its weight of 20.
     """
     labels = target[:, None].expand(logits.shape).float()
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    probability = torch.exp(-cross_entropy)  # of the pixel's label
-    alpha = 0.25 * labels + 0.75 * (1 - labels)
-    focal = (alpha * (1 - probability) ** 2 * cross_entropy).mean(dim=(2, 3))
+    pixel = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    if pixel_loss == "focal":
+        probability = torch.exp(-pixel)  # of the pixel's label
+        alpha = _FOCAL_ALPHA * labels + (1 - _FOCAL_ALPHA) * (1 - labels)
+        pixel = _FOCAL_WEIGHT * alpha * (1 - probability) ** 2 * pixel
     dice = dice_loss(logits.flatten(0, 1), labels.flatten(0, 1)).view(logits.shape[:2])
     predicted = logits.detach() > 0
     intersection = (predicted & target[:, None]).sum(dim=(2, 3))
     union = (predicted | target[:, None]).sum(dim=(2, 3)).clamp(min=1)
-    return torch.stack([focal, dice, (ious - intersection / union) ** 2])
+    return torch.stack([pixel.mean(dim=(2, 3)), dice, (ious - intersection / union) ** 2])
 
 
 def next_points(
