@@ -99,10 +99,12 @@ def test_losses_of_masks():
     logits = torch.randn(2, 3, 8, 8, generator=generator)
     ground_truth = torch.rand(2, 8, 8, generator=generator) > 0.5
     ious = torch.rand(2, 3, generator=generator)
-    focal, dice, squared = mask_losses(logits, ious, ground_truth)
+    pixel, dice, squared = mask_losses(logits, ious, ground_truth)
     target = ground_truth[:, None].expand(2, 3, 8, 8).float()
-    assert torch.allclose(focal, sigmoid_focal_loss(logits, target, alpha=0.25, gamma=2).mean(dim=(2, 3)))
     p = logits.sigmoid()
+    assert torch.allclose(pixel, -torch.where(target > 0, p, 1 - p).log().mean(dim=(2, 3)))
+    focal = mask_losses(logits, ious, ground_truth, pixel_loss="focal")[0]
+    assert torch.allclose(focal, 20 * sigmoid_focal_loss(logits, target, alpha=0.25, gamma=2).mean(dim=(2, 3)))
     expected_dice = 1 - (2 * (p * target).sum((2, 3)) + 1) / (p.sum((2, 3)) + target.sum((2, 3)) + 1)
     assert torch.allclose(dice, expected_dice)
     prediction = logits > 0
@@ -115,7 +117,7 @@ def test_losses_reach_prompt_encoder_and_decoder_and_are_reproducible():
     samples = [sample(square(4, 8, 24, SIDE), square(40, 40, 16, SIDE)), sample(square(10, 10, 30, SIDE))]
     first = sam.losses(samples, generator=torch.Generator().manual_seed(3))
     again = sam.losses(samples, generator=torch.Generator().manual_seed(3))
-    assert set(first) == {"focal", "dice", "iou"}
+    assert set(first) == {"pixel", "dice", "iou"}
     assert all(torch.isfinite(loss) and torch.equal(loss, again[name]) for name, loss in first.items())
     for seed in range(4):  # points and boxes, masks and none
         sum(sam.losses(samples, generator=torch.Generator().manual_seed(seed)).values()).backward()

@@ -7,10 +7,12 @@ point on the object or its box, with noise; the following ones are points in the
 whose logits are given as a mask prompt. For an ambiguous prompt (a single point) only the mask with the lowest loss is
 trained, so that the three masks specialise; for all other prompts the one mask for unambiguous prompts is trained. The loss
 is 20 * focal + dice on masks, plus the squared error of predicted IoUs.
-Departures: fewer rounds; the mask prompt is left out half of the time, because a person's next click may come without it;
-half of the points lie in the middle of the error region, where people click, the others anywhere in it. All three masks
-are trained a little (``_ALL_MASKS_WEIGHT``), else some never become the best and learn nothing: the relaxed loss of
-"Learning in an Uncertain World" (Rupprecht et al., ICCV 2017, arXiv:1612.00197).
+Departures: by default cross-entropy in the place of 20 * focal, as in Mask2Former (Cheng et al., CVPR 2022,
+arXiv:2112.01527), because focal's alpha of 0.25 makes a model that is uncertain predict empty masks, and a short training
+does not get beyond that; fewer rounds; the mask prompt is left out half of the time, because a person's next click may come
+without it; half of the points lie in the middle of the error region, where people click, the others anywhere in it. All
+three masks are trained a little (``_ALL_MASKS_WEIGHT``), else some never become the best and learn nothing: the relaxed
+loss of "Learning in an Uncertain World" (Rupprecht et al., ICCV 2017, arXiv:1612.00197).
 """
 
 from collections.abc import Sequence
