@@ -189,6 +189,8 @@ def test_calls_of_the_predictor_that_cannot_be(method: SamMethod) -> None:
         predictor.predict(np.array([[3, 3]]), np.array([1]))
     predictor.set_image(IMAGE)
     point = np.array([[3, 3]])
+    with pytest.raises(UsageError, match="point_labels: expected 1 for the object, 0 for background"):
+        predictor.predict(np.array([[3.0, 3.0]]), np.array([4]))
     with pytest.raises(UsageError, match="point_labels: expected one for each point, got none"):
         predictor.predict(point)
     with pytest.raises(ShapeError, match=r"point_labels: expected finite numbers of shape \(1\), got int64 \(2,\)"):

@@ -18,7 +18,7 @@ from otus.parts.inference_mode import inference_mode
 from otus.promptable.embedding import Embedding
 from otus.promptable.mask_upscaling import upscale, upscaled_masks
 from otus.promptable.method import SamMethod
-from otus.promptable.prompt_encoder import PromptBatch
+from otus.promptable.prompt_encoder import BOTTOM_RIGHT, NOT_A_POINT, PromptBatch
 from otus.promptable.sam import resized_hw
 
 
@@ -138,7 +138,7 @@ class SamPredictor:
         Raises
         ------
         UsageError
-            If there is no image, or points come without labels.
+            If there is no image, or points come without labels or with unknown ones.
         ShapeError
             If an argument has another shape, or contains numbers that are not finite.
         """
@@ -188,6 +188,8 @@ class SamPredictor:
         multimask: bool,
     ) -> tuple[Float[Tensor, "b c m m"], Float[Tensor, "b c"]]:
         embedding = self._require_embedding()
+        if labels is not None and not ((labels >= NOT_A_POINT) & (labels <= BOTTOM_RIGHT)).all():
+            raise UsageError("point_labels: expected 1 for the object, 0 for background or -1 for padding")
         prompts = PromptBatch(
             None if points is None else points.float(), None if labels is None else labels.long(), boxes, masks
         )

@@ -26,8 +26,10 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,8 +54,7 @@ from otus.experiments.recipes.packaged_segmenter import (
 )
 from otus.inference.loading import load
 from otus.inference.predictor import Predictor
-from otus.inference.promptable import load_sam
-from otus.interactive.graph_cut import GraphCut
+from otus.inference.promptable import load_method, load_sam
 from otus.metrics.clicks import next_click
 from otus.parts.tasks import OBJECT
 from otus.promptable.method import SamMethod
@@ -96,6 +97,7 @@ the highest score {top:.3f}. Spearman's rank correlation of scores and IoUs: {co
 
 {figures}
 """
+DATASETS = ("VOC 2012 val", "interactive")
 FIGURES = ("NoC@85", "NoC@90", "IoU@1", "IoU@3", "IoU@5")
 
 app = typer.Typer(no_args_is_help=True)
@@ -211,18 +213,13 @@ def pack(run: Path, data: Path) -> None:
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     header = replace(header, licence=LICENCE)
     save_checkpoint(target, half, header)
-    method = load_sam(target)
-    val, interactive = open_dataset(data / "voc2012" / "instances_val.json"), interactive_images(data)
-    results = {
-        (name, one.name): evaluate_method(dataset, one).results["interactive"].figures
-        for name, dataset in (("VOC 2012 val", val), ("interactive", interactive))
-        for one in (method, GraphCut())
-    }
+    jobs = [(data, name, method) for name in DATASETS for method in (str(target), "graph-cut")]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        results = {job[1:]: result for job, result in zip(jobs, pool.map(click_figures, jobs), strict=True)}
+    method, val = load_sam(target), open_dataset(data / "voc2012" / "instances_val.json")
     top, best, correlation = candidate_quality(val, method)
     figures = {
-        f"{name} clicks {figure}": float(results[name, method.name][figure])
-        for name in ("VOC 2012 val", "interactive")
-        for figure in FIGURES
+        f"{name} clicks {figure}": float(results[name, str(target)][figure]) for name in DATASETS for figure in FIGURES
     }
     save_checkpoint(target, half, replace(header, training={**header.training, "figures": figures}))
     card = _CARD.format(
@@ -232,12 +229,12 @@ def pack(run: Path, data: Path) -> None:
         megabytes=target.stat().st_size / 1e6,
         licence=LICENCE,
         embed_ms=1000 * float(np.median([_seconds(method.embed, val.image(index)) for index in range(20)])),
-        click_ms=1000 * results["VOC 2012 val", method.name]["seconds_per_click"],
-        interactive=len(interactive),
+        click_ms=1000 * results["VOC 2012 val", str(target)]["seconds_per_click"],
+        interactive=len(interactive_images(data)),
         columns=" | ".join(FIGURES),
         rules=" ---: |" * len(FIGURES),
         rows="\n".join(
-            f"| {name}, {one} | {' | '.join(f'{row[figure]:.3f}' for figure in FIGURES)} |"
+            f"| {name}, {Path(one).stem} | {' | '.join(f'{row[figure]:.3f}' for figure in FIGURES)} |"
             for (name, one), row in results.items()
         ),
         objects=len(val.objects or ()),
@@ -248,6 +245,15 @@ def pack(run: Path, data: Path) -> None:
     )
     target.with_suffix(".md").write_text(card)
     typer.echo(card)
+
+
+def click_figures(job: tuple[Path, str, str]) -> Mapping[str, float]:
+    """Return the figures of simulated clicks on one thread: folder of the data, name of the data set, and the method."""
+    torch.set_num_threads(1)
+    data, name, method = job
+    interactive = name == "interactive"
+    dataset = interactive_images(data) if interactive else open_dataset(data / "voc2012" / "instances_val.json")
+    return evaluate_method(dataset, load_method(method)).results["interactive"].figures
 
 
 def interactive_images(data: Path) -> Dataset:
