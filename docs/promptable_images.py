@@ -19,7 +19,6 @@ from otus.interactive.mask_files import as_instances
 from otus.interactive.methods import PROMPTABLE_MODEL
 from otus.promptable.automatic import SamAutomaticMaskGenerator
 from otus.structures import Instances, MaskCandidates, Prompt
-from otus.structures.masks import Masks
 from otus.visualization.drawing import draw
 from otus.visualization.panels import Panel, grid
 
@@ -44,7 +43,7 @@ def main(folder: Path = IMAGES) -> None:
     method, detector = load_sam(PROMPTABLE_MODEL), otus.load(DETECTOR)
     coffee, cat, astronaut = data.coffee(), data.chelsea(), data.astronaut()
     embedding = method.embed(coffee)
-    click = Prompt([[300, 290]], [1])
+    click = Prompt([[290, 190]], [1])
     first = method.segment(embedding, click)
     panels = [
         panel(
@@ -56,13 +55,13 @@ def main(folder: Path = IMAGES) -> None:
         )
         for index, score in enumerate(first.scores.tolist())
     ]
-    corrected = Prompt([[300, 290], [150, 320]], [1, 0])
+    corrected = Prompt([[290, 190], [150, 320]], [1, 0])
     refined = method.segment(embedding, corrected, mask_logits=first.low_resolution_logits[0])
     panels.append(panel("A second click", "on background (red)", coffee, as_instances(refined), corrected))
     boxed = method.segment(embedding, Prompt(box_xyxy=[90, 20, 500, 380]))
     panels.append(panel("A box", "around the cup and its saucer", coffee, as_instances(boxed)))
-    records = SamAutomaticMaskGenerator(method, points_per_side=16).generate(coffee)
-    everything = Masks.from_dense(np.stack([record["segmentation"] for record in records]))
+    generator = SamAutomaticMaskGenerator(method, points_per_side=16, pred_iou_thresh=0.4, stability_score_thresh=0.6)
+    everything = generator.masks(coffee).masks
     all_masks = MaskCandidates(everything, np.ones(len(everything)), np.arange(1, len(everything) + 1))
     panels.append(panel("Everything", "a grid of 16 x 16 points", coffee, as_instances(all_masks)))
     words = DetectThenPrompt(detector, method)

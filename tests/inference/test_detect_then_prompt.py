@@ -255,7 +255,8 @@ def test_words_that_a_command_gets_wrong(weights: Path) -> None:
 
 
 def test_words_for_a_folder(weights: Path) -> None:
-    arguments = ("segment", "photos", "--detector", weights, "--text", "largest red disc", "--out", "masks", "--json")
+    arguments = ("segment", "photos", "--detector", weights, "--text", "largest red disc", "--out", "masks", "--json",
+                 "--method", "grabcut")  # fmt: skip
     images = json.loads(run(*arguments).stdout)["images"]
     assert [len(image["candidates"]) for image in images] == [1, 0, 1]
     assert json.loads(run(*arguments).stdout)["images"] == images  # read, not computed again
@@ -265,7 +266,8 @@ def test_words_for_a_folder(weights: Path) -> None:
     other = json.loads(run(*arguments[:5], "blue disc", *arguments[6:]).stdout)["images"]
     assert [len(image["candidates"]) for image in other] == [1, 1, 1]
     Path("p.json").write_text(json.dumps({"b.png": {"text": "top red disc"}, "c.png": {"text": "red dics"}}))
-    result = run("segment", "photos", "--detector", weights, "--prompts", "p.json", "--out", "masks", code=1)
+    result = run("segment", "photos", "--method", "grabcut", "--detector", weights, "--prompts", "p.json", "--out", "masks",
+                 code=1)  # fmt: skip
     assert "c.png: text: expected a category" in result.stderr
     assert iou(read_label_image("masks/b.png.png") == 1, picture()[1][1]) > 0.95
 

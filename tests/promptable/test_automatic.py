@@ -19,7 +19,7 @@ from otus.promptable.automatic import (
     point_grid,
     remove_small_regions,
 )
-from otus.promptable.mask_decoder import MaskDecoder
+from otus.promptable.mask_decoder import MaskDecoder, ProjectedImage
 from otus.promptable.method import SamMethod
 from tiny_sam import narrow_sam, picture, reference
 
@@ -90,9 +90,9 @@ def test_only_what_survives_is_upscaled(monkeypatch: pytest.MonkeyPatch) -> None
     upscaled: list[int] = []
     logits = MaskDecoder.logits
 
-    def counted(decoder: MaskDecoder, tokens: Tensor, locations: Tensor) -> Tensor:
+    def counted(decoder: MaskDecoder, image: ProjectedImage, tokens: Tensor, locations: Tensor) -> Tensor:
         upscaled.append(len(tokens))
-        return logits(decoder, tokens, locations)
+        return logits(decoder, image, tokens, locations)
 
     monkeypatch.setattr(MaskDecoder, "logits", counted)
     image = picture(100, 140)

@@ -268,7 +268,7 @@ def test_the_command_says_that_the_text_encoder_answered(
     untrained = run(*by_words, "--method", "untrained.safetensors", code=2)
     assert "its weights were not trained with text" in untrained.stderr
     assert "grabcut takes no text" in run(*by_words, "--method", "grabcut", code=2).stderr
-    assert "grabcut takes no text" in run(*by_words, code=2).stderr
+    assert "sam_efficientnet_lite0: its weights were not trained with text" in run(*by_words, code=2).stderr
     assert "give one of them" in run(*by_words, "--detector", "trained.safetensors", code=2).stderr
     nowhere = run("--text", "blue", "--text-encoder", "nowhere", "--method", "trained.safetensors", code=1)
     assert "nowhere: expected a folder with a CLIP" in nowhere.stderr

@@ -10,6 +10,7 @@ from otus.inference.devices import choose_device, choose_precision
 from otus.inference.loading import load
 from otus.inference.runtimes import NATIVE_RUNTIMES
 from otus.interactive.methods import METHODS, make_method
+from otus.parts.fast.fusion import fused_for_inference
 from otus.parts.tasks import PROMPTABLE
 from otus.promptable.method import SamMethod
 from otus.promptable.text import load_clip
@@ -106,21 +107,26 @@ def load_sam(
         return load_exported_sam(
             Path(name_or_file), runtime=None if runtime in ("torch", "auto") else runtime, multimask=multimask
         )
-    bfloat16 = choose_precision(precision, choose_device(device)) == "bfloat16" and runtime == "torch"
-    of_float32 = "float32" if precision == "auto" else precision
-    predictor = load(
-        name_or_file, weights=weights, device=device, precision="exact" if bfloat16 else of_float32, runtime=runtime
-    )
+    chosen = choose_precision(precision, choose_device(device))
+    if chosen == "bfloat16" and runtime != "torch" and precision != "auto":
+        raise UsageError(f"precision: {runtime} computes in float32; leave bfloat16 out")
+    predictor = load(name_or_file, weights=weights, device=device, runtime=runtime)
     if predictor.task is not PROMPTABLE:
         raise UsageError(f"{name}: expected a promptable model, got one of the task {predictor.task.name}")
-    return SamMethod(
-        predictor.system,
+    sam = predictor.system
+    in_torch = predictor.runtime == "torch"
+    method = SamMethod(
+        sam,
         preprocess=predictor.preprocess,
         name=predictor.name,
         multimask=multimask,
-        bfloat16=bfloat16,
+        bfloat16=chosen == "bfloat16" and in_torch,
         text_encoder=None if text_encoder is None else load_clip(text_encoder, preprocess=predictor.preprocess),
     )
+    if chosen == "float32" and in_torch:
+        _ = method.model_hash  # of the weights before they are fused, so that embeddings of both are of one model
+        sam.image_encoder = fused_for_inference(sam.image_encoder)
+    return method
 
 
 def _check_name(name_or_file: str | Path, names: list[str]) -> None:
