@@ -163,11 +163,11 @@ def test_what_the_file_has_left_out_cannot_be_asked_for(exported):
 def test_openvino_predicts_the_same(exported, tmp_path):
     pytest.importorskip("openvino", reason="needs the extra: pip install 'otus[export]'")
     predictor, file = exported("fcos")
-    from otus.inference.export import _as_openvino
+    from otus.inference.export import as_openvino
 
     copy = tmp_path / "model.onnx"
     copy.write_bytes(file.read_bytes())
-    _as_openvino(copy, tmp_path / "model.xml")
+    as_openvino(copy, tmp_path / "model.xml")
     expected = predictor.predict(SCENES[0], score_threshold=0.02)[0].instances
     for loaded in (otus.load(tmp_path / "model.xml"), otus.load(file, runtime="openvino")):
         assert_same(loaded.predict(SCENES[0], score_threshold=0.02)[0].instances, expected)
