@@ -31,8 +31,10 @@ def scene(center_x: int = 24) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(autouse=True)
 def methods_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the methods that need no weights be the defaults: these tests are about prompts and files."""
-    default = {True: "grabcut", False: "graph-cut"}
-    monkeypatch.setattr("otus.interactive.methods.default_method", lambda prompt: default[prompt.box_xyxy is not None])
+    monkeypatch.setattr(
+        "otus.interactive.methods.default_method",
+        lambda prompt: "graph-cut" if prompt.box_xyxy is None else "grabcut",
+    )
 
 
 @pytest.fixture

@@ -92,10 +92,10 @@ def test_the_promptable_model_segments_what_is_clicked():
     assert len(found) == 3
     assert found.best()[160, 300]
     boxed = method.segment(embedding, Prompt(box_xyxy=[90, 20, 500, 380])).best()
-    rows, columns = boxed.nonzero()
+    columns = boxed.nonzero()[1]
     assert boxed[200, 300]
+    assert boxed.mean() > 0.2
     assert 60 < columns.min() < columns.max() < 530
-    assert 0 <= rows.min() < rows.max() < 400
 
 
 def test_a_packaged_semantic_model_is_not_the_default(monkeypatch, tmp_path):

@@ -170,9 +170,8 @@ def _write_part(part: nn.Module, inputs: tuple[Any, ...], file: Path, *, runtime
     leaves = pytree.tree_leaves(inputs)
     dynamic_shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf in leaves:
-        dynamic = (
-            [i for i in range(leaf.ndim) if i != 1] if len(leaf) > 1 else []
-        )  # all but channels; none of one image
+        # all axes but the channels are dynamic; the single image of a promptable model has a fixed size
+        dynamic = [i for i in range(leaf.ndim) if i != 1] if len(leaf) > 1 else []
         dynamic_shapes[leaf] = dict.fromkeys(dynamic, torch.export.Dim.AUTO)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own code

@@ -81,7 +81,7 @@ with 128 channels, and the finer features of SAM 2 (Ravi et al., ICLR 2025), ove
   (2,161 images with boxes, whose masks that Mask R-CNN predicted).
 - Last training: {steps} steps of {settings[batch_size]} images in {hours:.2f} hours, {settings[devices]} processes of
   {threads} thread, torch {torch}; all trainings and their commands are in `otus.experiments.recipes.packaged_promptable`.
-- On one thread of an AMD EPYC: {embed_ms:.0f} ms to embed an image, {click_ms:.0f} ms per click.
+- On one thread of the machine that evaluated it: {embed_ms:.0f} ms to embed an image, {click_ms:.0f} ms per click.
 - Weak at small objects and at parts of objects, which it has hardly seen; it takes no text.
 
 Simulated clicks, up to 20, each in the middle of the largest error, in float32. NoC@85 is the mean number of clicks until
