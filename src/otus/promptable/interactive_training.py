@@ -42,8 +42,8 @@ class SimulatedPrompts:
 
     Parameters
     ----------
-    rounds
-        Number of rounds per object, the first prompt included.
+    max_rounds
+        Maximum number of rounds, the first prompt included; the number of each image is drawn uniformly.
     max_objects
         Maximum number of objects per image; a random subset is used if there are more.
     min_area
@@ -64,7 +64,7 @@ class SimulatedPrompts:
         With ``clip``, probability that the first prompt is text.
     """
 
-    rounds: int = 3
+    max_rounds: int = 6
     max_objects: int = 4
     min_area: float = 0.002
     pixel_loss: Literal["cross-entropy", "focal"] = "cross-entropy"
@@ -108,7 +108,7 @@ class SimulatedPrompts:
             if len(chosen):
                 total = total + self._image_losses(sam, image, image_features, masks[chosen], target[chosen], generator)
                 count += len(chosen)
-        return dict(zip(("pixel", "dice", "iou"), total / max(count, 1) / self.rounds, strict=True))
+        return dict(zip(("pixel", "dice", "iou"), total / max(count, 1), strict=True))
 
     def _image_losses(
         self,
@@ -119,7 +119,7 @@ class SimulatedPrompts:
         target: Bool[Tensor, "n m m"],
         generator: torch.Generator | None,
     ) -> Float[Tensor, "3"]:
-        """Return the pixel, dice and IoU loss of one image, summed over objects and rounds."""
+        """Return the pixel, dice and IoU loss of one image: means over rounds, summed over objects."""
         points, labels = (
             masks.new_zeros((len(masks), 0, 2), dtype=torch.float32),
             masks.new_zeros((len(masks), 0)).long(),
@@ -132,7 +132,8 @@ class SimulatedPrompts:
         prediction = torch.zeros_like(target)
         logits = None
         total = features.new_zeros(3)
-        for round_ in range(self.rounds):
+        rounds = int(torch.randint(1, self.max_rounds + 1, (), generator=generator))
+        for round_ in range(rounds):
             if round_ or (boxes is None and text is None):
                 middle = _bernoulli(self.middle_share, generator)
                 point, label = next_points(prediction, target, middle=middle, generator=generator)
@@ -158,7 +159,7 @@ class SimulatedPrompts:
             top = ious[:, candidates].argmax(dim=1)
             logits = mask_logits[:, candidates].detach().float()[torch.arange(len(top)), top][:, None]
             prediction = logits[:, 0] > 0
-        return total
+        return total / rounds
 
 
 def mask_losses(
