@@ -29,11 +29,9 @@ endef
 
 install: .venv/installed
 
-# The tests of exported models run in a process of their own: workers that had loaded their runtimes crashed later, when a
-# child process ended (cause unknown). A crash ends the run, because pytest-xdist hangs after it replaces a worker.
+# A crash ends the run, because pytest-xdist hangs after it replaces a worker.
 test: .venv/installed
-	$(BIN)/pytest tests/inference/test_export.py
-	$(BIN)/pytest -n auto --dist loadfile --max-worker-restart 0 --ignore tests/inference/test_export.py
+	$(BIN)/pytest -n auto --dist loadfile --max-worker-restart 0
 
 # What depends on the chip, on this one as if it had no AVX-512.
 test-avx2: .venv/installed

@@ -23,7 +23,7 @@ from otus.data.scenes.generator import Scenes
 from otus.errors import ExportError, UsageError
 from otus.inference.exported import ExportedModel
 from otus.inference.predictor import Predictor
-from otus.inference.runtimes import METADATA, Session, onnx_program, open_session, require_package, root_message
+from otus.inference.runtimes import METADATA, Session, onnx_program, open_session, openvino_core, require_package, root_message
 from otus.parts.backbones.norms import fuse_frozen_norms
 from otus.parts.tasks import PROMPTABLE
 
@@ -238,7 +238,7 @@ def _check_dynamic(program: Any, dynamic_axes: Mapping[int, Any]) -> None:
 def as_openvino(onnx_file: Path, file: Path) -> None:
     """Convert an ONNX file to OpenVINO's format, and remove it."""
     openvino = require_package("openvino")
-    model = openvino.Core().read_model(str(onnx_file))
+    model = openvino_core().read_model(str(onnx_file))
     stored = require_package("onnx").load(str(onnx_file), load_external_data=False).metadata_props
     model.set_rt_info(next(entry.value for entry in stored if entry.key == METADATA), [METADATA])
     openvino.save_model(model, str(file), compress_to_fp16=False)

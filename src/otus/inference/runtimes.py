@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,7 +45,7 @@ class OpenVINOSession:
     """An ONNX or OpenVINO file run by OpenVINO."""
 
     def __init__(self, file: Path) -> None:
-        core = require_package("openvino").Core()
+        core = openvino_core()
         model = core.read_model(str(file))
         settings = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -66,6 +67,17 @@ class OpenVINOSession:
         """Return the outputs by name."""
         outputs = self._model({x.any_name: inputs[x.any_name] for x in self._model.inputs})
         return {name: np.array(outputs[i]) for i, name in enumerate(self._names)}
+
+
+@cache
+def openvino_core() -> Any:
+    """Return the process's ``openvino.Core``, which lives until the process ends.
+
+    The CPU plugin of a Core gives the thread that compiles a model another stack for signal handlers, and frees it with the
+    Core. If another Core or thread is involved, the thread keeps the freed stack, and the next signal, even Ctrl-C, is a
+    segmentation fault (OpenVINO 2026.4).
+    """
+    return require_package("openvino").Core()
 
 
 SESSIONS: Mapping[str, Callable[[Path], Session]] = {"onnxruntime": OnnxRuntimeSession, "openvino": OpenVINOSession}
