@@ -23,7 +23,15 @@ from otus.data.scenes.generator import Scenes
 from otus.errors import ExportError, UsageError
 from otus.inference.exported import ExportedModel
 from otus.inference.predictor import Predictor
-from otus.inference.runtimes import METADATA, Session, onnx_program, open_session, openvino_core, require_package, root_message
+from otus.inference.runtimes import (
+    METADATA,
+    Session,
+    onnx_program,
+    open_session,
+    openvino_core,
+    require_package,
+    root_message,
+)
 from otus.parts.backbones.norms import fuse_frozen_norms
 from otus.parts.tasks import PROMPTABLE
 
