@@ -135,7 +135,7 @@ def test_an_image_without_objects_teaches_nothing():
 
 def test_a_little_of_the_loss_trains_all_three_masks():
     sam = small_sam().train()
-    sam.simulated_prompts = SimulatedPrompts(rounds=1, box_share=0.0)
+    sam.simulated_prompts = SimulatedPrompts(max_rounds=1, box_share=0.0)
     sum(sam.losses([sample(square(4, 8, 24, SIDE))]).values()).backward()
     gradients = [mlp[0].weight.grad for mlp in sam.mask_decoder.output_hypernetworks_mlps]
     assert [gradient is not None and bool(gradient.any()) for gradient in gradients] == [False, True, True, True]
@@ -186,7 +186,7 @@ def test_a_sample_without_masks():
 
 def test_it_learns_an_image_by_heart():
     sam = small_sam().train()
-    sam.simulated_prompts = SimulatedPrompts(rounds=2)
+    sam.simulated_prompts = SimulatedPrompts(max_rounds=2)
     masks = square(6, 6, 20, SIDE), square(34, 34, 24, SIDE)
     optimizer = torch.optim.AdamW(sam.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(0)

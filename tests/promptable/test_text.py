@@ -120,7 +120,7 @@ def sample() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def trained(clip: ClipEncoder) -> Sam:
     sam = build().train()
-    sam.simulated_prompts = SimulatedPrompts(rounds=1, clip=clip, text_share=1)
+    sam.simulated_prompts = SimulatedPrompts(max_rounds=1, clip=clip, text_share=1)
     optimizer = torch.optim.AdamW(sam.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(180):

@@ -1,11 +1,14 @@
 """Train a promptable model by name, validate it by clicks, evaluate it and predict with it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import otus
+from otus.cli import app
 from otus.data.scenes.files import write_scenes
 from otus.errors import DataError, UsageError
 from otus.parts.backbones import efficientnet_lite0_backbone
@@ -16,10 +19,11 @@ from otus.promptable.sam import with_encoder
 from otus.structures import Prompt
 from otus.training.settings import TrainSettings
 from otus.zoo.models import MODELS, ModelEntry
+from tiny_run import interrupt_at
 
 
 def tiny_sam(categories):
-    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5))
+    backbone = efficientnet_lite0_backbone(levels=(2, 3, 4, 5))
     return with_encoder(
         BackboneEncoder(backbone, image_size=64, pyramid_channels=8, out_channels=16), categories, ffn_dim=16
     )
@@ -61,3 +65,26 @@ def test_a_detector_takes_no_prompts(scenes):
     predictor = otus.load("fcos_efficientnet_lite0_fpn")
     with pytest.raises(UsageError, match="takes no prompts"):
         predictor.system.promptable_method(predictor.preprocess)
+
+
+def test_a_frozen_encoder_is_not_trained_when_resumed_either(scenes, monkeypatch):
+    options = ["--epochs", 3, "--batch-size", 4, "--workers", 0, "--device", "cpu", "--frozen-encoder"]
+    command = ["train", "--model", "tiny_sam", "--data", scenes, "--out", "runs", *options]
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        assert CliRunner().invoke(app, [str(part) for part in command]).exit_code == 130
+    initial = otus.load("runs/promptable/tiny_sam").system.state_dict()
+    resumed = CliRunner().invoke(app, ["train", "--resume", "runs/promptable/tiny_sam"])
+    assert resumed.exit_code == 0, resumed.stderr
+    config = json.loads(Path("runs/promptable/tiny_sam/config.json").read_text())
+    assert config["frozen_encoder"] is True
+    assert config["augment"] == "None"
+    final = otus.load("runs/promptable/tiny_sam").system.state_dict()
+    trained = {name.split(".")[0] for name, tensor in final.items() if not tensor.equal(initial[name])}
+    assert "mask_decoder" in trained
+    assert "image_encoder" not in trained
+
+
+def test_only_promptable_models_have_an_encoder_to_freeze(scenes):
+    with pytest.raises(UsageError, match="only promptable models have an image encoder"):
+        otus.train("fcos_efficientnet_lite0_fpn", scenes, settings=TrainSettings(frozen_encoder=True), quiet=True)

@@ -81,6 +81,12 @@ def train(
             show_default="all 1",
         ),
     ] = None,
+    frozen_encoder: Annotated[
+        bool,
+        typer.Option(
+            "--frozen-encoder", help="Freeze the image encoder of a promptable model, which is then trained faster."
+        ),
+    ] = False,
     patience: Annotated[
         int | None,
         typer.Option(help="Early stopping: validations without improvement; 0 for never.", show_default="0"),
@@ -162,6 +168,7 @@ def train(
         boxes=boxes,
         loss=loss or None,
         class_weights=class_weights,
+        frozen_encoder=frozen_encoder or None,
         patience=patience,
         validate_every=validate_every,
         precision=precision,

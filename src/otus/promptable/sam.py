@@ -231,6 +231,7 @@ class Sam(BaseSystem[Stages, Instances]):
         assert isinstance(self.image_encoder, nn.Module)
         if any(parameter.requires_grad for parameter in self.image_encoder.parameters()):
             return self.image_encoder(images).float()
+        self.image_encoder.eval()  # batch norms keep their statistics
         features = []
         for image in images:
             key = hash(image.cpu().numpy().tobytes())
@@ -302,7 +303,6 @@ def sam_efficientnet_lite0(
     *,
     image_size: int = 512,
     freezing: Freezing = Freezing(),
-    frozen_encoder: bool = False,
     text_dim: int | None = None,
 ) -> Sam:
     """Build a small SAM over EfficientNet-Lite0 with 128 channels.
@@ -315,23 +315,18 @@ def sam_efficientnet_lite0(
         Side of the padded image, a multiple of 32.
     freezing
         Which weights of the backbone are frozen.
-    frozen_encoder
-        Train prompt encoder and mask decoder only.
     text_dim
         Channels of text embeddings (default: no text).
     """
     backbone = efficientnet_lite0_backbone(levels=(2, 3, 4, 5), freezing=freezing)
     encoder = BackboneEncoder(backbone, image_size=image_size)
-    return with_encoder(
-        encoder, categories, frozen_encoder=frozen_encoder, ffn_dim=512, text_dim=text_dim, point_features=True
-    )
+    return with_encoder(encoder, categories, ffn_dim=512, text_dim=text_dim, point_features=True)
 
 
 def with_encoder(
     image_encoder: ImageEncoder,
     categories: Categories = OBJECT,
     *,
-    frozen_encoder: bool = False,
     map_stride: int = 16,
     ffn_dim: int = 2048,
     text_dim: int | None = None,
@@ -345,8 +340,6 @@ def with_encoder(
         Its ``out_channels`` become the embedding dimension of prompt encoder and mask decoder (official: 256).
     categories
         A single category.
-    frozen_encoder
-        Train prompt encoder and mask decoder only; the feature maps of images that are seen again are cached.
     map_stride
         Stride of the encoder's feature map.
     ffn_dim
@@ -357,8 +350,6 @@ def with_encoder(
         See :class:`~otus.promptable.prompt_encoder.PromptEncoder`.
     """
     assert isinstance(image_encoder, nn.Module)
-    if frozen_encoder:
-        image_encoder.requires_grad_(False)
     channels, image_size = image_encoder.out_channels, image_encoder.image_size
     prompt_encoder = PromptEncoder(
         channels,

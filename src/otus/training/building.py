@@ -116,6 +116,20 @@ def fine_tune(
     progress.log(f"initial weights: {pretrained.source}, {describe_mismatches(mismatches)}")
 
 
+def freeze_encoder(system: BaseSystem[Any, Any]) -> None:
+    """Freeze the image encoder of a promptable model.
+
+    Raises
+    ------
+    UsageError
+        If the system has no image encoder.
+    """
+    encoder = getattr(system, "image_encoder", None)
+    if encoder is None:
+        raise UsageError("frozen_encoder: only promptable models have an image encoder, e.g. sam_efficientnet_lite0")
+    encoder.requires_grad_(False)
+
+
 def describe_mismatches(mismatches: Sequence[TensorMismatch]) -> str:
     """Return a short description of the layers that do not match, by kind of mismatch."""
     layers: dict[str, dict[str, None]] = {}

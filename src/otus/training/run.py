@@ -22,7 +22,14 @@ from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
 from otus.proposals.proposers import with_proposals
 from otus.training.budget import fit_to_budget, size_for_labels, validation_is_cheap
-from otus.training.building import build_system, choose_preprocess, fine_tune, has_common_categories, task_of
+from otus.training.building import (
+    build_system,
+    choose_preprocess,
+    fine_tune,
+    freeze_encoder,
+    has_common_categories,
+    task_of,
+)
 from otus.training.datasets import Data, check_labels, data_warnings, open_datasets, trainable_model
 from otus.training.devices import start_fabric
 from otus.training.fine_tuning import find_weights
@@ -177,6 +184,9 @@ def train(
         fine_tune(system, header, pretrained, progress)
     if settings.frozen_norms:
         freeze_norms(system)
+    if settings.frozen_encoder:
+        freeze_encoder(system)
+        augment = None
     categories = system.categories
     check_labels(train_set, task, "to train on")
     train_set = task.remap(train_set, categories)

@@ -47,6 +47,9 @@ class TrainSettings:
         Decay of the exponential moving average of the weights, which is validated and saved; 0 for no averaging.
     frozen_norms
         Freeze statistics, weights and biases of batch norms.
+    frozen_encoder
+        Freeze the image encoder of a promptable model. Images are not augmented, and the feature map of each is computed
+        once.
     scales
         Factors of the image size, one drawn per batch; (1,) for a constant size.
     boxes
@@ -91,6 +94,7 @@ class TrainSettings:
     clip_norm: Annotated[float, Field(ge=0)] = 5.0
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
     frozen_norms: bool = False
+    frozen_encoder: bool = False
     scales: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
     boxes: Literal["modal", "amodal"] = "modal"
     loss: tuple[Literal["cross-entropy", "focal", "dice", "lovasz", "ohem"], ...] | None = None

@@ -182,9 +182,7 @@ def train(
     image_size: Annotated[int, typer.Option(help="Side of the padded images, in pixels.")] = 512,
     devices: Annotated[int, typer.Option(help="Number of processes, or of GPUs.")] = 1,
     rate: Annotated[float | None, typer.Option(help="Learning rate.", show_default="the model's own")] = None,
-    frozen_encoder: Annotated[
-        bool, typer.Option("--frozen-encoder", help="Train prompt encoder and mask decoder only, without augmentation.")
-    ] = False,
+    frozen_encoder: Annotated[bool, typer.Option("--frozen-encoder", help="Freeze the image encoder.")] = False,
     resume: Annotated[Path | None, typer.Option(help="Folder of an interrupted run.")] = None,
 ) -> None:
     """Train the model; the run's folder is packaged_promptable in ``OTUS_RUNS``, by default ~/otus-runs."""
@@ -193,10 +191,17 @@ def train(
         [open_dataset(path) for path in masks],
         val=open_dataset(voc2012 / "instances_val.json"),
         weights=weights or PACKAGED / f"{TEACHER}.safetensors",
-        settings=replace(SETTINGS, minutes=minutes, devices=devices, learning_rate=rate, precision=fastest_precision()),
-        arguments={"image_size": image_size, "frozen_encoder": frozen_encoder},
+        settings=replace(
+            SETTINGS,
+            minutes=minutes,
+            devices=devices,
+            learning_rate=rate,
+            frozen_encoder=frozen_encoder,
+            precision=fastest_precision(),
+        ),
+        arguments={"image_size": image_size},
         image_size=image_size,
-        augment=None if frozen_encoder else Compose([HorizontalFlip(), CropAndPad(0.2), ColorJitter(hue=0.0)]),
+        augment=Compose([HorizontalFlip(), CropAndPad(0.2), ColorJitter(hue=0.0)]),
         out=Path(os.environ.get("OTUS_RUNS") or Path.home() / "otus-runs"),
         name="packaged_promptable",
         resume=resume,
