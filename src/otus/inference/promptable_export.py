@@ -34,7 +34,7 @@ from otus.parts.preprocess import Preprocess
 from otus.promptable.embedding import hash_weights
 from otus.promptable.mask_decoder import ProjectedImage
 from otus.promptable.method import SamMethod
-from otus.promptable.prompt_encoder import BOTTOM_RIGHT, NOT_A_POINT, TOP_LEFT, PromptBatch
+from otus.promptable.prompt_encoder import PromptBatch
 from otus.promptable.sam import Sam, prepare_image
 
 ROLES = ("encoder", "decoder")
@@ -136,11 +136,17 @@ class ExportedSam(nn.Module):
         """Return logits and predicted IoUs of the M + 1 masks of each prompt, see :meth:`Sam.decode`."""
         outputs: list[dict[str, np.ndarray]] = []
         for chunk in prompts.split(self.chunk_size):
-            points, labels = as_points(chunk)
+            points, labels = chunk.as_points()
             masks = chunk.masks
             if masks is None:
                 masks = torch.zeros(len(points), 1, self.mask_size, self.mask_size)
-            values = (features[None], points, labels, masks, torch.tensor([float(chunk.masks is not None)]))
+            values = (
+                features[None],
+                points.float(),
+                labels.float(),
+                masks,
+                torch.tensor([float(chunk.masks is not None)]),
+            )
             outputs.append(self._decoder.run(**{name: x.numpy() for name, x in zip(_INPUTS, values, strict=True)}))
         logits, ious = (torch.from_numpy(np.concatenate([output[name] for output in outputs])) for name in _OUTPUTS)
         return logits, ious
@@ -161,22 +167,6 @@ class ExportedSam(nn.Module):
     def decoder_inputs(self, *_: Any) -> Any:
         """Raise UsageError: an exported file has no access to intermediate results."""
         raise UsageError("method: an exported file does not record attention; use the model it was exported from")
-
-
-def as_points(prompts: PromptBatch) -> tuple[Float[Tensor, "b p 2"], Float[Tensor, "b p"]]:
-    """Return the points and boxes of prompts as points and labels for the exported decoder."""
-    count = len(prompts)
-    points, labels = [torch.zeros(count, 0, 2)], [torch.zeros(count, 0)]
-    if prompts.points is not None and prompts.labels is not None:
-        points.append(prompts.points)
-        labels.append(prompts.labels)
-        if prompts.boxes is None:
-            points.append(torch.zeros(count, 1, 2))
-            labels.append(torch.full((count, 1), float(NOT_A_POINT)))
-    if prompts.boxes is not None:
-        points.append(torch.unflatten(prompts.boxes, 1, (2, 2)))
-        labels.append(torch.tensor([TOP_LEFT, BOTTOM_RIGHT]).expand(count, -1))
-    return torch.cat(points, dim=1).float(), torch.cat(labels, dim=1).float()
 
 
 def export_promptable(predictor: Predictor, file: Path, *, format: str, images: Sequence[np.ndarray] = ()) -> Export:

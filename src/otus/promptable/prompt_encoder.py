@@ -56,6 +56,22 @@ class PromptBatch(NamedTuple):
         starts = range(0, len(self), size)
         return [PromptBatch(*(None if tensor is None else tensor[i : i + size] for tensor in self)) for i in starts]
 
+    def as_points(self) -> tuple[Float[Tensor, "b p 2"], Int[Tensor, "b p"]]:
+        """Return points and boxes as points and labels: two corners for a box, a padding point if there is no box."""
+        points, labels = [], []
+        if self.points is not None and self.labels is not None:
+            points.append(self.points)
+            labels.append(self.labels)
+            if self.boxes is None:
+                points.append(self.points.new_zeros(len(self), 1, 2))
+                labels.append(self.labels.new_full((len(self), 1), NOT_A_POINT))
+        if self.boxes is not None:
+            points.append(torch.unflatten(self.boxes, 1, (2, 2)))
+            labels.append(torch.tensor([TOP_LEFT, BOTTOM_RIGHT], device=self.boxes.device).expand(len(self), -1))
+        if not points:
+            return torch.zeros(len(self), 0, 2), torch.zeros(len(self), 0, dtype=torch.long)
+        return torch.cat(points, dim=1), torch.cat(labels, dim=1)
+
 
 class FourierPositions(nn.Module):
     """Positional encodings of points in [0, 1]: sines and cosines of random projections (random Fourier features)."""
@@ -174,15 +190,10 @@ class PromptEncoder(nn.Module):
         UsageError
             If text is given to an encoder without ``text_dim``, or has other channels.
         """
-        given = next((tensor for tensor in (points, boxes, masks, text) if tensor is not None), None)
-        tokens = [self.no_mask_embed.weight.new_zeros(1 if given is None else len(given), 0, self._embed_dim)]
-        if points is not None and labels is not None:
-            tokens.append(self.embed_points(points, labels, features))
-            if boxes is None:
-                tokens.append(self.not_a_point_embed.weight.expand(len(points), 1, -1))
-        if boxes is not None:
-            corners = torch.tensor([TOP_LEFT, BOTTOM_RIGHT], device=boxes.device).expand(len(boxes), -1)
-            tokens.append(self.embed_points(torch.unflatten(boxes, 1, (2, 2)), corners))
+        prompts = PromptBatch(points, labels, boxes, masks, text)
+        tokens = [self.no_mask_embed.weight.new_zeros(len(prompts), 0, self._embed_dim)]
+        if points is not None or boxes is not None:
+            tokens.append(self.embed_points(*prompts.as_points(), features))
         if text is not None:
             tokens.append(self._embed_text(text))
         if masks is not None:
