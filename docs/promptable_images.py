@@ -28,7 +28,7 @@ DETECTOR = "fcos_efficientnet_lite0_fpn"
 
 def panel(title: str, text: str, image: np.ndarray, instances: Instances, prompt: Prompt | None = None) -> Panel:
     """Draw masks, and the points of a prompt over them: white on the object, red on background."""
-    drawn = draw(image, instances, labels=False, opacity=0.5).copy()
+    drawn = draw(image, instances, boxes=False, labels=False, opacity=0.5).copy()
     if prompt is not None:
         points = Prompt(prompt.points_xy, prompt.point_labels)
         drawn[points.seeds(image.shape[:2], point_radius=9) >= 0] = 0

@@ -69,6 +69,12 @@ def test_masks_are_tinted_outlined_and_keep_their_holes() -> None:
     np.testing.assert_array_equal(result[10, 60], GREY[0, 0])
 
 
+def test_masks_are_drawn_without_their_boxes() -> None:
+    mask = np.eye(120, 160, dtype=bool)
+    drawn = draw(GREY, one_object([0, 0, 120, 120], masks=Masks.from_dense(mask[None])), boxes=False, labels=False)
+    assert np.array_equal((drawn != GREY).any(axis=2), mask)
+
+
 def test_an_oriented_box_is_drawn_instead_of_the_upright_one() -> None:
     boxes = [[80, 60, 60, 40, np.pi / 4]]
     result = draw(GREY, one_object([30, 10, 130, 110], oriented_boxes_xywhr=boxes), labels=False)

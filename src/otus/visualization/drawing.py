@@ -28,7 +28,13 @@ Colours = Mapping[str, UInt8[np.ndarray, "3"]]  # by name of the category
 
 
 def draw(
-    image: ImageArray, result: Instances, *, labels: bool = True, opacity: float = 0.45, colours: Colours | None = None
+    image: ImageArray,
+    result: Instances,
+    *,
+    boxes: bool = True,
+    labels: bool = True,
+    opacity: float = 0.45,
+    colours: Colours | None = None,
 ) -> ImageArray:
     """Draw objects on a copy of their image, at its size.
 
@@ -43,6 +49,8 @@ def draw(
         Not changed.
     result
         Objects of the image.
+    boxes
+        Whether to draw boxes.
     labels
         Whether to write category and score.
     opacity
@@ -50,7 +58,7 @@ def draw(
     colours
         Colours by category (default: those of :func:`~otus.visualization.palette.category_colours`).
     """
-    return _draw(image, result, labels=labels, opacity=opacity, colours=colours)[0]
+    return _draw(image, result, boxes=boxes, labels=labels, opacity=opacity, colours=colours)[0]
 
 
 def overlay(image: ImageArray, result: Instances, *, colours: Colours | None = None) -> Page:
@@ -75,7 +83,7 @@ def overlay(image: ImageArray, result: Instances, *, colours: Colours | None = N
         size_hw = (image.shape[0] * factor, image.shape[1] * factor)
         image = np.asarray(Image.fromarray(image).resize(size_hw[::-1], Image.Resampling.LANCZOS))
         result = result.resized(size_hw)
-    canvas, complete = _draw(image, result, labels=True, opacity=0.45, colours=colours)
+    canvas, complete = _draw(image, result, boxes=True, labels=True, opacity=0.45, colours=colours)
     return canvas if complete else _with_legend(canvas, object_legend([result], colours=colours))
 
 
@@ -95,7 +103,7 @@ def object_legend(
 
 
 def _draw(
-    image: ImageArray, result: Instances, *, labels: bool, opacity: float, colours: Colours | None
+    image: ImageArray, result: Instances, *, boxes: bool, labels: bool, opacity: float, colours: Colours | None
 ) -> tuple[ImageArray, bool]:
     """Return the image, and whether every object has a tag with its category and score."""
     _check(image, result.size_hw)
@@ -111,7 +119,7 @@ def _draw(
     # Supersampling: pixels are repeated, and averaged back afterwards, so that those not drawn on do not change.
     enlarged = Image.fromarray(canvas.repeat(scale, axis=0).repeat(scale, axis=1))
     pen = ImageDraw.Draw(enlarged)
-    for i, colour in enumerate(shades):
+    for i, colour in enumerate(shades if boxes else []):
         _draw_boxes(pen, result, i, tuple(colour.tolist()), scale=scale, width=width * scale)
     for i, colour in enumerate(shades):
         _draw_keypoints(pen, result, i, tuple(colour.tolist()), scale=scale, width=width * scale)
