@@ -67,6 +67,9 @@ class MaskDecoder(nn.Module):
         Number of blocks, attention heads and MLP width of the two-way transformer.
     iou_dim
         Width of the hidden layers of the IoU head (default: D).
+    mixing
+        Mix neighbouring pixels by convolutions after the first upscaling step. In SAM a pixel depends on one location,
+        which is too coarse for small objects if the feature map is small.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class MaskDecoder(nn.Module):
         num_heads: int = 8,
         ffn_dim: int = 2048,
         iou_dim: int | None = None,
+        mixing: bool = False,
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
@@ -93,6 +97,7 @@ class MaskDecoder(nn.Module):
             LocationUpscaling(embed_dim // 4, embed_dim // 8),
             nn.GELU(),
         )
+        self.mixing = Mixing(embed_dim // 4) if mixing else nn.Identity()
         self.output_hypernetworks_mlps = nn.ModuleList(
             mlp(embed_dim, embed_dim, embed_dim, embed_dim // 8) for _ in range(num_masks + 1)
         )
@@ -169,11 +174,7 @@ class MaskDecoder(nn.Module):
             dim=2,
         )
         upscaled = self._upscale(locations, image.details)
-        side = round(locations.shape[1] ** 0.5)
-        logits = upscaled.flatten(1, 5) @ weights
-        # y, x of the location, then of each upscaling step
-        logits = torch.unflatten(logits, 1, (side, side, 2, 2, 2, 2))
-        return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).flatten(2, 4).flatten(3, 5)
+        return as_maps(torch.unflatten(upscaled.flatten(1, 5) @ weights, 1, upscaled.shape[1:6]))
 
     def _upscale(
         self,
@@ -181,11 +182,46 @@ class MaskDecoder(nn.Module):
         details: tuple[Float[Tensor, "n 2 2 d1"], Float[Tensor, "n 2 2 2 2 d2"]] | None,
     ) -> Float[Tensor, "b n 2 2 2 2 d2"]:
         """Return the locations upscaled twice by 2."""
-        if details is None:
-            return self.output_upscaling(locations)
         first, norm, activation, second, last_activation = self.output_upscaling
-        upscaled = activation(norm(first(locations) + details[0]))
-        return last_activation(second(upscaled) + details[1])
+        upscaled = first(locations)
+        if details is not None:
+            upscaled = upscaled + details[0]
+        upscaled = second(self.mixing(activation(norm(upscaled))))
+        if details is not None:
+            upscaled = upscaled + details[1]
+        return last_activation(upscaled)
+
+
+class Mixing(nn.Module):
+    """Two 3 x 3 convolutions with a residual connection, which have no effect until they are trained."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Float[Tensor, "b n *steps d"]) -> Float[Tensor, "b n *steps d"]:
+        """Return the upscaled locations with features of their neighbours added."""
+        return x + as_locations(self.second(F.gelu(self.first(as_maps(x)))), x.shape)
+
+
+def as_maps(x: Float[Tensor, "b n *steps d"]) -> Float[Tensor, "b d h w"]:
+    """Return upscaled locations, with y and x of each upscaling step, as maps."""
+    side = round(x.shape[1] ** 0.5)
+    x = torch.unflatten(x, 1, (side, side))
+    rows, columns = range(1, x.dim() - 1, 2), range(2, x.dim() - 1, 2)
+    x = x.permute(0, x.dim() - 1, *rows, *columns)
+    return x.flatten(2 + len(rows)).flatten(2, 1 + len(rows))
+
+
+def as_locations(maps: Float[Tensor, "b d h w"], shape: torch.Size) -> Float[Tensor, "b n *steps d"]:
+    """Return maps in the layout of :func:`as_maps`' argument, which has this shape."""
+    side, steps = round(shape[1] ** 0.5), shape[2:-1:2]
+    x = torch.unflatten(torch.unflatten(maps, 3, (side, *steps)), 2, (side, *steps))
+    depth = 1 + len(steps)
+    order = [axis for step in range(depth) for axis in (2 + step, 2 + depth + step)]
+    return x.permute(0, *order, 1).reshape(shape)
 
 
 class LocationUpscaling(nn.ConvTranspose2d):

@@ -320,7 +320,7 @@ def sam_efficientnet_lite0(
     """
     backbone = efficientnet_lite0_backbone(levels=(2, 3, 4, 5), freezing=freezing)
     encoder = BackboneEncoder(backbone, image_size=image_size)
-    return with_encoder(encoder, categories, ffn_dim=512, text_dim=text_dim, point_features=True)
+    return with_encoder(encoder, categories, ffn_dim=512, text_dim=text_dim, point_features=True, mixing=True)
 
 
 def with_encoder(
@@ -331,6 +331,7 @@ def with_encoder(
     ffn_dim: int = 2048,
     text_dim: int | None = None,
     point_features: bool = False,
+    mixing: bool = False,
 ) -> Sam:
     """Build SAM around an image encoder.
 
@@ -348,6 +349,8 @@ def with_encoder(
         Channels of text embeddings (default: no text).
     point_features
         See :class:`~otus.promptable.prompt_encoder.PromptEncoder`.
+    mixing
+        See :class:`~otus.promptable.mask_decoder.MaskDecoder`.
     """
     assert isinstance(image_encoder, nn.Module)
     channels, image_size = image_encoder.out_channels, image_encoder.image_size
@@ -358,4 +361,6 @@ def with_encoder(
         text_dim=text_dim,
         point_features=point_features,
     )
-    return Sam(image_encoder, prompt_encoder, MaskDecoder(channels, ffn_dim=ffn_dim), categories=categories)
+    return Sam(
+        image_encoder, prompt_encoder, MaskDecoder(channels, ffn_dim=ffn_dim, mixing=mixing), categories=categories
+    )
