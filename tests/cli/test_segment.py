@@ -179,6 +179,62 @@ def test_frames_of_a_video(folder: Path) -> None:
     assert [len(one["candidates"]) for one in json.loads(again.stdout)["images"]] == [1, 1, 1]
 
 
+def two_objects(shift: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows, columns = np.mgrid[: SIZE_HW[0], : SIZE_HW[1]]
+    left, right = (np.hypot(columns - x - shift, rows - 22) <= 9 for x in (15, 45))
+    image = np.where(left[..., None], [170, 70, 60], np.where(right[..., None], [40, 60, 200], [60, 110, 90]))
+    noise = np.random.default_rng(shift).normal(0, 10, (*SIZE_HW, 3))
+    return np.clip(image + noise, 0, 255).astype(np.uint8), left, right
+
+
+@pytest.fixture
+def film(photo: Path) -> Path:
+    for shift in range(3):
+        write_image(Path("film") / f"{shift}.png", two_objects(shift)[0])
+    return Path("film")
+
+
+def test_objects_keep_their_numbers_from_frame_to_frame(film: Path) -> None:
+    result = segment(film, "--frames", "--points-for", "2:15,22", "--points-for", "5:45,22", "--out", "masks")
+    assert result.exit_code == 0, result.output
+    for shift in range(3):
+        labels, (_, left, right) = read_label_image(f"masks/{shift}.png.png"), two_objects(shift)
+        assert set(np.unique(labels).tolist()) == {0, 2, 5}
+        assert min(iou(labels == 2, left), iou(labels == 5, right)) > 0.9
+
+
+def test_frames_follow_a_changed_prompt(film: Path) -> None:
+    assert segment(film, "--frames", "--point", "15,22,1", "--out", "masks").exit_code == 0
+    again = segment(film, "--frames", "--point", "45,22,1", "--out", "masks")
+    assert again.exit_code == 0, again.output
+    assert "already there" not in again.stdout
+    for shift in range(3):
+        assert iou(read_label_image(f"masks/{shift}.png.png") == 1, two_objects(shift)[2]) > 0.9
+    assert "3 of them already there" in segment(film, "--frames", "--point", "45,22,1", "--out", "masks").stdout
+
+
+def test_a_lost_object_is_not_made_up(film: Path) -> None:
+    Path("prompts.json").write_text(json.dumps({"0.png": {"mask": "m.png"}}))
+    write_label_image("empty.png", np.zeros(SIZE_HW, np.uint8))
+    result = segment("film/0.png", "--mask", "empty.png")
+    assert result.exit_code == 2
+    assert "nothing is marked" in result.stderr
+
+
+def test_overlays_of_images_that_are_already_there(film: Path) -> None:
+    arguments = (film, "--frames", "--point", "15,22,1", "--out", "masks")
+    assert segment(*arguments).exit_code == 0
+    assert "3 of them already there" in segment(*arguments, "--overlay", "seen").stdout
+    assert sorted(path.name for path in Path("seen").iterdir()) == ["0.png.png", "1.png.png", "2.png.png"]
+
+
+@pytest.mark.parametrize("point", ["1,1,nan", "inf,1,1"])
+def test_points_are_finite(photo: Path, point: str) -> None:
+    result = segment(photo, "--point", point)
+    assert result.exit_code == 2
+    assert "--point: expected X,Y,0 or X,Y,1, got" in result.stderr
+
+
 def test_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with VideoWriter("walk.mp4", frame_rate=5) as video:

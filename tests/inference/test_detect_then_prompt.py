@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from otus.cli import app
 from otus.data.image_writing import write_image
 from otus.data.images import read_label_image
-from otus.errors import UsageError
+from otus.errors import CheckpointError, UsageError
 from otus.inference.detect_then_prompt import Description, DetectThenPrompt, refine_masks
 from otus.inference.predictor import Predictor
 from otus.interactive.grab_cut import GrabCut
@@ -200,6 +200,8 @@ def test_predictor_option() -> None:
     assert max(iou(mask, masks[1]) for mask in refined.instances.masks) > 0.95
     with pytest.raises(UsageError, match=r"graph-cut: takes .*no box"):
         detector().predict(image, refine_masks=GraphCut())
+    with pytest.raises(CheckpointError, match=r"nowhere\.safetensors: there is no such file"):
+        detector().predict(image, refine_masks=Path("nowhere.safetensors"))
 
 
 @pytest.fixture

@@ -17,10 +17,13 @@ from otus.inference.export import export_model
 from otus.inference.predictor import Predictor
 from otus.inference.promptable import load_sam
 from otus.parts.preprocess import Preprocess
+from otus.parts.tasks import OBJECT, PROMPTABLE
 from otus.promptable.automatic import SamAutomaticMaskGenerator
 from otus.promptable.method import SamMethod
 from otus.promptable.sam import sam_efficientnet_lite0
 from otus.structures import Prompt
+from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
+from otus.zoo.models import MODELS, ModelEntry
 from tiny_sam import narrow_sam, picture, reference
 
 pytestmark = pytest.mark.timeout(1200)  # tracing takes half a minute of one core, and others may be at work
@@ -102,6 +105,14 @@ def test_another_runtime_runs_the_image_encoder(
     image = picture(60, 80)
     found, expected = accelerated.embed(image).features, method.embed(image).features
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    entry = ModelEntry(lambda categories: narrow_sam(reference()), PROMPTABLE, "none", PREPROCESS)
+    monkeypatch.setitem(MODELS, "narrow_sam", entry)
+    save_checkpoint(
+        tmp_path / "narrow.safetensors",
+        method.sam.state_dict(),
+        CheckpointHeader(builder="narrow_sam", categories=OBJECT),
+    )
+    assert load_sam(tmp_path / "narrow.safetensors", runtime=runtime).model_hash == method.model_hash
     assert list(tmp_path.rglob("image_encoder.onnx"))
     assert predictor.runtime == runtime or list(tmp_path.rglob("fastest-*.json"))
 

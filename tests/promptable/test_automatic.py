@@ -110,6 +110,7 @@ def test_parameters_that_cannot_be() -> None:
         ({"points_per_side": 0}, "points_per_side: expected 1 or more, got 0"),
         ({"points_per_batch": 0}, "points_per_batch"),
         ({"crop_n_layers": -1}, "crop_n_layers: expected 0 or more"),
+        ({"points_per_side": None, "point_grids": [point_grid(0)]}, "expected points for the image itself"),
         ({"output_mode": "png"}, "output_mode: expected one of binary_mask, uncompressed_rle, coco_rle, got 'png'"),
         (
             {"points_per_side": None, "point_grids": [point_grid(2)], "crop_n_layers": 1},
@@ -141,3 +142,22 @@ def test_masks_are_one_value() -> None:
     assert isinstance(found[:2], AutomaticMasks)
     assert len(found[:2]) == 2
     assert found.masks.form == "rle"
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "layers", "side"),
+    [((1, 1), 1, 2), ((5, 40), 2, 4), ((60, 80), 3, 4)],
+    ids=["1 pixel", "low", "no points"],
+)
+def test_crops_without_pixels_and_layers_without_points_are_left_out(
+    size_hw: tuple[int, int], layers: int, side: int
+) -> None:
+    generator = SamAutomaticMaskGenerator(
+        SamMethod(narrow_sam(reference())),
+        points_per_side=side,
+        crop_n_layers=layers,
+        crop_n_points_downscale_factor=2,
+        pred_iou_thresh=0,
+        stability_score_thresh=0,
+    )
+    assert all(mask.shape == size_hw for mask in generator.masks(picture(*size_hw)).masks)

@@ -8,6 +8,7 @@ from otus.errors import ShapeError, UsageError
 from otus.parts.backbones import efficientnet_lite0_backbone
 from otus.promptable.backbone_encoder import BackboneEncoder
 from otus.promptable.interactive_training import SimulatedPrompts, jittered_boxes, mask_losses, next_points
+from otus.promptable.mask_decoder import Mixing, as_locations, as_maps
 from otus.promptable.prompt_encoder import PromptBatch
 from otus.promptable.sam import Sam, with_encoder
 
@@ -204,3 +205,35 @@ def test_it_learns_an_image_by_heart():
     ground_truth = torch.nn.functional.adaptive_avg_pool2d(torch.stack(masks).float(), 16) > 0.5
     iou = (best & ground_truth).sum((1, 2)) / (best | ground_truth).sum((1, 2))
     assert iou.min() > 0.7
+
+
+def test_mixing_has_no_effect_until_it_is_trained_and_then_on_neighbours() -> None:
+    x = torch.randn(2, 9, 2, 2, 2, 2, 5)
+    assert torch.equal(as_locations(as_maps(x), x.shape), x)
+    x = torch.randn(2, 9, 2, 2, 5)
+    mixing = Mixing(5)
+    assert torch.equal(mixing(x), x)
+    torch.nn.init.normal_(mixing.second.weight)
+    changed = x.clone()
+    changed[0, 4] += 1  # the location in the middle
+    differs = (as_maps(mixing(changed)) != as_maps(mixing(x))).any(dim=1)
+    assert differs[0].all()
+    assert not differs[1].any()
+
+
+def test_weights_that_are_loaded_empty_the_cache_of_a_frozen_encoder() -> None:
+    sam, other = small_sam().train(), small_sam()
+    sam.image_encoder.requires_grad_(False)
+    image = sample(square(4, 8, 24, SIDE))["image"][None]
+    before = sam._training_features(image)
+    torch.nn.init.ones_(other.image_encoder.neck[0].weight)
+    sam.load_state_dict(other.state_dict())
+    assert not torch.equal(sam._training_features(image), before)
+
+
+def test_training_on_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no NVIDIA GPU")
+    sam = small_sam().train().cuda()
+    sum(sam.losses([sample(square(4, 8, 24, SIDE))], generator=torch.Generator().manual_seed(0)).values()).backward()
+    assert sam.mask_decoder.mask_tokens.weight.grad.any()

@@ -40,7 +40,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(photos: Path, *arguments: object, code: int = 0) -> str:
-    model = photos.parent / "narrow.safetensors"
+    model = (photos if photos.is_dir() else photos.parent).parent / "narrow.safetensors"
     result = CliRunner().invoke(app, ["masks", str(photos), "--model", str(model), *OPTIONS, *map(str, arguments)])
     assert result.exit_code == code, result.output
     return result.stdout if code == 0 else result.stderr
@@ -109,10 +109,31 @@ def test_what_is_wrong_is_named(photos: Path, tmp_path: Path) -> None:
     assert "skipped: " in run(photos, code=1)
     assert len(list((photos / "otus-automatic-masks").glob("*.png.json"))) == 4
     refused = run(photos, "--box-nms-thresh", "0.5", code=2)
-    assert "contains masks generated with box_nms_thresh None, got 0.5; choose another folder" in refused
+    assert "contains masks generated with box_nms_thresh 0.7, got 0.5; choose another folder" in refused
     assert "expected sa1b or coco, got 'png'" in run(photos, "--format", "png", code=2)
     assert "expected a folder" in run(photos, "--out", photos / "0.png", code=2)
     result = CliRunner().invoke(app, ["masks", str(photos), "--model", "fcos_efficientnet_lite0_fpn"])
     assert result.exit_code == 2
     assert "expected sam_efficientnet_lite0" in result.stderr
     assert "graph-cut" not in result.stderr  # it makes no masks of everything
+
+
+@pytest.mark.parametrize("form", ["sa1b", "coco"])
+def test_images_one_by_one_and_an_image_that_has_changed(photos: Path, tmp_path: Path, form: str) -> None:
+    arguments = ("--format", form, "--out", tmp_path / "masks")
+    run(photos / "2.png", *arguments)
+    run(photos / "0.png", *arguments)
+    dataset = otus.open_dataset(tmp_path / "masks" / ("annotations.json" if form == "coco" else ""))
+    assert dict(zip(dataset.images.files, dataset.images.ids, strict=True)) == {"2.png": 1, "0.png": 2}
+    assert len(set(dataset.objects.ids.tolist())) == len(dataset.objects)
+    write_image(photos / "2.png", picture(50, 70, seed=7))
+    assert "2 images" not in run(photos / "2.png", *arguments)
+    assert "already there" in run(photos / "2.png", *arguments)
+    dataset = otus.open_dataset(tmp_path / "masks" / ("annotations.json" if form == "coco" else ""))
+    assert dict(zip(dataset.images.files, dataset.images.ids, strict=True)) == {"2.png": 1, "0.png": 2}
+    assert dataset.instances(dataset.images.files.index("2.png")).size_hw == (50, 70)
+
+
+def test_settings_that_are_the_defaults_are_the_same(photos: Path) -> None:
+    run(photos)
+    assert "4 of them already there" in run(photos, "--box-nms-thresh", "0.7")

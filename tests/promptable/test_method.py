@@ -146,6 +146,12 @@ def test_a_file_that_is_no_embedding_is_named(tmp_path: Path, embedding: Embeddi
             path.write_bytes(path.read_bytes()[:-100])
         with pytest.raises(DataError, match=f"{name}.safetensors: .*embed the image again"):
             Embedding.load(path)
+    for damaged in ("{", '{"version": 1}'):
+        save_file(
+            {"features": np.zeros((1, 1, 1), np.float32)}, tmp_path / "d.safetensors", {"otus_embedding": damaged}
+        )
+        with pytest.raises(DataError, match=r"d\.safetensors: its description is damaged.*embed the image again"):
+            Embedding.load(tmp_path / "d.safetensors")
     save_file({"features": np.zeros((1, 1, 1), np.float32)}, tmp_path / "weights.safetensors")
     with pytest.raises(DataError, match="is not an embedding of an image"):
         Embedding.load(tmp_path / "weights.safetensors")
@@ -193,6 +199,8 @@ def test_calls_of_the_predictor_that_cannot_be(method: SamMethod) -> None:
         predictor.predict(np.array([[3.0, 3.0]]), np.array([4]))
     with pytest.raises(UsageError, match="point_labels: expected one for each point, got none"):
         predictor.predict(point)
+    with pytest.raises(UsageError, match="point_coords, point_labels: expected both or none"):
+        predictor.predict_torch(torch.tensor([[[3.0, 3.0]]]), None)
     with pytest.raises(ShapeError, match=r"point_labels: expected finite numbers of shape \(1\), got int64 \(2,\)"):
         predictor.predict(point, np.array([1, 0]))
     with pytest.raises(ShapeError, match=r"point_coords: expected finite numbers of shape \(N, 2\)"):
@@ -248,3 +256,15 @@ def test_masks_of_a_crop_lie_in_the_image(top: int, left: int) -> None:
     whole[:, top : top + 40, left : left + 60] = upscaled_masks(logits, 192, (40, 60)).masks.dense()
     placed = upscaled_masks(logits, 192, (40, 60), crop=(top, left, (49, 67)))
     assert np.array_equal(placed.masks.dense(), whole)
+
+
+def test_an_empty_mask_marks_nothing(method: SamMethod, embedding: Embedding) -> None:
+    with pytest.raises(UsageError, match=r"prompts\[0\]: nothing is marked as object"):
+        method.segment(embedding, Prompt(mask=np.zeros(embedding.size_hw, bool)))
+
+
+def test_boxes_of_masks_that_leave_a_column_below_and_enter_the_next_above() -> None:
+    logits = np.full((1, 8, 8), -1.0, np.float32)
+    logits[0, 5:, 0] = logits[0, :3, 1] = 1
+    upscaled = upscaled_masks(logits, 8, (8, 8))
+    assert upscaled.boxes_xyxy.tolist() == upscaled.masks.boxes_xyxy().tolist() == [[0, 0, 2, 8]]

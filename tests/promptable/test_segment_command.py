@@ -74,3 +74,12 @@ def test_what_is_wrong_is_named(weights: Path, tmp_path: Path) -> None:
         image, "--point", "9,20,1", "--method", "sam_vit", code=2
     )
     assert "nothing is marked as object" in run(image, "--point", "9,20,0", "--method", weights, code=2)
+
+
+def test_other_weights_are_asked_again(weights: Path, tmp_path: Path) -> None:
+    arguments = (tmp_path / "photos", "--prompts", tmp_path / "prompts.json", "--out", tmp_path / "masks")
+    (tmp_path / "prompts.json").write_text(json.dumps({"a.png": {"points": [[20, 20, 1]]}}))
+    run(*arguments, "--method", weights)
+    assert "1 of them already there" in run(*arguments, "--method", weights)
+    other = weights.rename(tmp_path / "other.safetensors")
+    assert "already there" not in run(*arguments, "--method", other)

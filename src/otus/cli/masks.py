@@ -1,5 +1,6 @@
 """``otus masks``: generate the masks of everything in images automatically, without prompts."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,17 @@ import typer
 
 from otus.cli._common import emit_json, given_options, output_folder, track, verb
 from otus.cli._options import PROMPTABLE_MODEL, AsJson, Device, Precision, Runtime, Weights
+
+_SETTINGS = (
+    "points_per_side",
+    "pred_iou_thresh",
+    "stability_score_thresh",
+    "box_nms_thresh",
+    "crop_n_layers",
+    "crop_n_points_downscale_factor",
+    "min_mask_region_area",
+)
+"""The generator's arguments that change the masks."""
 
 
 def _number(name: str, text: str, default: str) -> object:
@@ -101,8 +113,9 @@ def masks(
         model, weights=weights, **given_options(device=device, precision=precision or "auto", runtime=runtime)
     )
     generator = SamAutomaticMaskGenerator(method, **options)
-    settings = {"model": method.name, "weights": method.model_hash, **options}
-    settings.pop("points_per_batch", None)
+    parameters = signature(SamAutomaticMaskGenerator).parameters
+    settings = {"model": method.name, "weights": method.model_hash}
+    settings |= {name: options.get(name, parameters[name].default) for name in _SETTINGS}
     errors: list[DataError] = []
 
     def skip(error: DataError) -> None:
@@ -110,7 +123,7 @@ def masks(
         typer.echo(f"otus: skipped: {error}", err=True)
 
     results: list[WrittenMasks] = []
-    images = {path.name: path for path in files}
+    images = {path.relative_to(folder).as_posix(): path for path in files}
     writing = write_masks(images, generator, out, format=format_, settings=settings, report=skip)
     for result in track(writing, "masks", total=len(images)):
         results.append(result)

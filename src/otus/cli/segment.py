@@ -1,7 +1,8 @@
 """``otus segment``: segment objects by points, boxes or scribbles, with a classical method or a promptable model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from otus.structures import MaskCandidates, Prompt, PromptableMethod
 
     Methods = Callable[[Prompt], PromptableMethod[Any]]
+    Parts = Mapping[int | None, Prompt]
+    """Prompts of an image by the number of the object; the numbers of a prompt under None are its own."""
 
 Points = Annotated[
     list[str] | None,
@@ -198,7 +201,7 @@ def segment(
     from otus.interactive.mask_files import write_masks
 
     image = read_image(source)
-    document, candidates = _segment(image, source.name, prompt, methods, all_=all_)
+    document, candidates = _segment(image, source.name, {None: prompt}, methods, all_=all_)
     if out is not None:
         write_masks(out, [document], format=format_)
     if overlay is not None:
@@ -253,7 +256,7 @@ def _segment_many(
         output_folder(overlay, "the overlays", option="--overlay")
         if overlay.resolve() in (out.resolve(), source.resolve()):
             raise UsageError(f"--overlay: expected a folder for overlays alone, got {overlay}")
-    previous: MaskCandidates | None = None
+    previous: Parts | None = None  # prompts for the objects of the previous frame
     documents: list[dict[str, Any]] = []
     errors: list[DataError] = []
     already_there = 0
@@ -265,27 +268,30 @@ def _segment_many(
     images = _frames_of(source, prompts, skip) if is_video(source) else _images_of(source, prompts, out)
     for name, read in track(images, "segmenting"):
         prompt = prompts.get(name)
-        if prompt is None and (not frames or not previous):
+        searched = first_prompt is not None and first_prompt.text is not None
+        if prompt is None and (not frames or previous is None or (searched and not previous)):
             prompt = first_prompt
         if prompt is None and not frames:
             continue
         document_file = out / f"{name}.json"
         mask_files = {"png": out / f"{name}.png", "labelme": out / f"{name}.labelme.json"}
         try:
+            parts: Parts = _followed(previous, name) if prompt is None else {None: prompt}
             document = _read_document(document_file)
-            if document is not None and _is_up_to_date(document, prompt, method, {**stored_options, "all": all_}):
+            image = None
+            if document is not None and _is_up_to_date(document, parts, method, {**stored_options, "all": all_}):
                 already_there += 1
-                previous = _candidates(document)
+                candidates = _candidates(document)
             else:
                 image = read()
-                prompt = prompt or _prompt_from_previous(previous, name)
-                document, previous = _segment(image, name, prompt, methods, all_=all_)
-                document |= {"prompt": prompt.to_json(), "asked": method, **stored_options, "all": all_}
+                document, candidates = _segment(image, name, parts, methods, all_=all_)
+                document |= {"prompt": _prompt_json(parts), "asked": method, **stored_options, "all": all_}
                 for outdated in mask_files.values():
                     outdated.unlink(missing_ok=True)
-                if overlay is not None:
-                    _draw(image, previous, overlay / f"{name}.png")
                 write_masks(document_file, [document], format="rle")
+            previous = _prompts_for_next(candidates)
+            if overlay is not None and (image is not None or not (overlay / f"{name}.png").exists()):
+                _draw(read() if image is None else image, candidates, overlay / f"{name}.png")
             if format_ in mask_files and not mask_files[format_].exists():
                 write_masks(mask_files[format_], [document], format=format_)
         except (DataError, UsageError, ValueError) as error:
@@ -356,32 +362,45 @@ def _read_document(path: Path) -> dict[str, Any] | None:
     return document if isinstance(document, dict) and {"candidates", "prompt", "method"} <= set(document) else None
 
 
-def _is_up_to_date(
-    document: dict[str, Any], prompt: "Prompt | None", method: str | None, options: dict[str, Any]
-) -> bool:
-    """Return whether a document was computed by this prompt and method (None: the default), and the same other options."""
+def _is_up_to_date(document: dict[str, Any], parts: "Parts", method: str | None, options: dict[str, Any]) -> bool:
+    """Return whether a document was computed by these prompts and method (None: the default), and the same other options."""
     from otus.interactive.methods import default_method
 
-    same_prompt = prompt is None or document["prompt"] == prompt.to_json()
-    same_method = method in (None, document["method"], document.get("asked"))
-    if method is None and prompt is not None and document.get("asked") is None and not options["weights"]:
-        same_method = document["method"] == default_method(prompt)
+    default = default_method(next(iter(parts.values())))
+    same_prompt = document["prompt"] == _prompt_json(parts)
+    same_method = (document.get("asked") or default) == (method or default)
     same_options = all((document.get(name) or None) == (value or None) for name, value in options.items())
     return same_prompt and same_method and same_options
 
 
-def _prompt_from_previous(previous: "MaskCandidates | None", name: str) -> "Prompt":
-    """Return the best mask of the previous frame as a prompt."""
-    from otus.errors import DataError
+def _prompt_json(parts: "Parts") -> dict[str, Any]:
+    """Return the prompt of an image, or the prompts of a frame's objects by number, as JSON."""
+    if None in parts:
+        return parts[None].to_json()
+    return {str(number): prompt.to_json() for number, prompt in parts.items()}
+
+
+def _prompts_for_next(candidates: "MaskCandidates") -> "Parts":
+    """Return the best mask of each object that was found as its prompt on the next frame."""
+    import numpy as np
+
     from otus.structures import Prompt
+
+    best = {int(number): candidates.best(int(number)) for number in np.unique(candidates.objects)}
+    return {number: Prompt(mask=mask) for number, mask in best.items() if mask.any()}
+
+
+def _followed(previous: "Parts | None", name: str) -> "Parts":
+    """Return the prompts for the objects of the previous frame, or raise DataError if there are none."""
+    from otus.errors import DataError
 
     if previous is None:
         remedy = "give --point or --box, or its prompt in --prompts"
         raise DataError("the first frame has no prompt", file=name, remedy=remedy, kind="bad_prompt")
-    if not len(previous):
+    if not previous:
         remedy = "give its prompt in --prompts"
         raise DataError("nothing was found on the previous frame", file=name, remedy=remedy, kind="bad_prompt")
-    return Prompt(mask=previous.best(int(previous.objects[0])))
+    return previous
 
 
 def _candidates(document: dict[str, Any]) -> "MaskCandidates":
@@ -447,7 +466,7 @@ def _numbers(option: str, expected: str, text: str, count: int) -> list[float]:
         values = [float(value) for value in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != count:
+    if len(values) != count or not all(map(isfinite, values)):
         raise UsageError(f"{option}: expected {expected}, got {text!r}")
     return values
 
@@ -488,19 +507,25 @@ def _load(name: str, *, weights: str | None, text_encoder: str | None, **options
 
 
 def _segment(
-    image: "np.ndarray", name: str, prompt: "Prompt", methods: "Methods", *, all_: bool
+    image: "np.ndarray", name: str, parts: "Parts", methods: "Methods", *, all_: bool
 ) -> "tuple[dict[str, Any], MaskCandidates]":
     """Segment an image; return its document and its masks, all candidates or the best per object."""
     import time
 
     from otus.interactive.mask_files import candidate_records
+    from otus.structures import MaskCandidates
 
+    prompt = next(iter(parts.values()))
     method = methods(prompt)
     start = time.perf_counter()
     embedding = method.embed(image)
     embedded = time.perf_counter()
-    candidates = method.segment(embedding, prompt)
-    candidates = candidates if all_ else candidates.best_of_each()
+    found = []
+    for number, part in parts.items():
+        candidates = method.segment(embedding, part)
+        candidates = candidates if all_ else candidates.best_of_each()
+        found.append(candidates if number is None else candidates.numbered(number))
+    candidates = MaskCandidates.concatenate(found, (image.shape[0], image.shape[1]))
     seconds = {"embed": embedded - start, "segment": time.perf_counter() - embedded}
     head = {"file": name, "width": image.shape[1], "height": image.shape[0], "method": method.name, "seconds": seconds}
     if prompt.text is not None:

@@ -22,7 +22,7 @@ import otus
 from otus._files import cache_folder, staged_file
 from otus.data.sample import Sample
 from otus.data.scenes.generator import Scenes
-from otus.errors import ExportError, UsageError, did_you_mean
+from otus.errors import CheckpointError, ExportError, UsageError, did_you_mean
 from otus.inference.runtimes import SESSIONS, Session, onnx_program, open_session, require_package, root_message
 from otus.parts.backbones.norms import fuse_frozen_norms
 from otus.parts.batching import make_batch
@@ -86,7 +86,7 @@ def _measure(system: BaseSystem[Any, Any], preprocess: Preprocess, runtimes: Seq
     for name in runtimes:
         try:
             candidates[name] = fused_for_inference(system) if name == "torch" else accelerated(system, name)
-        except ExportError:
+        except (ExportError, CheckpointError):
             continue
     fewest = dict.fromkeys(candidates, float("inf"))
     with torch.inference_mode():

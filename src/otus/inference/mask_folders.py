@@ -1,5 +1,6 @@
 """Automatic mask generation for many images, written as SA-1B or COCO files; an interrupted run can be resumed."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def write_masks(
 ) -> Iterator[WrittenMasks]:
     """Generate the masks of images one by one, and write a file for each image.
 
-    Images whose file exists are not processed again.
+    Images whose file exists are not processed again, unless they have changed.
 
     Parameters
     ----------
@@ -61,7 +62,8 @@ def write_masks(
     generator
         Mask generator.
     out
-        Output folder. Format ``sa1b`` writes ``NAME.json`` for each image, ``coco`` writes ``annotations.json`` at the end.
+        Output folder. Format ``sa1b`` writes ``NAME.json`` for each image, ``coco`` writes ``annotations.json`` at the end,
+        with the masks of earlier runs too.
     format
         ``sa1b`` or ``coco``.
     settings
@@ -84,32 +86,45 @@ def write_masks(
         raise UsageError(f"format: expected {' or '.join(FORMATS)}, got {format!r}")
     _check_settings(out, dict(settings or {}), format)
     parts = out if format == "sa1b" else out / _PARTS
-    files = {name: parts / f"{name}.json" for name in images}
-    existing = {name: _document(file) for name, file in files.items()}
-    ids = {name: document["image"]["image_id"] for name, document in existing.items() if document is not None}
-    counts = {name: len(document["annotations"]) for name, document in existing.items() if document is not None}
-    del existing  # frees the masks' memory
+    ids, counts, digests = {}, {}, {}  # by file, of all files in the folder
+    for file in sorted(parts.rglob("*.json")):
+        if (document := _document(file)) is not None:
+            ids[file] = document["image"]["image_id"]
+            counts[file] = len(document["annotations"])
+            digests[file] = document["image"].get("sha256")
     next_id = max(ids.values(), default=0) + 1
-    written: list[Path] = []
     for name, path in images.items():
-        if name not in ids:
-            try:
-                image = read_image(path)
-            except DataError as error:
-                report(error)
-                continue
+        file = parts / f"{name}.json"
+        digest = _digest(path)
+        existed = digest is not None and digests.get(file) == digest
+        try:
+            image = None if existed else read_image(path)
+        except DataError as error:
+            report(error)
+            continue
+        if image is not None:
             masks = generator.masks(image)
-            record = {"image_id": next_id, "width": image.shape[1], "height": image.shape[0], "file_name": name}
-            first = next_id * _MASK_IDS_PER_IMAGE
+            if file not in ids:
+                ids[file], next_id = next_id, next_id + 1
+            size = {"width": image.shape[1], "height": image.shape[0]}
+            record = {"image_id": ids[file], **size, "file_name": name, "sha256": digest}
+            first = ids[file] * _MASK_IDS_PER_IMAGE
             annotations = [{"id": first + index, **annotation} for index, annotation in enumerate(masks.records())]
-            with staged_file(files[name]) as stage:
+            with staged_file(file) as stage:
                 stage.write_bytes(msgspec.json.encode({"image": record, "annotations": annotations}))
-            counts[name] = len(masks)
-            next_id += 1
-        written.append(files[name])
-        yield WrittenMasks(name, files[name], counts[name], existed=name in ids)
+            counts[file] = len(masks)
+        yield WrittenMasks(name, file, counts[file], existed=existed)
     if format == "coco":
-        _write_coco(written, out / "annotations.json")
+        _write_coco(sorted(ids, key=ids.__getitem__), out / "annotations.json")
+
+
+def _digest(path: Path) -> str | None:
+    """Return the SHA-256 of a file, None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _check_settings(out: Path, settings: dict[str, Any], format: str) -> None:
@@ -151,7 +166,7 @@ def _write_coco(parts: Sequence[Path], path: Path) -> None:
     def images() -> Iterator[dict[str, Any]]:
         for part in parts:
             image = msgspec.json.decode(part.read_bytes())["image"]
-            yield {"id": image.pop("image_id"), **image}
+            yield {"id": image["image_id"], **{key: image[key] for key in ("width", "height", "file_name")}}
 
     def annotations() -> Iterator[dict[str, Any]]:
         for part in parts:

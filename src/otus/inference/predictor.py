@@ -228,7 +228,7 @@ class Predictor:
             raise self._not_a_detector("tiles")
         if refine_masks is not None and self.task.result_type is not Instances:
             raise self._not_a_detector("refine_masks")
-        if isinstance(refine_masks, str):
+        if isinstance(refine_masks, str | Path):
             from otus.inference.promptable import load_method  # which loads by this module
 
             refine_masks = load_method(refine_masks, device=self.device, precision=self.precision)

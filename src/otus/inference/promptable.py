@@ -8,6 +8,7 @@ import torch
 from otus.errors import UsageError, did_you_mean
 from otus.inference.devices import choose_device, choose_precision
 from otus.inference.loading import load
+from otus.inference.predictor import Predictor
 from otus.inference.runtimes import NATIVE_RUNTIMES
 from otus.interactive.methods import METHODS, make_method
 from otus.parts.fast.fusion import fused_for_inference
@@ -110,22 +111,28 @@ def load_sam(
     chosen = choose_precision(precision, choose_device(device))
     if chosen == "bfloat16" and runtime != "torch" and precision != "auto":
         raise UsageError(f"precision: {runtime} computes in float32; leave bfloat16 out")
-    predictor = load(name_or_file, weights=weights, device=device, runtime=runtime)
+    predictor = load(name_or_file, weights=weights, device=device)
     if predictor.task is not PROMPTABLE:
         raise UsageError(f"{name}: expected a promptable model, got one of the task {predictor.task.name}")
-    sam = predictor.system
-    in_torch = predictor.runtime == "torch"
+    running = predictor
+    if runtime != "torch":
+        running = Predictor(
+            predictor.system, preprocess=predictor.preprocess, name=predictor.name, device=device, runtime=runtime
+        )
+    in_torch = running.runtime == "torch"
     method = SamMethod(
-        sam,
+        predictor.system,
         preprocess=predictor.preprocess,
         name=predictor.name,
         multimask=multimask,
         bfloat16=chosen == "bfloat16" and in_torch,
         text_encoder=None if text_encoder is None else load_clip(text_encoder, preprocess=predictor.preprocess),
     )
+    if chosen == "float32" or not in_torch:
+        _ = method.model_hash  # of the weights before they are fused: embeddings of all runtimes are of one model
+    method.sam = running.system
     if chosen == "float32" and in_torch:
-        _ = method.model_hash  # of the weights before they are fused, so that embeddings of both are of one model
-        sam.image_encoder = fused_for_inference(sam.image_encoder)
+        method.sam.image_encoder = fused_for_inference(method.sam.image_encoder)
     return method
 
 

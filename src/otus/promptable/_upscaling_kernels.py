@@ -73,10 +73,10 @@ def encode_upscaled(
             length += 1
         if in_column > 0:
             x1, x2 = min(x1, x), x + 1
+            if column[0] > thresholds[0]:
+                y1 = 0
             if inside:
                 y2 = height
-                if column[0] > thresholds[0]:
-                    y1 = 0
         below = image_height - top - height
         if inside and below > 0:
             runs[count] = length

@@ -180,6 +180,8 @@ class SamAutomaticMaskGenerator:
         assert point_grids is not None
         if len(point_grids) <= crop_n_layers:
             raise UsageError(f"point_grids: expected one per layer, {crop_n_layers + 1}, got {len(point_grids)}")
+        if not len(point_grids[0]):
+            raise UsageError("point_grids: expected points for the image itself, the first layer, got none")
         self.method = method
         self.point_grids = point_grids
         self.points_per_batch = points_per_batch
@@ -201,6 +203,8 @@ class SamAutomaticMaskGenerator:
         """Return the masks of an RGB image as one value."""
         size_hw = image.shape[0], image.shape[1]
         crops = crop_boxes(size_hw, self.crop_n_layers, self.crop_overlap_ratio)
+        has_pixels = [box[0] < box[2] and box[1] < box[3] for box, _ in crops]  # not so in an image of few pixels
+        crops = [crop for crop, kept in zip(crops, has_pixels, strict=True) if kept and len(self.point_grids[crop[1]])]
         masks = AutomaticMasks.concatenate([self._crop_masks(image, crop, layer) for crop, layer in crops], size_hw)
         if len(crops) > 1:
             areas = np.prod(masks.crops_xyxy[:, 2:] - masks.crops_xyxy[:, :2], axis=1)

@@ -23,6 +23,15 @@ _KEY = "otus_embedding"
 VERSION = 1
 
 
+class _Metadata(msgspec.Struct):
+    """What the file of an embedding stores beside its features."""
+
+    version: int
+    size_hw: tuple[int, int]
+    image: str
+    model: str
+
+
 @dataclass(frozen=True, eq=False)
 class Embedding:
     """The feature map of an image. It is immutable; its array is read-only.
@@ -57,7 +66,7 @@ class Embedding:
         DataError
             If it cannot be written.
         """
-        metadata = {"version": VERSION, "size_hw": self.size_hw, "image": self.image, "model": self.model}
+        metadata = _Metadata(VERSION, self.size_hw, self.image, self.model)
         with staged_file(path) as stage:
             stage.write_bytes(
                 save({"features": self.features}, metadata={_KEY: msgspec.json.encode(metadata).decode()})
@@ -81,12 +90,14 @@ class Embedding:
             raise DataError(f"is not a complete safetensors file: {error}", file=path, remedy=remedy) from None
         if features is None:
             raise DataError("is not an embedding of an image", file=path, remedy=remedy)
-        metadata = msgspec.json.decode(file_metadata[_KEY])
-        if metadata.get("version") != VERSION:
-            got = metadata.get("version")
+        try:
+            metadata = msgspec.json.decode(file_metadata[_KEY], type=_Metadata)
+        except msgspec.MsgspecError as error:
+            raise DataError(f"its description is damaged: {error}", file=path, remedy=remedy) from None
+        if metadata.version != VERSION:
+            got = metadata.version
             raise DataError(f"expected an embedding of version {VERSION}, got {got}", file=path, remedy=remedy)
-        height, width = metadata["size_hw"]
-        return cls(features, (height, width), metadata["image"], metadata["model"])
+        return cls(features, metadata.size_hw, metadata.image, metadata.model)
 
     def check_image(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
         """Raise UsageError unless the embedding is of this image."""

@@ -223,9 +223,10 @@ def next_points(
             distance += eroded.sum(dim=0)
             eroded = -F.max_pool2d(-F.pad(eroded, (1, 1, 1, 1)), 3, stride=1)
         error = error & (distance == distance.amax(dim=(1, 2), keepdim=True))
-    pixel = torch.multinomial(error.flatten(start_dim=1).float(), 1, generator=generator)[:, 0]
+    pixel = torch.multinomial(error.flatten(start_dim=1).float().cpu(), 1, generator=generator)[:, 0]
+    pixel = pixel.to(target.device)  # the generator is on the CPU
     points = torch.stack([pixel % target.shape[2], pixel // target.shape[2]], dim=1) + 0.5
-    return points, target.flatten(start_dim=1)[torch.arange(len(pixel)), pixel].long()
+    return points, target.flatten(start_dim=1).gather(1, pixel[:, None])[:, 0].long()
 
 
 def jittered_boxes(masks: Bool[Tensor, "n s s"], generator: torch.Generator | None = None) -> Float[Tensor, "n 4"]:
@@ -239,7 +240,7 @@ def jittered_boxes(masks: Bool[Tensor, "n s s"], generator: torch.Generator | No
     ]
     boxes = torch.stack(corners, dim=1).float()
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    noise = torch.randn(boxes.shape, generator=generator) * _BOX_NOISE * sides
+    noise = torch.randn(boxes.shape, generator=generator).to(boxes.device) * _BOX_NOISE * sides
     boxes = (boxes + noise.clamp(-_MAX_BOX_NOISE, _MAX_BOX_NOISE)).clamp(0, size)
     return torch.cat([torch.minimum(boxes[:, :2], boxes[:, 2:] - 1), boxes[:, 2:]], dim=1)
 

@@ -239,7 +239,8 @@ class SamMethod:
             raise ShapeError(f"prompts[{index}]: {error}") from None
         points, labels = np.asarray(prompt.points_xy), np.asarray(prompt.point_labels)
         numbers = np.unique(labels[labels > BACKGROUND]).tolist()
-        single_object = any(part is not None for part in (prompt.box_xyxy, prompt.mask, prompt.text, mask_logits))
+        mask_pixels = prompt.mask if prompt.mask is not None and prompt.mask.any() else None
+        single_object = any(part is not None for part in (prompt.box_xyxy, mask_pixels, prompt.text, mask_logits))
         if not numbers and not single_object:
             raise UsageError(
                 f"prompts[{index}]: nothing is marked as object for {self.name}; give a point on it, a box or a mask"

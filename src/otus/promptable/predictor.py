@@ -188,6 +188,8 @@ class SamPredictor:
         multimask: bool,
     ) -> tuple[Float[Tensor, "b c m m"], Float[Tensor, "b c"]]:
         embedding = self._require_embedding()
+        if (points is None) != (labels is None):
+            raise UsageError("point_coords, point_labels: expected both or none of them")
         if labels is not None and not ((labels >= NOT_A_POINT) & (labels <= BOTTOM_RIGHT)).all():
             raise UsageError("point_labels: expected 1 for the object, 0 for background or -1 for padding")
         prompts = PromptBatch(

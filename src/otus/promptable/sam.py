@@ -84,6 +84,7 @@ class Sam(BaseSystem[Stages, Instances]):
         self.simulated_prompts = simulated_prompts
         self.size_divisor = image_encoder.image_size  # batches are squares of this side
         self._cached_features = _FeatureCache()
+        self.register_load_state_dict_post_hook(lambda module, _: module._cached_features.clear())  # type: ignore[no-untyped-call]
 
     @property
     def task(self) -> Task:
@@ -230,6 +231,7 @@ class Sam(BaseSystem[Stages, Instances]):
         """Return the feature maps of a batch; those of a frozen encoder are computed once for images that are seen again."""
         assert isinstance(self.image_encoder, nn.Module)
         if any(parameter.requires_grad for parameter in self.image_encoder.parameters()):
+            self._cached_features.clear()
             return self.image_encoder(images).float()
         self.image_encoder.eval()  # batch norms keep their statistics
         features = []

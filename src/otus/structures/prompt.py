@@ -7,7 +7,7 @@ Labels are 0 for background and 1 for the object; several objects are numbered 1
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
@@ -278,6 +278,18 @@ class MaskCandidates:
         """Return the best mask of an object, (H, W); an empty mask if it has none."""
         indices = np.flatnonzero(self.objects == number)
         return self.masks[indices[0]].dense()[0] if len(indices) else np.zeros(self.masks.size_hw, dtype=bool)
+
+    def numbered(self, number: int) -> "MaskCandidates":
+        """Return the masks as those of the object with this number."""
+        return replace(self, objects=np.full(len(self), number))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["MaskCandidates"], size_hw: tuple[int, int]) -> "MaskCandidates":
+        """Return the masks of all parts, in order; their logits are left out if there are several parts."""
+        if len(parts) == 1:
+            return parts[0]
+        masks = Masks.concatenate([part.masks for part in parts], size_hw)
+        return cls(masks, *(np.concatenate([getattr(part, name) for part in parts]) for name in ("scores", "objects")))
 
     def best_of_each(self) -> "MaskCandidates":
         """Return the best mask of each object."""

@@ -164,10 +164,10 @@ def explain_prompt(image: ImageArray, prompt: Prompt, *, name: str, method: SamM
     UsageError, ShapeError
         As :meth:`~otus.promptable.method.SamMethod.segment`, or if the prompt marks several objects.
     """
-    if prompt.num_objects > 1:
-        raise UsageError(f"the prompt marks {prompt.num_objects} objects; give the points of one object")
-    embedding = method.embed(image)
     labels = np.asarray(prompt.point_labels)
+    if len(marked := np.unique(labels[labels > BACKGROUND])) > 1:
+        raise UsageError(f"the prompt marks {len(marked)} objects; give the points of one object")
+    embedding = method.embed(image)
     alone = prompt.box_xyxy is not None or prompt.mask is not None  # enough without a point
     first = 0 if alone or not len(labels) else int(np.argmax(labels > BACKGROUND)) + 1
     prompts = tuple(
