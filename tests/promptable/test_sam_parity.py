@@ -13,6 +13,7 @@ pytest.importorskip("segment_anything", reason="SAM is compared with segment-any
 from segment_anything import SamPredictor as OfficialPredictor
 from segment_anything import build_sam_vit_b
 
+from otus.errors import ShapeError
 from otus.promptable.method import SamMethod
 from otus.promptable.predictor import SamPredictor
 from otus.promptable.prompt_encoder import PromptBatch
@@ -145,6 +146,23 @@ def test_many_prompts_as_tensors_with_the_official_transform(models: Models) -> 
     torch.testing.assert_close(scaled, official.transform.apply_boxes_torch(boxes, (90, 150)))
     expected = official.predict_torch(None, None, scaled, return_logits=True)
     torch.testing.assert_close(ours.predict_torch(None, None, scaled, return_logits=True), expected, atol=1e-4, rtol=0)
+
+
+def test_images_that_the_transform_has_resized(models: Models) -> None:
+    official, ours = OfficialPredictor(models[0]), SamPredictor(SamMethod(models[1]))
+    image = picture(90, 150)
+    resized = ours.transform.apply_image(image)
+    np.testing.assert_array_equal(resized, official.transform.apply_image(image))
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    batch = torch.from_numpy(resized).permute(2, 0, 1)[None]
+    # segment-anything 1.0 takes the batch and the channels for height and width here
+    torch.testing.assert_close(ours.transform.apply_image_torch(tensor), batch.float(), atol=1.5, rtol=0)
+    for predictor in (official, ours):
+        predictor.set_torch_image(batch, (90, 150))
+    torch.testing.assert_close(ours.get_image_embedding(), official.get_image_embedding(), atol=1e-4, rtol=0)
+    assert ours.original_size == (90, 150)
+    with pytest.raises(ShapeError, match="transformed_image: expected shape"):
+        ours.set_torch_image(tensor, (90, 150))
 
 
 def test_transformers_weights_and_outputs() -> None:

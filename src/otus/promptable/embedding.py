@@ -105,7 +105,7 @@ class Embedding:
             raise UsageError("embedding: it is of another image; embed this image")
 
 
-def hash_image(image: UInt8[np.ndarray, "h w 3"]) -> str:
+def hash_image(image: np.ndarray) -> str:
     """Return the SHA-256 of an image's size and pixels."""
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(np.ascontiguousarray(image).data)

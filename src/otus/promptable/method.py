@@ -110,10 +110,14 @@ class SamMethod:
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ShapeError(f"image: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
-        prepared = prepare_image(image, self.sam.image_size, preprocess=self.preprocess).to(self.sam.device)
+        prepared = prepare_image(image, self.sam.image_size, preprocess=self.preprocess)
+        return Embedding(self.encode(prepared), (image.shape[0], image.shape[1]), hash_image(image), self.model_hash)
+
+    def encode(self, prepared: Float[Tensor, "1 3 s s"]) -> Float32[np.ndarray, "c h w"]:
+        """Return the feature map of a padded, normalised image."""
         with inference_mode(self.sam) as sam, self._autocast():
-            features = sam.image_encoder(prepared)[0].float().cpu().numpy()
-        return Embedding(features, (image.shape[0], image.shape[1]), hash_image(image), self.model_hash)
+            features: np.ndarray = sam.image_encoder(prepared.to(sam.device))[0].float().cpu().numpy()
+        return features
 
     def segment(
         self,

@@ -11,22 +11,34 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from otus.errors import ShapeError, UsageError
 from otus.parts.inference_mode import inference_mode
-from otus.promptable.embedding import Embedding
+from otus.promptable.embedding import Embedding, hash_image
 from otus.promptable.mask_upscaling import upscale, upscaled_masks
 from otus.promptable.method import SamMethod
 from otus.promptable.prompt_encoder import BOTTOM_RIGHT, NOT_A_POINT, PromptBatch
-from otus.promptable.sam import resized_hw
+from otus.promptable.sam import normalise_and_pad, resized_hw
 
 
 class ResizeLongestSide:
-    """Scale coordinates of an image to those of the padded image."""
+    """Resize an image for the model, and scale its coordinates to those of the padded image."""
 
     def __init__(self, target_length: int) -> None:
         self.target_length = target_length
+
+    def apply_image(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+        """Resize an image so that its longer side has the target length."""
+        height, width = resized_hw((image.shape[0], image.shape[1]), self.target_length)
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+    def apply_image_torch(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+        """Resize a batch of images with antialiasing, which differs slightly from :meth:`apply_image`."""
+        size_hw = resized_hw((image.shape[2], image.shape[3]), self.target_length)
+        return F.interpolate(image, size_hw, mode="bilinear", align_corners=False, antialias=True)
 
     def apply_coords(self, coords: Any, original_size: tuple[int, int]) -> Any:
         """Scale the x, y coordinates in the last axis of an array or tensor."""
@@ -91,6 +103,32 @@ class SamPredictor:
             raise UsageError(f"image_format: expected RGB or BGR, got {image_format!r}")
         self._embedding = None
         self._embedding = self.method.embed(image if image_format == "RGB" else image[..., ::-1])
+
+    def set_torch_image(
+        self, transformed_image: Float[Tensor, "1 3 h w"], original_image_size: tuple[int, int]
+    ) -> None:
+        """Embed an image that ``transform`` has resized, with values in [0, 255].
+
+        Parameters
+        ----------
+        transformed_image
+            RGB image, whose longer side has as many pixels as the model takes.
+        original_image_size
+            Height and width of the image before it was resized.
+
+        Raises
+        ------
+        ShapeError
+            If the image has another shape.
+        """
+        side = self.model.image_size
+        expected = (1, 3, *resized_hw(original_image_size, side))
+        if tuple(transformed_image.shape) != expected:
+            raise ShapeError(f"transformed_image: expected shape {expected}, got {tuple(transformed_image.shape)}")
+        pixels = transformed_image.float()
+        features = self.method.encode(normalise_and_pad(pixels, side, preprocess=self.method.preprocess))
+        size_hw = (original_image_size[0], original_image_size[1])
+        self._embedding = Embedding(features, size_hw, hash_image(pixels.cpu().numpy()), self.method.model_hash)
 
     def set_embedding(self, embedding: Embedding) -> None:
         """Set an image that was embedded before.

@@ -273,10 +273,19 @@ def prepare_image(
     """
     height, width = resized_hw((image.shape[0], image.shape[1]), image_size)
     resized = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    pixels = torch.from_numpy(resized).permute(2, 0, 1).float()
+    return normalise_and_pad(
+        torch.from_numpy(resized).permute(2, 0, 1)[None].float(), image_size, preprocess=preprocess
+    )
+
+
+def normalise_and_pad(
+    pixels: Float[Tensor, "1 3 h w"], image_size: int, *, preprocess: Preprocess
+) -> Float[Tensor, "1 3 s s"]:
+    """Normalise a resized image, with values up to 255, and pad it below and to the right; see :func:`prepare_image`."""
+    height, width = pixels.shape[2:]
     mean, std = (255 * pixels.new_tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))
     padded = pixels.new_zeros(1, 3, image_size, image_size)
-    padded[0, :, :height, :width] = (pixels - mean) / std
+    padded[:, :, :height, :width] = (pixels - mean) / std
     return padded
 
 
