@@ -33,7 +33,7 @@ class ResizeLongestSide:
     def apply_image(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
         """Resize an image so that its longer side has the target length."""
         height, width = resized_hw((image.shape[0], image.shape[1]), self.target_length)
-        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
     def apply_image_torch(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         """Resize a batch of images with antialiasing, which differs slightly from :meth:`apply_image`."""
