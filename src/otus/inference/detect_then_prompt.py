@@ -180,11 +180,8 @@ class DetectThenPrompt(Generic[EmbeddingT]):
         detections = embedding.detections
         described = Description.parse(prompt.text, self.detector.categories).select(detections)[:MAX_OBJECTS]
         parts = segment_boxes(self.method, embedding.embedding, described.boxes_xyxy, detections.size_hw)
-        return MaskCandidates(
-            Masks.concatenate([part.masks for part in parts], detections.size_hw),
-            np.concatenate([np.zeros(0), *(part.scores for part in parts)]),
-            np.repeat(np.arange(1, len(parts) + 1), [len(part) for part in parts]),
-        )
+        numbered = [part.numbered(number) for number, part in enumerate(parts, start=1)]
+        return MaskCandidates.concatenate(numbered, detections.size_hw)
 
 
 def _no_candidates(size_hw: tuple[int, int]) -> MaskCandidates:

@@ -288,8 +288,11 @@ class MaskCandidates:
         """Return the masks of all parts, in order; their logits are left out if there are several parts."""
         if len(parts) == 1:
             return parts[0]
-        masks = Masks.concatenate([part.masks for part in parts], size_hw)
-        return cls(masks, *(np.concatenate([getattr(part, name) for part in parts]) for name in ("scores", "objects")))
+        return cls(
+            Masks.concatenate([part.masks for part in parts], size_hw),
+            np.concatenate([np.zeros(0), *(part.scores for part in parts)]),
+            np.concatenate([np.zeros(0, np.int64), *(part.objects for part in parts)]),
+        )
 
     def best_of_each(self) -> "MaskCandidates":
         """Return the best mask of each object."""

@@ -1,4 +1,4 @@
-"""Train a promptable model: a small SAM over EfficientNet-Lite0 that segments any object, given a click or a box.
+r"""Train a promptable model: a small SAM over EfficientNet-Lite0 that segments any object, given a click or a box.
 
 It is trained on all available masks: of the objects of VOC 2012, COCO and Penn-Fudan, and of the segments (things and
 stuff) of COCO panoptic. The objects of VOC 2007 only have boxes: their masks are those that the packaged Mask R-CNN, the
@@ -8,13 +8,17 @@ the weights of that Mask R-CNN.
 Commands, in this order; to resume an interrupted one, add ``--resume RUN``::
 
     python -m otus.experiments.recipes.packaged_promptable label DATA MASKS
-    python -m … train DATA/voc2012 MASKS/ground_truth.json MASKS/pseudo_masks.json --devices 2 --minutes 75
+    python -m … train DATA/voc2012 MASKS/ground_truth.json MASKS/ground_truth.json MASKS/pseudo_masks.json \
+        --devices 2 --minutes 180 --image-size 384
     python -m … pack RUN DATA
 
-The packaged weights come from several shorter trainings at 384 pixels: 34 minutes with the focal loss, of which only the
-image encoder was kept; 14 minutes of ``--frozen-encoder --rate 1e-3`` on MASKS/ground_truth.json, with the focal loss too;
-then 35 minutes as above at ``--rate 8e-4``. With the focal loss the model had learned little from prompts: IoU after one
-click 0.33, after five 0.25 (:mod:`otus.promptable.interactive_training` says why).
+The ground truth is given twice because the teacher's masks are coarse. The packaged weights come from several shorter
+trainings, each from the weights of the one before, 384 pixels all: 34 minutes with the focal loss, of which only the image
+encoder was kept; 14 minutes of ``--frozen-encoder --rate 1e-3`` on MASKS/ground_truth.json, with the focal loss too; 35
+minutes at ``--rate 8e-4`` with each data set once and three rounds; 49 minutes as above at ``--rate 8e-4``; and 62 minutes
+at ``--rate 6e-4``, for which the convolutions of :class:`~otus.promptable.mask_decoder.Mixing` were added. With the focal
+loss the model had learned little from prompts: IoU after one click 0.33, after five 0.25
+(:mod:`otus.promptable.interactive_training` says why).
 
 ``DATA`` holds the folders voc2007, voc2012, coco, coco_person, coco_panoptic, penn_fudan, and for ``pack`` interactive and
 duplicates.tsv. Only the split ``train`` of the VOC sets is trained on; VOC 2012 ``val`` selects the checkpoint. The
