@@ -31,7 +31,9 @@ def segment_boxes(
     """Return the candidates of a promptable method for each box of an image; none for a box without area in the image."""
     clipped = np.clip(boxes_xyxy, 0, np.tile(size_hw[::-1], 2))
     return [
-        method.segment(embedding, Prompt(box_xyxy=box)) if (box[2:] > box[:2]).all() else _no_candidates(size_hw)
+        method.segment(embedding, Prompt(box_xyxy=box))
+        if (box[2:] > box[:2]).all()
+        else MaskCandidates.concatenate([], size_hw)
         for box in clipped
     ]
 
@@ -182,7 +184,3 @@ class DetectThenPrompt(Generic[EmbeddingT]):
         parts = segment_boxes(self.method, embedding.embedding, described.boxes_xyxy, detections.size_hw)
         numbered = [part.numbered(number) for number, part in enumerate(parts, start=1)]
         return MaskCandidates.concatenate(numbered, detections.size_hw)
-
-
-def _no_candidates(size_hw: tuple[int, int]) -> MaskCandidates:
-    return MaskCandidates(Masks.empty(size_hw), np.zeros(0), np.zeros(0, dtype=np.int64))
