@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from otus.cli import app
+from otus.data.scenes.files import write_scenes
 
 LABELS = {
     "images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30}],
@@ -256,6 +257,17 @@ def test_metrics_are_printed_if_plots_cannot_be_written(files, tmp_path, options
         assert json.loads(done.stdout)["bbox"]["AP"] == pytest.approx(51 / 101)
     else:
         assert "0.505" in done.stdout
+
+
+def test_metrics_are_printed_if_the_protocol_has_no_plots(tmp_path):
+    write_scenes(tmp_path / "scenes", 1, size_hw=(48, 64))
+    data = str(tmp_path / "scenes" / "annotations.json")
+    done = CliRunner().invoke(
+        app, ["evaluate", "--data", data, "--method", "graph-cut", "--plots", str(tmp_path / "p")]
+    )
+    assert done.exit_code == 2
+    assert "protocol interactive: --plots and --choose-thresholds need one for boxes or masks of objects" in done.stderr
+    assert "NoC@85" in done.stdout
 
 
 def test_weights_with_a_file_as_model_are_an_error_and_unchanged(files, tmp_path):

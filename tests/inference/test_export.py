@@ -17,7 +17,9 @@ from otus.detection.region_based.faster_rcnn import RegionProposalNetwork, faste
 from otus.detection.single_stage.fcos import fcos
 from otus.errors import CheckpointError, ExportError, MissingExtraError, UsageError
 from otus.inference import acceleration
+from otus.inference.export import export_model
 from otus.inference.predictor import Predictor
+from otus.inference.runtimes import open_session
 from otus.instance.mask_rcnn import mask_rcnn
 from otus.parts.backbones import LayeredBackbone
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
@@ -209,6 +211,13 @@ def test_a_file_that_predicts_something_else_is_not_written(exported, tmp_path, 
     with pytest.raises(ExportError, match=r"the boxes of the exported file differ from the model's by up to 1,"):
         export.compare_outputs(predictor, Shifted(), SCENES[:1])
 
+    class NotANumber(Shifted):
+        def run(self, **inputs):
+            return session.run(**inputs) | {"boxes": session.run(**inputs)["boxes"] * np.nan}
+
+    with pytest.raises(ExportError, match=r"differ|cannot be exported"):
+        export.compare_outputs(predictor, NotANumber(), SCENES[:1])
+
     class Fewer(Shifted):
         def run(self, **inputs):
             return {name: x[1:] for name, x in session.run(**inputs).items()}
@@ -227,6 +236,16 @@ def test_a_file_that_predicts_something_else_is_not_written(exported, tmp_path, 
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_only_an_exact_model_on_the_cpu_is_exported(tmp_path):
+    predictor = Predictor(tiny_fcos(), preprocess=PREPROCESS, name="fcos", device="cpu", precision="float32")
+    with pytest.raises(UsageError, match="in precision exact, run by torch, got cpu, float32, torch"):
+        export_model(predictor, tmp_path / "fcos.onnx")
+
+
+def exported_description(file):
+    return open_session(file).metadata
+
+
 def test_files_that_cannot_be_loaded_say_why(exported, tmp_path):
     _, file = exported("fcos")
     cut = tmp_path / "cut.onnx"
@@ -243,6 +262,18 @@ def test_files_that_cannot_be_loaded_say_why(exported, tmp_path):
     onnx.save(foreign, str(tmp_path / "odd.onnx"))
     with pytest.raises(CheckpointError, match=r"odd.onnx: its description is damaged"):
         otus.load(tmp_path / "odd.onnx")
+    for value, message in (
+        (
+            '{"name": "x", "role": "encoder"}',
+            r"is the encoder of a promptable model; use it with otus segment --method",
+        ),
+        (json.dumps(json.loads(exported_description(file)) | {"version": 9}), "newer version of Otus, as version 9"),
+        (json.dumps(json.loads(exported_description(file)) | {"task": "x"}), "newer version of Otus, .*of task x"),
+    ):
+        foreign.metadata_props[0].value = value
+        onnx.save(foreign, str(tmp_path / "other.onnx"))
+        with pytest.raises(CheckpointError, match=message):
+            otus.load(tmp_path / "other.onnx")
     with pytest.raises(CheckpointError, match="there is no such file"):
         otus.load(tmp_path / "missing.onnx")
     for options, text in (
@@ -260,7 +291,7 @@ def test_a_missing_extra_is_named_with_its_pip_command(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtraError, match=r"needs the package 'onnx': pip install 'otus\[export\]'"):
-        export_model(tiny_fcos(), tmp_path / "model.onnx")
+        export_model(predictor_of(tiny_fcos(), "fcos"), tmp_path / "model.onnx")
 
 
 def test_a_model_that_cannot_be_exported_says_why(monkeypatch, tmp_path, capfd):

@@ -10,6 +10,7 @@ pytest.importorskip("onnxscript", reason="needs the extra: pip install 'otus[exp
 pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'otus[export]'")
 pytest.importorskip("segment_anything", reason="the narrow SAM has its weights")
 
+import otus
 from otus.cli import app
 from otus.data.image_writing import write_image
 from otus.errors import CheckpointError, ExportError, UsageError
@@ -145,6 +146,8 @@ def test_what_is_wrong_with_the_files_is_named(exported, tmp_path: Path) -> None
     alone.write_bytes(file.read_bytes())
     with pytest.raises(CheckpointError, match="no such file, the decoder"):
         load_sam(alone)
+    with pytest.raises(CheckpointError, match="is the encoder of a promptable model; use it with otus segment"):
+        otus.load(alone)
     (tmp_path / "narrow.decoder.onnx").write_bytes(file.read_bytes())
     with pytest.raises(CheckpointError, match="is the encoder of a model, expected the decoder"):
         load_sam(alone)

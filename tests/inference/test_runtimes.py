@@ -2,10 +2,17 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 pytest.importorskip("openvino", reason="needs the extra: pip install 'otus[export]'")
+
+import openvino
+from openvino import opset13
+
+from otus.inference.runtimes import OpenVINOSession
 
 FREED_SESSIONS = """
 import faulthandler, signal, sys
@@ -31,3 +38,16 @@ def test_the_process_survives_a_signal_after_sessions_are_freed(tmp_path):
     arguments = [sys.executable, "-c", FREED_SESSIONS, str(tmp_path / "relu.xml")]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+
+
+def test_threads_get_their_own_results(tmp_path):
+    x = opset13.parameter([1, 1000], name="x")
+    openvino.save_model(openvino.Model([opset13.relu(x)], [x]), tmp_path / "relu.xml")
+    session = OpenVINOSession(tmp_path / "relu.xml")
+
+    def same(value: int) -> bool:
+        (output,) = session.run(x=np.full((1, 1000), value, np.float32)).values()
+        return bool((output == value).all())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(same, range(400)))

@@ -237,3 +237,10 @@ def test_training_on_a_gpu() -> None:
     sam = small_sam().train().cuda()
     sum(sam.losses([sample(square(4, 8, 24, SIDE))], generator=torch.Generator().manual_seed(0)).values()).backward()
     assert sam.mask_decoder.mask_tokens.weight.grad.any()
+
+
+def test_a_batch_without_an_object_to_train_on_has_gradients_of_zero() -> None:
+    sam = small_sam().train()
+    sam.image_encoder.requires_grad_(False)
+    sum(sam.losses([sample(square(4, 8, 2, SIDE))]).values()).backward()
+    assert not sam.mask_decoder.mask_tokens.weight.grad.any()

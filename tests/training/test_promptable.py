@@ -13,11 +13,12 @@ from otus.data.scenes.files import write_scenes
 from otus.errors import DataError, UsageError
 from otus.parts.backbones import efficientnet_lite0_backbone
 from otus.parts.preprocess import Preprocess
-from otus.parts.tasks import PROMPTABLE
+from otus.parts.tasks import OBJECT, PROMPTABLE
 from otus.promptable.backbone_encoder import BackboneEncoder
 from otus.promptable.sam import with_encoder
 from otus.structures import Prompt
 from otus.training.settings import TrainSettings
+from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
 from otus.zoo.models import MODELS, ModelEntry
 from tiny_run import interrupt_at
 
@@ -69,7 +70,8 @@ def test_a_detector_takes_no_prompts(scenes):
 
 def test_a_frozen_encoder_is_not_trained_when_resumed_either(scenes, monkeypatch):
     options = ["--epochs", 3, "--batch-size", 4, "--workers", 0, "--device", "cpu", "--frozen-encoder"]
-    command = ["train", "--model", "tiny_sam", "--data", scenes, "--out", "runs", *options]
+    save_checkpoint("tiny.safetensors", tiny_sam(OBJECT).state_dict(), CheckpointHeader("tiny_sam", categories=OBJECT))
+    command = ["train", "--weights", "tiny.safetensors", "--data", scenes, "--out", "runs", *options]
     with monkeypatch.context() as patch:
         interrupt_at(patch, 3)
         assert CliRunner().invoke(app, [str(part) for part in command]).exit_code == 130
@@ -88,3 +90,21 @@ def test_a_frozen_encoder_is_not_trained_when_resumed_either(scenes, monkeypatch
 def test_only_promptable_models_have_an_encoder_to_freeze(scenes):
     with pytest.raises(UsageError, match="only promptable models have an image encoder"):
         otus.train("fcos_efficientnet_lite0_fpn", scenes, settings=TrainSettings(frozen_encoder=True), quiet=True)
+
+
+def test_a_frozen_encoder_needs_weights(scenes):
+    with pytest.raises(UsageError, match="frozen_encoder: random weights would stay as they are"):
+        otus.train("tiny_sam", scenes, settings=TrainSettings(frozen_encoder=True), quiet=True)
+
+
+def test_images_have_the_size_that_the_model_takes(scenes, monkeypatch):
+    with pytest.raises(UsageError, match="image_size: this model takes images of 64 pixels only, got 96"):
+        otus.train("tiny_sam", scenes, image_size=96, quiet=True)
+    with pytest.raises(UsageError, match="scales: this model takes images of 64 pixels only"):
+        otus.train("tiny_sam", scenes, settings=TrainSettings(scales=(0.5, 1.0)), quiet=True)
+    with pytest.raises(UsageError, match="image_size: expected a multiple of 32, at least 64, got 100"):
+        otus.train("sam_efficientnet_lite0", scenes, image_size=100, quiet=True)
+    monkeypatch.setattr("otus.training.run.size_for_labels", lambda *_: pytest.fail("small objects enlarge the images"))
+    settings = TrainSettings(epochs=1, batch_size=4, workers=0)
+    run = otus.train("sam_efficientnet_lite0", scenes, image_size=96, settings=settings, quiet=True)
+    assert otus.load(run.best).system.image_size == 96

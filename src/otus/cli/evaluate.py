@@ -163,18 +163,19 @@ def evaluate(
         typer.echo(
             f"otus: skipped {_count(len(skipped), 'invalid record')} ({kinds}), the first: {skipped[0]}", err=True
         )
-    if report.evaluated is None and (plots is not None or choose_thresholds):
-        fail(
-            f"protocol {report.protocol}: --plots and --choose-thresholds need a protocol for boxes or masks of objects",
-            code=2,
-        )
     extra: dict[str, Any] = {}
     try:
+        if report.evaluated is None and (plots is not None or choose_thresholds):
+            from otus.errors import UsageError
+
+            raise UsageError(
+                f"protocol {report.protocol}: --plots and --choose-thresholds need one for boxes or masks of objects"
+            )
         if plots is not None or choose_thresholds:
             _write_extra_outputs(
                 report, extra, plots=plots, choose=choose_thresholds, out=out, model=model, weights=weights
             )
-    finally:  # print the metrics even if the plots or thresholds cannot be written: they may have taken hours
+    finally:  # print the metrics even if there are no plots or thresholds: they may have taken hours
         if as_json:
             emit_json({**report.document(), **({"skipped": dict(skipped_kinds)} if skip_bad else {}), **extra})
         else:

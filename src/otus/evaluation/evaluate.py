@@ -115,7 +115,7 @@ def evaluate(
     *,
     predictions: str | Path | Objects | None = None,
     model: "str | Path | Predictor | None" = None,
-    method: "str | PromptableMethod[Any] | None" = None,
+    method: "str | Path | PromptableMethod[Any] | None" = None,
     run: str | Path | None = None,
     val: float | None = None,
     weights: str | Path | None = None,
@@ -305,7 +305,7 @@ def _warn_if_mostly_invalid(invalid: Counter[str], valid: int) -> tuple[str, ...
 
 def _evaluate_method(
     dataset: Dataset,
-    method: "str | PromptableMethod[Any]",
+    method: "str | Path | PromptableMethod[Any]",
     load_options: Mapping[str, Any],
     protocol: EvaluationProtocol,
     report: Report,
@@ -316,9 +316,9 @@ def _evaluate_method(
 
     if protocol.name != "interactive":
         raise UsageError(f"protocol {protocol.name}: an interactive method is evaluated by the protocol interactive")
-    if isinstance(method, str):
-        if method in METHODS and not load_options:  # at once, without torch
-            method = make_method(method)
+    if isinstance(method, str | Path):
+        if str(method) in METHODS and not load_options:  # at once, without torch
+            method = make_method(str(method))
         else:
             from otus.inference.promptable import load_method
 

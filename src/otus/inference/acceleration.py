@@ -194,7 +194,7 @@ def _write_part(part: nn.Module, inputs: tuple[Any, ...], file: Path, *, runtime
         session = open_session(stage, runtime=runtime)
         for reference, output in zip(expected, _outputs(session, leaves), strict=True):
             difference = float((output - reference).abs().max()) / max(float(reference.abs().max()), 1e-12)
-            if difference > TOLERANCE:
+            if not difference <= TOLERANCE:  # NaN differs, too
                 raise ExportError(
                     f"runtime: the outputs of {file.stem} differ from PyTorch's by {difference:.1g} of the largest value, "
                     f"expected at most {TOLERANCE:g}; use --runtime torch"

@@ -97,7 +97,7 @@ def export_model(
     ExportError
         If the model cannot be exported, or the file's predictions differ.
     UsageError
-        If there is no such format.
+        If there is no such format, or the predictor is not on the CPU, in precision ``exact``.
     MissingExtraError
         If a package of the extra ``export`` is not installed.
     """
@@ -105,6 +105,12 @@ def export_model(
         raise UsageError(f"format: expected one of {', '.join(SUFFIXES)}, got {format!r}")
     for package in ("onnx", "onnxscript", "onnxruntime" if format == "onnx" else "openvino"):
         require_package(package)
+    state = str(predictor.device), predictor.precision, predictor.runtime
+    if state != ("cpu", "exact", "torch"):
+        raise UsageError(
+            f"predictor: expected one on the CPU, in precision exact, run by torch, got {', '.join(state)}; load the model "
+            'with device="cpu"'
+        )
     file = Path(file)
     if predictor.task is PROMPTABLE:
         from otus.inference.promptable_export import export_promptable
@@ -140,7 +146,7 @@ def compare_outputs(
     max_differences: dict[str, float] = {}
     num_detections = None
     samples = [predictor.pipeline.prepare(Sample(image, "checked")) for image in images]
-    for batch_samples in ([samples[0]], samples):
+    for batch_samples in (samples[:1], samples if len(samples) > 1 else 2 * samples):
         record = predictor.system.stages(batch_samples, postprocess=predictor.system.postprocess)
         expected = {name: x.numpy(force=True) for name, x in predictor.system.tensors(record).items()}
         batch = record.batch
@@ -165,7 +171,7 @@ def compare_outputs(
         for name, reference in expected.items():
             difference = float(np.abs(outputs[name].astype(np.float64) - reference).max(initial=0))
             allowed = MASK_TOLERANCE if name == "masks" else TOLERANCE
-            if difference > allowed * max(1.0, float(np.abs(reference).max(initial=0))):
+            if not difference <= allowed * max(1.0, float(np.abs(reference).max(initial=0))):  # NaN differs, too
                 raise ExportError(
                     f"export: the {name} of the exported file differ from the model's by up to {difference:.2g}, expected "
                     f"at most {allowed:g} of the largest value; nothing was written"

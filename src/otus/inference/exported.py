@@ -153,7 +153,16 @@ def load_exported(file: Path, *, runtime: str | None = None) -> tuple[ExportedSy
             "otus export"
         )
     try:
-        description = msgspec.json.decode(session.metadata, type=ExportedModel)
+        stored = msgspec.json.decode(session.metadata, type=dict[str, Any])
+        if "role" in stored:  # an ExportedSamPart
+            raise CheckpointError(
+                f"{file}: is the {stored['role']} of a promptable model; use it with otus segment --method {file}"
+            )
+        description = msgspec.convert(stored, ExportedModel)
     except msgspec.MsgspecError as error:
         raise CheckpointError(f"{file}: its description is damaged, or of a newer version of Otus: {error}") from None
+    if description.version != ExportedModel.version or description.task not in {task.name for task in TASKS}:
+        raise CheckpointError(
+            f"{file}: was exported by a newer version of Otus, as version {description.version} of task {description.task}"
+        )
     return ExportedSystem(session, description, file=file), description

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,6 +55,7 @@ class OpenVINOSession:
         }
         self._model = core.compile_model(model, "CPU", settings)
         self._names = [output.any_name for output in self._model.outputs]
+        self._lock = Lock()
         self.metadata = self._metadata(model, file)
 
     @staticmethod
@@ -65,8 +67,10 @@ class OpenVINOSession:
 
     def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Return the outputs by name."""
-        outputs = self._model({x.any_name: inputs[x.any_name] for x in self._model.inputs})
-        return {name: np.array(outputs[i]) for i, name in enumerate(self._names)}
+        used = {x.any_name: inputs[x.any_name] for x in self._model.inputs}
+        with self._lock:  # a compiled model has one request, whose outputs the next call overwrites
+            outputs = self._model(used)
+            return {name: np.array(outputs[i]) for i, name in enumerate(self._names)}
 
 
 @cache

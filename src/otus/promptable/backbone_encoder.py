@@ -46,6 +46,8 @@ class BackboneEncoder(nn.Module):
         super().__init__()
         if tuple(backbone.strides) != (4, 8, 16, 32):
             raise UsageError(f"backbone: expected feature maps of strides 4, 8, 16 and 32, got {backbone.strides}")
+        if image_size < 64 or image_size % 32:
+            raise UsageError(f"image_size: expected a multiple of 32, at least 64, got {image_size}")
         self.image_size, self.out_channels = image_size, out_channels
         self.backbone = backbone
         self.pyramid = FeaturePyramid(backbone.channels[1:], pyramid_channels)

@@ -43,10 +43,10 @@ _MAX_CACHED_BYTES = 4 << 30
 
 
 class _FeatureCache(dict[int, Tensor]):
-    """Feature maps by hash of the image; copies of a model share it."""
+    """Feature maps by hash of the image; a copy of the model starts without any."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> "_FeatureCache":
-        return self
+        return _FeatureCache()
 
 
 class Sam(BaseSystem[Stages, Instances]):

@@ -142,9 +142,12 @@ def seconds_per_image(system: nn.Module, *, loader: TrainLoader, fabric: Fabric)
     """Measure the training time per image: the second of two steps on a copy, or the first if it is slow."""
     trained = copy.deepcopy(system).to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     trained.train()
-    indices = next(loader.plan())[:2]
+    batch = next(loader.plan())
     seconds = 0.0
-    for _ in range(2):
+    for indices in (
+        batch[:2],
+        batch[2:4] or batch[:2],
+    ):  # different images, because a frozen encoder caches its features
         start = time.monotonic()
         samples = [loader.load(index) for index in indices]
         with fabric.autocast():

@@ -14,6 +14,7 @@ from otus.parts.tasks import DETECTION, Task
 from otus.structures import Categories
 from otus.training.fine_tuning import load_pretrained
 from otus.training.progress import TrainProgress
+from otus.training.settings import TrainSettings
 from otus.zoo.checkpoint import CheckpointHeader, TensorMismatch
 from otus.zoo.models import build_model, model_entry
 from otus.zoo.weights import LoadedWeights
@@ -95,6 +96,22 @@ def choose_preprocess(
     if preprocess.fixed_hw is not None:
         return replace(preprocess, fixed_hw=(image_size, image_size))
     return replace(preprocess, shorter_side=image_size, longer_side=image_size)
+
+
+def for_image_size(model: str, image_size: int, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the arguments of a promptable model's builder with the side of its padded images, if it takes one."""
+    takes_size = "image_size" in inspect.signature(model_entry(model).builder).parameters
+    return {**({"image_size": image_size} if takes_size else {}), **(arguments or {})}
+
+
+def check_padded_size(system: Any, preprocess: Preprocess, settings: TrainSettings) -> None:
+    """Raise UsageError unless images are resized to the side of a promptable model's padded images."""
+    side = system.image_size
+    resized = preprocess.longer_side if preprocess.fixed_hw is None else max(preprocess.fixed_hw)
+    if resized != side:
+        raise UsageError(f"image_size: this model takes images of {side} pixels only, got {resized}")
+    if settings.scales != (1.0,):
+        raise UsageError(f"scales: this model takes images of {side} pixels only; leave them out")
 
 
 def has_common_categories(pretrained: LoadedWeights, header: CheckpointHeader, categories: Categories) -> bool:

@@ -13,19 +13,22 @@ from otus.data.dataset import Dataset
 from otus.data.image_writing import write_image
 from otus.data.splitting import fingerprint
 from otus.data.transforms.augmentation import ColorJitter, Compose, HorizontalFlip, Transform
-from otus.errors import DataError
+from otus.errors import DataError, UsageError
 from otus.evaluation.runs import IMAGES
 from otus.inference.devices import choose_device
 from otus.parts.backbones import freeze_norms
 from otus.parts.precision import check_bfloat16
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
+from otus.parts.tasks import PROMPTABLE
 from otus.proposals.proposers import with_proposals
 from otus.training.budget import fit_to_budget, size_for_labels, validation_is_cheap
 from otus.training.building import (
     build_system,
+    check_padded_size,
     choose_preprocess,
     fine_tune,
+    for_image_size,
     freeze_encoder,
     has_common_categories,
     task_of,
@@ -168,6 +171,8 @@ def train(
             progress.log(line)
     if pretrained is not None and isinstance(model, str):
         pretrained = drop_head(pretrained, model)
+    if task is PROMPTABLE and isinstance(model, str) and image_size is not None:
+        arguments = for_image_size(model, image_size, arguments)
     system, header = build_system(
         model,
         task.categories(train_set),
@@ -180,12 +185,16 @@ def train(
     settings = with_default_lr(settings, header.builder)
     given_preprocess = preprocess
     preprocess = choose_preprocess(given_preprocess, header, pretrained, image_size=image_size)
+    if task is PROMPTABLE:
+        check_padded_size(system, preprocess, settings)
     if pretrained is not None:
         fine_tune(system, header, pretrained, progress)
     if settings.frozen_norms:
         freeze_norms(system)
     if settings.frozen_encoder:
         freeze_encoder(system)
+        if isinstance(model, str) and weights is None and resumed_config is None:
+            raise UsageError("frozen_encoder: random weights would stay as they are; give weights, e.g. packaged")
         augment = None
     categories = system.categories
     check_labels(train_set, task, "to train on")
@@ -204,6 +213,7 @@ def train(
     train_set = with_proposals(train_set, system)
     default_preprocess = preprocess
     keeps_size = weights is not None and weights_file(weights) is not None  # keep the image size of its training
+    keeps_size |= task is PROMPTABLE
     if resumed_config is None and image_size is None and given_preprocess is None and not keeps_size:
         preprocess = size_for_labels(default_preprocess, train_set)
     loader = TrainLoader(
