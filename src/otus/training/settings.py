@@ -49,7 +49,7 @@ class TrainSettings:
         Freeze statistics, weights and biases of batch norms.
     frozen_encoder
         Freeze the image encoder of a promptable model. Images are not augmented, and the feature map of each is computed
-        once.
+        once, up to 4 GiB of them.
     scales
         Factors of the image size, one drawn per batch; (1,) for a constant size.
     boxes
