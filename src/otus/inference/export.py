@@ -169,16 +169,28 @@ def compare_outputs(
             order = _match_detections(expected, outputs)
             outputs = {name: x[order] for name, x in outputs.items()}
         for name, reference in expected.items():
-            difference = float(np.abs(outputs[name].astype(np.float64) - reference).max(initial=0))
-            allowed = MASK_TOLERANCE if name == "masks" else TOLERANCE
-            if not difference <= allowed * max(1.0, float(np.abs(reference).max(initial=0))):  # NaN differs, too
-                raise ExportError(
-                    f"export: the {name} of the exported file differ from the model's by up to {difference:.2g}, expected "
-                    f"at most {allowed:g} of the largest value; nothing was written"
-                )
+            tolerance = MASK_TOLERANCE if name == "masks" else TOLERANCE
+            difference = checked_difference(name, reference, outputs[name], tolerance)
             if name not in ("image_index", "labels"):
                 max_differences[name] = max(max_differences.get(name, 0.0), difference)
     return max_differences, num_detections
+
+
+def checked_difference(name: str, reference: np.ndarray, output: np.ndarray, tolerance: float = TOLERANCE) -> float:
+    """Return the largest difference of an output from the model's.
+
+    Raises
+    ------
+    ExportError
+        If it exceeds the tolerance, a fraction of the largest value or of 1, or is NaN.
+    """
+    difference = float(np.abs(output.astype(np.float64) - reference).max(initial=0))
+    if not difference <= tolerance * max(1.0, float(np.abs(reference).max(initial=0))):
+        raise ExportError(
+            f"export: the {name} of the exported file differ from the model's by up to {difference:.2g}, expected at most "
+            f"{tolerance:g} of the largest value; nothing was written"
+        )
+    return difference
 
 
 def _match_detections(expected: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> np.ndarray:
