@@ -289,7 +289,8 @@ def _segment_many(
                 for outdated in mask_files.values():
                     outdated.unlink(missing_ok=True)
                 write_masks(document_file, [document], format="rle")
-            previous = _prompts_for_next(candidates)
+            if frames:
+                previous = _prompts_for_next(candidates)
             if overlay is not None and (image is not None or not (overlay / f"{name}.png").exists()):
                 _draw(read() if image is None else image, candidates, overlay / f"{name}.png")
             if format_ in mask_files and not mask_files[format_].exists():

@@ -195,7 +195,7 @@ def checked_difference(name: str, reference: np.ndarray, output: np.ndarray, tol
 
 def _match_detections(expected: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the output for each expected detection; those of nearly equal scores may come in another order."""
-    cost = np.abs(expected["boxes"][:, None] - outputs["boxes"]).max(axis=2, initial=0)
+    cost = np.abs(expected["boxes"][:, None] - np.nan_to_num(outputs["boxes"], nan=-1e6)).max(axis=2, initial=0)
     for name in ("image_index", "labels"):
         cost = cost + 1e6 * (expected[name][:, None] != outputs[name])
     return linear_sum_assignment(cost)[1]
