@@ -1,6 +1,7 @@
 """Interactive methods evaluated by simulated clicks, by ``otus.evaluate`` and ``otus evaluate``."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,26 @@ def test_any_method_is_clicked_at(labelled: Path) -> None:
         expected = ((far <= 11) & painted).sum() / (((far <= 11) | painted) & evaluated).sum()
         assert figures[f"IoU@{click}"] == pytest.approx(expected, abs=1e-9)
     assert figures["seconds_per_click"] > 0
+
+
+class Learned(Painter):
+    """A method whose logits are the number of its clicks; it remembers those that it is given."""
+
+    def __init__(self) -> None:
+        self.given: list[float | None] = []
+
+    def segment(
+        self, embedding: tuple[int, int], prompt: Prompt, mask_logits: np.ndarray | None = None
+    ) -> MaskCandidates:
+        self.given.append(None if mask_logits is None else float(mask_logits[0, 0]))
+        candidates = super().segment(embedding, prompt)
+        return replace(candidates, low_resolution_logits=np.full((1, 2, 2), len(prompt.points_xy)))
+
+
+def test_a_learned_method_gets_the_logits_of_its_previous_mask(labelled: Path) -> None:
+    learned = Learned()
+    otus.evaluate(labelled, method=learned)
+    assert learned.given == [None, *range(1, 20)] * 2
 
 
 def test_graph_cut_needs_few_clicks(labelled: Path) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ def evaluate_method(
 ) -> ProtocolResult:
     """Evaluate a method by simulated clicks on all objects of a data set: number of clicks, IoU, seconds per click.
 
+    A learned method gets the logits of its previous mask with each further click, as in Segment Anything.
+
     Parameters
     ----------
     dataset
@@ -68,6 +71,19 @@ def evaluate_method(
     max_clicks = MAX_CLICKS if max_clicks is None else max_clicks
     metric = InteractiveQuality(max_clicks=max_clicks)
     seconds, clicks, images = 0.0, 0, 0
+
+    def segment(prompt: Prompt, *, embedding: Any, previous: dict[str, Any]) -> Bool[np.ndarray, "h w"]:
+        """Return the mask for a prompt; ``previous`` holds the logits of the object's previous mask, and then this one's."""
+        nonlocal seconds, clicks
+        start = time.perf_counter()
+        candidates = method.segment(embedding, prompt, **previous)
+        mask = candidates.best()
+        seconds += time.perf_counter() - start
+        clicks += 1
+        if candidates.low_resolution_logits is not None:
+            previous["mask_logits"] = candidates.low_resolution_logits[0]
+        return mask
+
     for index in range(len(dataset)):
         try:
             image = dataset.image(index)
@@ -77,16 +93,10 @@ def evaluate_method(
             continue
         embedding = method.embed(image)
 
-        def segment(prompt: Prompt, embedding: Any = embedding) -> Bool[np.ndarray, "h w"]:
-            nonlocal seconds, clicks
-            start = time.perf_counter()
-            mask = method.segment(embedding, prompt).best()
-            seconds += time.perf_counter() - start
-            clicks += 1
-            return mask
-
-        records = [simulate_clicks(segment, mask, ignore=ignore, max_clicks=max_clicks) for mask, ignore in targets]
-        metric.update([record.ious or [0.0] for record in records])
+        for target, ignore in targets:
+            click = partial(segment, embedding=embedding, previous={})
+            record = simulate_clicks(click, target, ignore=ignore, max_clicks=max_clicks)
+            metric.update([record.ious or [0.0]])
         images += bool(targets)
         if progress is not None:
             progress(index + 1, len(dataset))
