@@ -41,7 +41,7 @@ def panel(title: str, text: str, image: np.ndarray, instances: Instances, prompt
 def main(folder: Path = IMAGES) -> None:
     """Write the images into a folder."""
     method, detector = load_sam(PROMPTABLE_MODEL), otus.load(DETECTOR)
-    coffee, cat, astronaut = data.coffee(), data.chelsea(), data.astronaut()
+    coffee, cat, astronaut = data.coffee(), data.chelsea(), data.astronaut()[:342]
     embedding = method.embed(coffee)
     click = Prompt([[290, 190]], [1])
     first = method.segment(embedding, click)
@@ -60,7 +60,7 @@ def main(folder: Path = IMAGES) -> None:
     panels.append(panel("A second click", "on background (red)", coffee, as_instances(refined), corrected))
     boxed = method.segment(embedding, Prompt(box_xyxy=[90, 20, 500, 380]))
     panels.append(panel("A box", "around the cup and its saucer", coffee, as_instances(boxed)))
-    generator = SamAutomaticMaskGenerator(method, points_per_side=16, pred_iou_thresh=0.4, stability_score_thresh=0.6)
+    generator = SamAutomaticMaskGenerator(method, points_per_side=16, pred_iou_thresh=0.5, stability_score_thresh=0.7)
     everything = generator.masks(coffee).masks
     all_masks = MaskCandidates(everything, np.ones(len(everything)), np.arange(1, len(everything) + 1))
     panels.append(panel("Everything", "a grid of 16 x 16 points", coffee, as_instances(all_masks)))

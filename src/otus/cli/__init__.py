@@ -82,7 +82,7 @@ _VERBS = (
     ),
     (
         masks.masks,
-        "otus masks photos --pred-iou-thresh 0.4 --stability-score-thresh 0.6",
+        "otus masks photos --pred-iou-thresh 0.5 --stability-score-thresh 0.7",
         "otus masks photos --model mobile_sam --weights mobile_sam.pt --format coco --out masks",
     ),
     (
