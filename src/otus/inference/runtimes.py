@@ -1,10 +1,10 @@
 """ONNX Runtime and OpenVINO: sessions that run a model file on the CPU."""
 
 import importlib
+import threading
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,7 +55,7 @@ class OpenVINOSession:
         }
         self._model = core.compile_model(model, "CPU", settings)
         self._names = [output.any_name for output in self._model.outputs]
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self.metadata = self._metadata(model, file)
 
     @staticmethod
