@@ -13,7 +13,7 @@ def test_lines_are_not_wrapped_on_a_narrow_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     lines = CliRunner().invoke(app, ["models"]).stdout.splitlines()
     assert [line.split()[0] for line in lines if line and not line.startswith(" ")][:-3] == list(MODELS)
-    assert lines[-3].startswith("Start with mask_rcnn_efficientnet_lite0_fpn")
+    assert lines[-4].startswith("Start with mask_rcnn_efficientnet_lite0_fpn")
     assert "    weights 13 MB, 60 ms per image on two cores of an AMD EPYC in bfloat16" in lines
     assert "    weights 170 MB" in lines
     assert "    COCO val2017: bbox AP 0.379, segm AP 0.346" in lines

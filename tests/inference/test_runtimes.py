@@ -22,6 +22,7 @@ from openvino import opset13
 from otus.inference.runtimes import OpenVINOSession
 
 faulthandler.enable()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started this process with it ignored
 x = opset13.parameter([1, 4], name="x")
 openvino.save_model(openvino.Model([opset13.relu(x)], [x]), sys.argv[1])
 sessions = [OpenVINOSession(Path(sys.argv[1])) for _ in range(2)]
