@@ -213,8 +213,7 @@ def test_frames_follow_a_changed_prompt(film: Path) -> None:
     assert "3 of them already there" in segment(film, "--frames", "--point", "45,22,1", "--out", "masks").stdout
 
 
-def test_a_lost_object_is_not_made_up(film: Path) -> None:
-    Path("prompts.json").write_text(json.dumps({"0.png": {"mask": "m.png"}}))
+def test_an_empty_mask_marks_nothing(film: Path) -> None:
     write_label_image("empty.png", np.zeros(SIZE_HW, np.uint8))
     result = segment("film/0.png", "--mask", "empty.png")
     assert result.exit_code == 2

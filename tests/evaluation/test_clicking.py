@@ -137,3 +137,9 @@ def test_requests_that_cannot_be(labelled: Path) -> None:
         otus.evaluate(labelled, method="graph-cut", predictions="x.json")
     with pytest.raises(UsageError, match="takes a box"):
         otus.evaluate(labelled, method="grabcut")
+
+
+def test_a_method_may_be_a_path(labelled: Path) -> None:
+    by_path, by_name = (otus.evaluate(labelled, method=name) for name in (Path("graph-cut"), "graph-cut"))
+    figures = [report.results["interactive"].figures for report in (by_path, by_name)]
+    assert figures[0]["IoU@1"] == figures[1]["IoU@1"] > 0

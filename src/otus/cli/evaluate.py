@@ -166,10 +166,9 @@ def evaluate(
     extra: dict[str, Any] = {}
     try:
         if report.evaluated is None and (plots is not None or choose_thresholds):
-            from otus.errors import UsageError
-
-            raise UsageError(
-                f"protocol {report.protocol}: --plots and --choose-thresholds need one for boxes or masks of objects"
+            fail(
+                f"protocol {report.protocol}: --plots and --choose-thresholds need one for boxes or masks of objects",
+                code=2,
             )
         if plots is not None or choose_thresholds:
             _write_extra_outputs(

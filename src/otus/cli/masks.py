@@ -9,17 +9,6 @@ import typer
 from otus.cli._common import emit_json, given_options, output_folder, track, verb
 from otus.cli._options import PROMPTABLE_MODEL, AsJson, Device, Precision, Runtime, Weights
 
-_SETTINGS = (
-    "points_per_side",
-    "pred_iou_thresh",
-    "stability_score_thresh",
-    "box_nms_thresh",
-    "crop_n_layers",
-    "crop_n_points_downscale_factor",
-    "min_mask_region_area",
-)
-"""The generator's arguments that change the masks."""
-
 
 def _number(name: str, text: str, default: str) -> object:
     """Return the option of one of the generator's arguments."""
@@ -99,23 +88,24 @@ def masks(
     folder = source if source.is_dir() else source.parent
     out = output_folder(out or folder / "otus-automatic-masks", "the masks")
     files = list_images(source) if source.is_dir() else [source]
-    options = given_options(
-        points_per_side=points_per_side,
-        points_per_batch=points_per_batch,
-        pred_iou_thresh=pred_iou_thresh,
-        stability_score_thresh=stability_score_thresh,
-        box_nms_thresh=box_nms_thresh,
-        crop_n_layers=crop_n_layers,
-        crop_n_points_downscale_factor=crop_n_points_downscale_factor,
-        min_mask_region_area=min_mask_region_area,
-    )
+    arguments = {
+        "points_per_side": points_per_side,
+        "points_per_batch": points_per_batch,
+        "pred_iou_thresh": pred_iou_thresh,
+        "stability_score_thresh": stability_score_thresh,
+        "box_nms_thresh": box_nms_thresh,
+        "crop_n_layers": crop_n_layers,
+        "crop_n_points_downscale_factor": crop_n_points_downscale_factor,
+        "min_mask_region_area": min_mask_region_area,
+    }
+    options = given_options(**arguments)
     method = load_sam(
         model, weights=weights, **given_options(device=device, precision=precision or "auto", runtime=runtime)
     )
     generator = SamAutomaticMaskGenerator(method, **options)
     parameters = signature(SamAutomaticMaskGenerator).parameters
     settings = {"model": method.name, "weights": method.model_hash}
-    settings |= {name: options.get(name, parameters[name].default) for name in _SETTINGS}
+    settings |= {name: options.get(name, parameters[name].default) for name in arguments if name != "points_per_batch"}
     errors: list[DataError] = []
 
     def skip(error: DataError) -> None:

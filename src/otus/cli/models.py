@@ -1,7 +1,6 @@
 """``otus models``: list the models by name, with their weights, metrics and licences."""
 
-import textwrap
-from textwrap import wrap
+from textwrap import fill, wrap
 from typing import Any
 
 import typer
@@ -31,7 +30,7 @@ def models(as_json: AsJson = False) -> None:
     first, *others = packaged_names()
     typer.echo(f"\nStart with {first}, the default model.")
     if others:
-        typer.echo(textwrap.fill(f"Packaged too: {', '.join(others)}.", 79, subsequent_indent="    "))
+        typer.echo(fill(f"Packaged too: {', '.join(others)}.", 79, subsequent_indent="    "))
     typer.echo("Other models have to be trained, or their weights are downloaded once.")
 
 

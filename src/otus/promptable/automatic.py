@@ -203,8 +203,8 @@ class SamAutomaticMaskGenerator:
         """Return the masks of an RGB image as one value."""
         size_hw = image.shape[0], image.shape[1]
         crops = crop_boxes(size_hw, self.crop_n_layers, self.crop_overlap_ratio)
-        has_pixels = [box[0] < box[2] and box[1] < box[3] for box, _ in crops]  # not so in an image of few pixels
-        crops = [crop for crop, kept in zip(crops, has_pixels, strict=True) if kept and len(self.point_grids[crop[1]])]
+        # Crops of an image of few pixels may be empty, and so may the grids of further layers.
+        crops = [(box, i) for box, i in crops if box[0] < box[2] and box[1] < box[3] and len(self.point_grids[i])]
         masks = AutomaticMasks.concatenate([self._crop_masks(image, crop, layer) for crop, layer in crops], size_hw)
         if len(crops) > 1:
             areas = np.prod(masks.crops_xyxy[:, 2:] - masks.crops_xyxy[:, :2], axis=1)

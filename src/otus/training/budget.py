@@ -144,10 +144,7 @@ def seconds_per_image(system: nn.Module, *, loader: TrainLoader, fabric: Fabric)
     trained.train()
     batch = next(loader.plan())
     seconds = 0.0
-    for indices in (
-        batch[:2],
-        batch[2:4] or batch[:2],
-    ):  # different images, because a frozen encoder caches its features
+    for indices in (batch[:2], batch[2:4] or batch[:2]):  # other images: a frozen encoder caches features
         start = time.monotonic()
         samples = [loader.load(index) for index in indices]
         with fabric.autocast():
