@@ -155,6 +155,42 @@ class CropAndPad:
 
 
 @dataclass(frozen=True)
+class ZoomToObject:
+    """Crop a window around a random object, with a probability.
+
+    The sides of the window are those of a square around the object's box, enlarged by a factor drawn uniformly from 1 to
+    ``context``, but at least 1 / ``zoom`` of the image's; its position is random. Objects are dropped as in
+    :class:`RandomCrop`.
+    """
+
+    probability: float = 0.5
+    _: KW_ONLY
+    context: float = 3.0
+    zoom: float = 4.0
+    min_visibility: float = geometry.MIN_VISIBILITY
+
+    def __post_init__(self) -> None:
+        if self.context < 1 or self.zoom < 1:
+            raise ShapeError(f"zoom to object: expected context and zoom of at least 1, got {self.context}, {self.zoom}")
+
+    def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
+        boxes = tensors.get("boxes", ())
+        if not len(boxes) or uniform(0, 1, generator) >= self.probability:
+            return tensors
+        x1, y1, x2, y2 = boxes[uniform_integer(0, len(boxes) - 1, generator)].tolist()
+        side = max(x2 - x1, y2 - y1) * uniform(1, self.context, generator)
+        to_hw, corner = [], []
+        for start, end, whole in zip((y1, x1), (y2, x2), geometry.size_hw(tensors), strict=True):
+            length = min(whole, max(1, math.ceil(max(side, whole / self.zoom))))
+            low, high = max(0, math.ceil(end - length)), min(whole - length, math.floor(start))
+            corner.append(uniform_integer(min(low, high), max(low, high), generator))
+            to_hw.append(length)
+        return geometry.crop(
+            tensors, top=corner[0], left=corner[1], to_hw=(to_hw[0], to_hw[1]), min_visibility=self.min_visibility
+        )
+
+
+@dataclass(frozen=True)
 class ColorJitter:
     """Scale brightness, contrast and saturation by factors in [1 - x, 1 + x]; shift hue by up to ``hue`` (1: 360°)."""
 

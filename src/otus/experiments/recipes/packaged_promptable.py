@@ -46,7 +46,7 @@ from scipy.stats import spearmanr
 from otus.data.dataset import Dataset
 from otus.data.open import open_dataset
 from otus.data.sample import Sample
-from otus.data.transforms.augmentation import ColorJitter, Compose, CropAndPad, HorizontalFlip
+from otus.data.transforms.augmentation import ColorJitter, Compose, CropAndPad, HorizontalFlip, ZoomToObject
 from otus.evaluation.clicking import click_targets, evaluate_method
 from otus.experiments.recipes.packaged_segmenter import (
     FOREGROUND_PROBABILITY,
@@ -205,7 +205,7 @@ def train(
         ),
         arguments={"image_size": image_size},
         image_size=image_size,
-        augment=Compose([HorizontalFlip(), CropAndPad(0.2), ColorJitter(hue=0.0)]),
+        augment=Compose([HorizontalFlip(), ZoomToObject(), CropAndPad(0.2), ColorJitter(hue=0.0)]),
         out=Path(os.environ.get("OTUS_RUNS") or Path.home() / "otus-runs"),
         name="packaged_promptable",
         resume=resume,
