@@ -31,6 +31,7 @@ from otus.data.transforms.augmentation import (
     ResizeLongestSide,
     ScaleJitter,
     Transform,
+    ZoomToObject,
     geometry,
 )
 from otus.data.transforms.mixing import CopyPaste, Mosaic
@@ -112,6 +113,7 @@ CUTS = st.lists(
         [
             HorizontalFlip(1.0),
             CropAndPad(0.3),
+            ZoomToObject(1.0),
             RandomCrop((40, 60)),
             RandomCrop((72, 50)),
             RandomCrop((110, 130), min_visibility=0.0),
@@ -156,7 +158,10 @@ def test_boxes_proposals_and_corners_that_agree_go_on_agreeing(
     left, top, right, bottom = plain(before["boxes"]).unbind(1)
     corners = torch.stack([left, top, right, top, right, bottom, left, bottom], dim=1).reshape(-1, 4, 2)
     before["corners"] = tv_tensors.KeyPoints(corners, canvas_size=SIZE_HW)
-    steps = [replace(cut, min_visibility=0.0) if isinstance(cut, RandomCrop | CropAndPad) else cut for cut in cuts]
+    steps = [
+        replace(cut, min_visibility=0.0) if isinstance(cut, RandomCrop | CropAndPad | ZoomToObject) else cut
+        for cut in cuts
+    ]
     generator = partial(sample_generator, seed, 0, index)
     after = Compose([*([resize] if resize else []), *steps])(before, generator=generator())
     assert torch.equal(after["boxes"], after["proposals"])
@@ -317,12 +322,34 @@ def test_moved_borders_change_scale_and_shape_within_their_share() -> None:
         CropAndPad(0.5)
 
 
+def test_a_window_around_an_object_contains_it_and_is_no_smaller_than_the_zoom_allows() -> None:
+    zoomed = 0
+    for index in range(60):
+        before = scene(index)
+        after = ZoomToObject(0.5, context=2.0, zoom=3.0)(before, generator=sample_generator(0, 0, index))
+        height, width = geometry.size_hw(after)
+        if (height, width) == SIZE_HW:
+            continue
+        zoomed += 1
+        assert height >= SIZE_HW[0] / 3
+        assert width >= SIZE_HW[1] / 3
+        old, new = plain(before["boxes"])[after["row"]], plain(after["boxes"])
+        whole = ((old[:, 2:] - old[:, :2]) == (new[:, 2:] - new[:, :2])).all(dim=1)
+        assert whole.any()
+    assert 20 < zoomed < 40
+    without = {key: value for key, value in scene(0).items() if key != "boxes"}
+    assert ZoomToObject(1.0)(without, generator=torch.Generator()) is without
+    with pytest.raises(ShapeError, match="at least 1"):
+        ZoomToObject(zoom=0.5)
+
+
 EVERYTHING = Compose(
     [
         Mosaic(draw, (80, 80), probability=0.5),
         CopyPaste(draw),
         HorizontalFlip(),
         ScaleJitter(),
+        ZoomToObject(),
         CropAndPad(),
         RandomCrop((64, 64)),
         ColorJitter(),

@@ -76,6 +76,14 @@ Scales = Annotated[
         show_default="1",
     ),
 ]
+ZoomIn = Annotated[
+    bool | None,
+    typer.Option(
+        "--zoom-in",
+        help="Promptable models: predict small objects in the enlarged windows around them, which takes longer.",
+        show_default=False,
+    ),
+]
 IoU = Annotated[float | None, typer.Option("--iou", help="IoU threshold of a match.", show_default="0.5")]
 Protocol = Annotated[
     str | None,

@@ -21,7 +21,19 @@ from otus.cli._common import (
     stdout_console,
     verb,
 )
-from otus.cli._options import AsJson, Device, Flip, Format, OptionalData, Runtime, Scales, SemanticModel, Split, Weights
+from otus.cli._options import (
+    AsJson,
+    Device,
+    Flip,
+    Format,
+    OptionalData,
+    Runtime,
+    Scales,
+    SemanticModel,
+    Split,
+    Weights,
+    ZoomIn,
+)
 from otus.evaluation.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -64,6 +76,7 @@ def evaluate(
             show_default="no clicks",
         ),
     ] = None,
+    zoom_in: ZoomIn = None,
     semantic_model: SemanticModel = None,
     weights: Weights = None,
     device: Device = None,
@@ -145,6 +158,7 @@ def evaluate(
                 precision=precision,
                 averaging=averaging_of(scales, flip=flip),
                 runtime=runtime,
+                zoom_in=zoom_in or None,
                 format=format_,
                 split=split,
                 protocol=protocol,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from otus.cli._common import emit_json, given_options, output_file, output_folder, track, verb
-from otus.cli._options import MODEL, PROMPTABLE_MODEL, AsJson, Device, Precision, Runtime, Weights
+from otus.cli._options import MODEL, PROMPTABLE_MODEL, AsJson, Device, Precision, Runtime, Weights, ZoomIn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,6 +112,7 @@ def segment(
     all_: Annotated[
         bool, typer.Option("--all", help="Return all candidates of a promptable model, not only the best per object.")
     ] = False,
+    zoom_in: ZoomIn = None,
     device: Device = None,
     precision: Precision = None,
     runtime: Runtime = None,
@@ -159,6 +160,7 @@ def segment(
         precision=precision or "auto",
         runtime=runtime,
         multimask=all_ or None,
+        zoom_in=zoom_in or None,
     )
     if source.is_dir() or is_video(source):
         if prompts is None and not frames and text is None:
@@ -173,7 +175,7 @@ def segment(
             prompt,
             frames=frames,
             method=method,
-            stored_options={"detector": detector, "text_encoder": text_encoder, "weights": weights},
+            stored_options={"detector": detector, "text_encoder": text_encoder, "weights": weights, "zoom_in": zoom_in},
             methods=methods,
             all_=all_,
             out=out,
@@ -222,7 +224,7 @@ def _segment_many(
     *,
     frames: bool,
     method: str | None,
-    stored_options: dict[str, str | None],
+    stored_options: dict[str, str | bool | None],
     methods: "Methods",
     all_: bool,
     out: Path | None,
@@ -243,7 +245,7 @@ def _segment_many(
     methods
         Returns the method for a prompt.
     stored_options
-        Options ``detector``, ``text_encoder`` and ``weights`` of :func:`segment`, stored with the masks.
+        Options ``detector``, ``text_encoder``, ``weights`` and ``zoom_in`` of :func:`segment`, stored with the masks.
     frames, method, all_, out, format_, overlay, as_json
         Options of :func:`segment`.
     """
@@ -489,7 +491,7 @@ def _methods(name: str | None, detector: str | None, **options: Any) -> "Methods
         from otus.interactive.methods import default_method
 
         by_detector = prompt.text is not None and options["text_encoder"] is None
-        needs_model = options["weights"] is not None or options["text_encoder"] is not None
+        needs_model = any(options[option] is not None for option in ("weights", "text_encoder", "zoom_in"))
         chosen = name or (PROMPTABLE_MODEL if needs_model else default_method(prompt))
         return load_method(chosen, with_detector=by_detector)
 
@@ -500,7 +502,7 @@ def _load(name: str, *, weights: str | None, text_encoder: str | None, **options
     """Load a method; torch is imported only for models."""
     from otus.interactive.methods import METHODS, make_method
 
-    if name in METHODS and weights is None and text_encoder is None:
+    if name in METHODS and weights is None and text_encoder is None and options["zoom_in"] is None:
         return make_method(name)
     from otus.inference.promptable import load_method
 

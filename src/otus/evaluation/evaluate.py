@@ -124,6 +124,7 @@ def evaluate(
     precision: str | None = None,
     averaging: "Averaging | None" = None,
     runtime: str | None = None,
+    zoom_in: bool | None = None,
     format: str | None = None,
     split: str | None = None,
     protocol: str | None = None,
@@ -156,6 +157,8 @@ def evaluate(
     method
         An interactive method, evaluated with simulated clicks: one of :data:`~otus.interactive.methods.METHODS`, the name
         or file of a promptable model, or an implementation of :class:`~otus.structures.prompt.PromptableMethod`.
+    zoom_in
+        See :func:`otus.inference.promptable.load_method`.
     protocol
         One of :data:`~otus.evaluation.protocols.PROTOCOLS` (default: the first that the data set has labels for).
     kinds, max_dets
@@ -193,12 +196,15 @@ def evaluate(
         "device": device,
         "precision": precision,
         "runtime": runtime,
+        "zoom_in": zoom_in,
     }
     load_options = {name: value for name, value in options.items() if value is not None}
     if load_options and not isinstance(model or method, str | Path):
         raise UsageError(f"{', '.join(load_options)}: only for a model given by name or file")
     if method is not None and semantic_model is not None:
         raise UsageError("semantic_model: only for a model, not for an interactive method; leave it out")
+    if zoom_in and method is None:
+        raise UsageError("zoom_in: only for an interactive method; leave it out")
     if averaging is not None and model is None:
         raise UsageError("averaging: flips and scales are only for a model; leave them out")
     if isinstance(data, Dataset) and (format or split):

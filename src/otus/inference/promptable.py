@@ -15,6 +15,7 @@ from otus.parts.fast.fusion import fused_for_inference
 from otus.parts.tasks import PROMPTABLE
 from otus.promptable.method import SamMethod
 from otus.promptable.text import load_clip
+from otus.promptable.zoom_in import ZoomIn
 from otus.structures import PromptableMethod
 from otus.zoo.models import MODELS
 from otus.zoo.weights import weights_file
@@ -34,6 +35,7 @@ def load_method(
     runtime: str = "torch",
     multimask: bool | None = None,
     text_encoder: str | Path | None = None,
+    zoom_in: bool = False,
 ) -> PromptableMethod[Any]:
     """Load a promptable method: ``graph-cut``, ``grabcut``, a promptable model of the zoo, or a file of its weights.
 
@@ -48,6 +50,8 @@ def load_method(
         See :class:`~otus.promptable.method.SamMethod`.
     text_encoder
         The CLIP that the weights were trained with, see :func:`~otus.promptable.text.load_clip` (default: no text).
+    zoom_in
+        Predict small objects in the enlarged windows around them: :class:`~otus.promptable.zoom_in.ZoomIn`.
 
     Raises
     ------
@@ -67,9 +71,11 @@ def load_method(
             raise UsageError(f"text_encoder: {name} takes no text; leave out {text_encoder}")
         if runtime != "torch":
             raise UsageError(f"runtime: {name} has no network; leave out {runtime}")
+        if zoom_in:
+            raise UsageError(f"zoom_in: {name} segments at full resolution anyway; leave it out")
         return make_method(name)
     _check_name(name_or_file, promptable_names())
-    return load_sam(
+    method = load_sam(
         name_or_file,
         weights=weights,
         device=device,
@@ -78,6 +84,7 @@ def load_method(
         multimask=multimask,
         text_encoder=text_encoder,
     )
+    return ZoomIn(method) if zoom_in else method
 
 
 def load_sam(

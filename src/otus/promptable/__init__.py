@@ -15,6 +15,7 @@ order:
 5. :mod:`~otus.promptable.mask_upscaling`: from the decoder's low-resolution logits to masks of the image;
 6. :mod:`~otus.promptable.method`: ``embed`` and ``segment``, the interface of every promptable method;
    :mod:`~otus.promptable.predictor`: the interface of the official ``SamPredictor``;
+   :mod:`~otus.promptable.zoom_in`: small objects are predicted in enlarged windows;
 7. :mod:`~otus.promptable.automatic`: automatic mask generation by a grid of points;
 8. :mod:`~otus.promptable.interactive_training`: simulated prompts over several rounds, and the losses;
    :mod:`~otus.promptable.text`: CLIP's embeddings as text prompts.

@@ -171,7 +171,9 @@ class ZoomToObject:
 
     def __post_init__(self) -> None:
         if self.context < 1 or self.zoom < 1:
-            raise ShapeError(f"zoom to object: expected context and zoom of at least 1, got {self.context}, {self.zoom}")
+            raise ShapeError(
+                f"zoom to object: expected context and zoom of at least 1, got {self.context}, {self.zoom}"
+            )
 
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
         boxes = tensors.get("boxes", ())
