@@ -14,7 +14,7 @@ from otus.errors import OtusError, UsageError
 from otus.inference.promptable import load_method, load_sam
 from otus.promptable.method import SamMethod
 from otus.promptable.zoom_in import ZoomIn, _logits_in_image, _logits_in_window, window_around
-from otus.structures import Prompt
+from otus.structures import MaskCandidates, Prompt
 
 SIZE_HW = (450, 600)
 SMALL, LARGE = (400.0, 300.0, 436.0, 330.0), (20.0, 30.0, 330.0, 400.0)  # boxes of two ellipses
@@ -53,17 +53,24 @@ def test_further_clicks_share_the_window_and_refine_the_mask(method: SamMethod, 
     zoom_in = ZoomIn(method)
     embedding = zoom_in.embed(image)
     first = zoom_in.segment(embedding, Prompt([[418, 315]], [1]))
-    prompt = Prompt([[418, 315], [425, 320]], [1, 1])
-    second = zoom_in.segment(embedding, prompt, mask_logits=first.low_resolution_logits[0])
-    assert len(embedding._windows) == 1
+    second = zoom_in.segment(embedding, Prompt([[418, 315], [425, 320]], [1, 1]), mask_logits=_logits(first))
+    number = len(embedding._windows)
+    prompt = Prompt([[418, 315], [425, 320], [405, 302]], [1, 1, 0])
+    third = zoom_in.segment(embedding, prompt, mask_logits=_logits(second))
+    assert len(embedding._windows) == number
     # The logits in the image's frame show the mask that they are of.
-    coarse = second.low_resolution_logits[0] > 0
+    coarse = third.low_resolution_logits[0] > 0
     cell = max(SIZE_HW) / len(coarse)
-    rows, columns = np.nonzero(second.best())
+    rows, columns = np.nonzero(third.best())
     centre = np.argwhere(coarse).mean(axis=0) * cell
     assert np.abs(centre - [rows.mean(), columns.mean()]).max() < cell
-    again = zoom_in.segment(zoom_in.embed(image), prompt, mask_logits=first.low_resolution_logits[0])
-    assert np.array_equal(again.best(), second.best())  # whatever was asked before
+    again = zoom_in.segment(zoom_in.embed(image), prompt, mask_logits=_logits(second))
+    assert np.array_equal(again.best(), third.best())  # whatever was asked before
+
+
+def _logits(candidates: MaskCandidates) -> np.ndarray:
+    assert candidates.low_resolution_logits is not None
+    return candidates.low_resolution_logits[0]
 
 
 def test_a_large_object_needs_no_window(method: SamMethod, image: np.ndarray) -> None:
