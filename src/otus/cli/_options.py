@@ -77,11 +77,9 @@ Scales = Annotated[
     ),
 ]
 ZoomIn = Annotated[
-    bool | None,
+    bool,
     typer.Option(
-        "--zoom-in",
-        help="Promptable models: predict small objects in the enlarged windows around them, which takes longer.",
-        show_default=False,
+        "--zoom-in", help="Promptable models: predict small objects in the enlarged windows around them; slower."
     ),
 ]
 IoU = Annotated[float | None, typer.Option("--iou", help="IoU threshold of a match.", show_default="0.5")]

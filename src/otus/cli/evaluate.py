@@ -76,7 +76,7 @@ def evaluate(
             show_default="no clicks",
         ),
     ] = None,
-    zoom_in: ZoomIn = None,
+    zoom_in: ZoomIn = False,
     semantic_model: SemanticModel = None,
     weights: Weights = None,
     device: Device = None,

@@ -105,7 +105,7 @@ def segment(
     all_: Annotated[
         bool, typer.Option("--all", help="Return all candidates of a promptable model, not only the best per object.")
     ] = False,
-    zoom_in: ZoomIn = None,
+    zoom_in: ZoomIn = False,
     device: Device = None,
     precision: Precision = None,
     runtime: Runtime = None,
