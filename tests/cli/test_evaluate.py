@@ -121,6 +121,18 @@ def test_a_faulty_prediction_is_named_or_left_out(name, files):
     assert f"skipped 1 invalid record (1 {kind})" in done.stderr
 
 
+@pytest.mark.parametrize("document", [{"predictions": FOUND}, {"results": FOUND}, {}, {"annotations": 3}])
+def test_a_file_without_a_list_of_predictions_is_an_error(document, files):
+    labels, found = files
+    found.write_text(json.dumps(document))
+    done = run(labels, found)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert f"{found}: " in done.stderr
+    for empty in ("[]", '{"annotations": []}'):
+        found.write_text(empty)
+        assert json.loads(run(labels, found, "--json").stdout)["bbox"]["AP"] == 0
+
+
 @pytest.mark.parametrize(
     ("record", "kind", "field"),
     [

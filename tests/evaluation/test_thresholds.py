@@ -1,6 +1,7 @@
 """Score thresholds chosen on a data set are used by ``predict``, from the checkpoint or a JSON file."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,12 +138,39 @@ def test_categories_without_a_threshold_keep_the_usual_one(weights, data):
         predictor.predict(image, score_threshold={"dog": 3.0})
 
 
+def test_an_unreadable_image_is_named_or_left_out_of_a_models_evaluation(weights, data):
+    file = data.parent / "0.png"
+    file.write_bytes(file.read_bytes()[:2000])
+    done = run("evaluate", "--data", data, "--model", weights)
+    assert (done.exit_code, "0.png" in done.stderr) == (1, True)
+    document = json.loads(run("evaluate", "--data", data, "--model", weights, "--skip-bad", "--json").stdout)
+    assert document["skipped"] == {"unreadable_image": 1}
+    assert document["images"] == 1
+    readable = open_dataset(data).select([1])
+    expected = otus.evaluate(readable, model=weights, device="cpu").results["bbox"].figures["AP"]
+    assert document["bbox"]["AP"] == expected > 0
+
+
 def test_categories_without_correct_detections_have_no_threshold(data):
     dataset = open_dataset(data)
     nothing = Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
     chosen = choose_thresholds(compare_with_labels(dataset, nothing), data="here")
     assert chosen.thresholds == {}
     assert chosen.document()["without"] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(("score", "expected"), [(0.0, None), (1.0, 0.5), (5.3, "got 5.3"), (-2.0, "got -2")])
+def test_only_thresholds_that_predict_takes_are_chosen(data, score, expected, tmp_path):
+    dataset = open_dataset(data)
+    found = replace(dataset.objects, scores=np.full(len(dataset.objects), score))
+    matcher = compare_with_labels(dataset, found)
+    if isinstance(expected, str):
+        with pytest.raises(UsageError, match=expected):
+            choose_thresholds(matcher, data="here")
+        return
+    chosen = choose_thresholds(matcher, data="here")
+    written = read_thresholds(chosen.write(tmp_path / "t.json"))
+    assert written == ({} if expected is None else {"cat": expected, "dog": expected})
 
 
 @pytest.mark.parametrize(

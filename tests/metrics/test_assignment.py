@@ -145,6 +145,7 @@ def test_inclusive_boxes_reach_further():
         ("coco:iou_thresholds=0.5,0.7", "0.5/0.75"),
         ("coco:iou_thresholds=2", r"in \(0, 1\]"),
         ("coco:score_decimals=-1", "0 or more"),
+        ("coco:min_score=nan", "a finite number"),
     ],
 )
 def test_wrong_rules_are_refused(text, words):

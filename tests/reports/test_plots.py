@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from otus.errors import UsageError
 from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.reports.analysis import Analysis
 from otus.reports.canvas import THEMES, Canvas, embed_plot, write_plot
@@ -33,6 +34,14 @@ def analysis() -> Analysis:
     )
     names = tuple(f"a category with a very long name {i}" for i in range(12))
     return Analysis(DetectionMatcher(truth, found, Categories(names), np.arange(9)))
+
+
+@pytest.mark.parametrize("settings", [{"iou": 1.5}, {"background_iou": -1}, {"score_threshold": float("nan")}])
+def test_settings_out_of_range_are_errors(settings):
+    nothing = Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
+    matcher = DetectionMatcher(nothing, nothing, Categories(("owl",)), np.arange(1))
+    with pytest.raises(UsageError, match=f"{next(iter(settings))}: expected 0 to 1"):
+        Analysis(matcher, **settings)
 
 
 @pytest.mark.parametrize("theme", THEMES)

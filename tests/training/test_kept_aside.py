@@ -63,6 +63,7 @@ def test_evaluate_uses_the_validation_images_of_a_run(data: Path, tmp_path: Path
     code, out, err = otus_evaluate("--run", trained.folder, "--choose-thresholds", "--json")  # go into its weights
     assert json.loads(out)["score_thresholds"]["written"] == str(trained.best)
 
+    assert otus.evaluate(run=trained.best).images == 3  # of the run that these weights are of
     share = json.loads(otus_evaluate("--data", data, "--val", 0.25, "--model", trained.best, "--json")[1])
     assert share["bbox"] == document["bbox"]
     code, out, err = otus_evaluate("--data", data, "--model", trained.best, "--json")
@@ -99,6 +100,9 @@ def test_runs_that_cannot_be_evaluated(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no validation images"):
         otus.evaluate(run=trained.folder)
     with pytest.raises(UsageError, match="expected the folder of a training run"):
+        otus.evaluate(run=tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UsageError, match=r"config\.json is not of a training run of Otus: it has no data"):
         otus.evaluate(run=tmp_path)
     with pytest.raises(UsageError, match="leave out val"):
         otus.evaluate(run=trained.folder, val=0.5)

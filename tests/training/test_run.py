@@ -22,7 +22,7 @@ from otus.structures import Categories, Objects, Segmentations
 from otus.training.building import describe_mismatches
 from otus.training.datasets import trainable_model
 from otus.training.fine_tuning import find_weights, load_pretrained
-from otus.training.run import train
+from otus.training.run import resume_run, train
 from otus.training.settings import TrainSettings, make_settings
 from otus.training.state import Validation
 from otus.training.validation import Validator
@@ -108,11 +108,29 @@ def test_the_command_resumes_and_refuses_other_settings(
     code, _, err = otus_train("--resume", folder, "--epochs", 5, "--seed", 1)
     assert code == 2
     assert "epochs: was 3, is 5; seed: was 0, is 1" in err
-    assert otus_train("--resume", folder, "--workers", 0)[0] == 0
+    code, _, err = otus_train("--resume", folder, "--lr", "find")
+    assert (code, "a resumed run keeps its rate" in err) == (2, True)
+    assert otus_train("--resume", folder / "weights" / "last.safetensors", "--workers", 0)[0] == 0  # or the folder
     ours, theirs = (
         load_checkpoint(tmp_path / run / "detection/tiny/weights/last.safetensors")[0] for run in ("parts", "whole")
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_that_got_no_better_is_not_continued(tiny: None, coco_scenes: Path, tmp_path: Path) -> None:
+    settings = replace(QUICK, epochs=20, patience=1, learning_rate=1e-9)
+    run = train("tiny", coco_scenes, val=0.25, settings=settings, out=tmp_path, quiet=True)
+    assert run.result.ended == "no better"
+    before = (run.folder / "metrics.jsonl").read_bytes()
+    again = resume_run(run.folder)
+    assert again.result.ended == "no better"
+    assert (run.folder / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".", ".."])
+def test_names_of_runs_are_names_of_folders(tiny: None, coco_scenes: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="expected the name of a folder"):
+        train("tiny", coco_scenes, settings=QUICK, out=tmp_path, name=name)
 
 
 def test_other_data_are_not_resumed(tiny: None, coco_scenes: Path, tmp_path: Path) -> None:
@@ -136,6 +154,14 @@ def test_a_run_that_had_not_begun_is_begun_by_resuming_it(tiny: None, scenes: Da
     assert again.folder == run.folder
     ours = load_checkpoint(again.last)[0]
     assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
+    for text, problem in (
+        ("{", "is damaged"),
+        ("[1]", "has no object"),
+        ('{"model_type": "bert"}', "not of a training run of Otus: it has no preprocess"),
+    ):
+        (run.folder / "config.json").write_text(text)
+        with pytest.raises(UsageError, match=rf"resume: .*config\.json.* {problem}"):
+            resume_run(run.folder)
     (run.folder / "config.json").write_text("{")
     with pytest.raises(UsageError, match=r"config\.json is damaged"):
         train("tiny", scenes, settings=QUICK, resume=run.folder, quiet=True)

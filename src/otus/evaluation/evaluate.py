@@ -272,7 +272,10 @@ def _evaluate_model(
     if protocol.evaluate_system is not None:
         result = protocol.evaluate_system(pipeline, dataset, options, progress)
         return _note_training_images(_make_report(dataset, protocol, result), dataset, predictor)
-    results = predict_dataset(pipeline, dataset, progress=count)
+    results = predict_dataset(pipeline, dataset, progress=count, report=options.report)
+    if len(results) < len(dataset):  # the others cannot be read
+        dataset = dataset.select(sorted(results))
+        results = dict(enumerate(results[index] for index in sorted(results)))
     report = _evaluate_results(dataset, protocol, protocol.from_results(results, dataset), options)
     return _note_training_images(replace(report, unknown_categories=unknown), dataset, predictor)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from otus.data.dataset import Dataset
+from otus.errors import UsageError
 from otus.evaluation.protocols import Options, ProtocolResult, Result
 from otus.metrics.detection.average_precision import AveragePrecision, DetectionProtocol, validate_objects
 from otus.metrics.detection.coco import KINDS, CocoProtocol, Kind
@@ -106,6 +107,8 @@ def _evaluate_proposals(
 ) -> Result:
     from otus.metrics.proposals import ProposalProtocol, ProposalRecall
 
+    if counts is not None and min(counts, default=1) < 1:
+        raise UsageError(f"max_dets: expected 1 or more, got {min(counts)}")
     rules = ProposalProtocol() if counts is None else ProposalProtocol(tuple(sorted(set(counts))))
     return ProposalRecall(categories, rules).update(ground_truth, proposals, image_ids=image_ids).compute()
 

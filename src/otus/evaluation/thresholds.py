@@ -10,10 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from otus._files import staged_file
-from otus.errors import CheckpointError, DataError
+from otus.errors import CheckpointError, DataError, UsageError
 from otus.metrics.detection.rules import Rules
 from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.thresholds import OperatingPoint, best_threshold
@@ -39,8 +37,8 @@ class ChosenThresholds:
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Return the thresholds by category name, without categories that have none."""
-        return {name: point.threshold for name, point in self.operating_points.items() if not np.isnan(point.threshold)}
+        """Return the thresholds by category name, without categories that have none, or whose scores are all 0."""
+        return {name: point.threshold for name, point in self.operating_points.items() if point.threshold >= 0}
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document that is written, and that ``otus evaluate --json`` includes."""
@@ -80,7 +78,17 @@ class ChosenThresholds:
 
 
 def choose_thresholds(matcher: DetectionMatcher, *, data: str) -> ChosenThresholds:
-    """Choose for each category the score threshold with the highest F1 at IoU 0.5."""
+    """Choose for each category the score threshold with the highest F1 at IoU 0.5.
+
+    Raises
+    ------
+    UsageError
+        If a score is not in [0, 1].
+    """
+    scores = matcher.predictions.scores
+    if scores is not None and len(scores) and not 0 <= scores.min() <= scores.max() <= 1:
+        outside = scores[(scores < 0) | (scores > 1)][0]
+        raise UsageError(f"score: expected 0 to 1 to choose thresholds from, got {outside:g}; map the scores to 0 to 1")
     matches = matcher.match(Rules(iou_thresholds=(IOU,)))
     operating_points = {name: best_threshold(matches, label) for label, name in enumerate(matcher.categories)}
     return ChosenThresholds(operating_points, data, len(matcher.image_ids))

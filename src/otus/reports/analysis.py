@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from otus.errors import UsageError
 from otus.metrics.detection.matching import Outcome
 from otus.metrics.detection.precision_recall import curve, interpolate
 from otus.metrics.detection.rules import Rules
@@ -50,6 +51,11 @@ class Analysis:
     background_iou: float = 0.1
     score_threshold: float = SCORE_THRESHOLD
     masks: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("iou", "background_iou", "score_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
 
     @cached_property
     def matches(self) -> Assignment:

@@ -159,11 +159,15 @@ def fit(
             validation = validate(averaged.module)
             progress.start(state.record_initial_validation(validation, seconds=time.monotonic() - start))
         save_last()
-    ended: Literal["done", "no better", "interrupted"] = "done"
+
+    def is_no_better() -> bool:
+        return bool(settings.patience) and state.validations_since_best >= settings.patience
+
+    ended: Literal["done", "no better", "interrupted"] = "no better" if is_no_better() else "done"
     batches = loader.batches(state.step * settings.accumulate)
     step_end = saved_at = time.monotonic()
     with closing(batches), Interrupts() as interrupts, progress:
-        while state.step < state.total_steps:
+        while state.step < state.total_steps and ended != "no better":
             model.train()
             warm_up = warm_up_fraction(state.total_steps, settings) if state.warm_up is None else state.warm_up
             rate = learning_rate(state.fraction_done, warm_up=warm_up, settings=settings)
@@ -209,7 +213,7 @@ def fit(
                     step_end = time.monotonic()
                     if output is not None and is_best:
                         output.save_best(averaged.module.state_dict(), state, validation)
-                    if settings.patience and state.validations_since_best >= settings.patience:
+                    if is_no_better():
                         ended = "no better"
                 save_last()
                 saved_at = step_end
@@ -225,9 +229,7 @@ def fit(
             elif time.monotonic() - saved_at > _SAVE_EVERY_S:
                 save_last()
                 saved_at = time.monotonic()
-            if ended == "no better":
-                break
-            if any_process(fabric, interrupts.requested):
+            if ended != "no better" and any_process(fabric, interrupts.requested):
                 ended = "interrupted"
                 save_last()
                 break

@@ -14,7 +14,7 @@ from otus.data.image_writing import write_image
 from otus.data.splitting import fingerprint
 from otus.data.transforms.augmentation import ColorJitter, Compose, HorizontalFlip, Transform
 from otus.errors import DataError, UsageError
-from otus.evaluation.runs import IMAGES
+from otus.evaluation.runs import CONFIG, IMAGES, run_folder_of
 from otus.inference.devices import choose_device
 from otus.parts.backbones import freeze_norms
 from otus.parts.precision import check_bfloat16
@@ -148,11 +148,14 @@ def train(
     >>> run = otus.train("mask_rcnn_resnet50_fpn", "photos", val=0.2)  # doctest: +SKIP
     >>> otus.load(run.best).predict("photo.jpg")  # doctest: +SKIP
     """
+    if name is not None and (name != Path(name).name or name == ".."):
+        raise UsageError(f"name: expected the name of a folder, got {name!r}; out chooses where it is")
     fabric = start_fabric(settings)
     progress = TrainProgress(quiet=quiet or not fabric.is_global_zero)
-    resumed_config = None if resume is None else read_config(resume)
+    resume = None if resume is None else run_folder_of(resume)
+    resumed_config = None if resume is None else read_config(resume, option="resume")
     # A run that was interrupted very early has a configuration but no checkpoint.
-    has_checkpoint = resume is not None and (Path(resume) / "weights" / "last.safetensors").is_file()
+    has_checkpoint = resume is not None and (resume / "weights" / "last.safetensors").is_file()
     sources = [data] if isinstance(data, str | Path | Dataset) else list(data)
     train_set, val_set = open_datasets(sources, val, format=format, split=split, val_split=val_split)
     pretrained = None
@@ -271,7 +274,7 @@ def train(
         config["command"] = resumed_config["command"]
         for line in resume_notes(Path(str(resume)), resumed_config, config, images):
             progress.log(line)
-    path = Path(resume) if resume else None
+    path = resume
     if path is None and fabric.is_global_zero:
         path = new_run_folder(task.name, name or config["model"], out=out)
     path = fabric.broadcast(path)
@@ -281,7 +284,7 @@ def train(
     }
     folder = RunFolder(path, dataclasses.replace(header, preprocess=preprocess.to_dict(), training=training))
     if fabric.is_global_zero:
-        folder.write_json("config.json", config)
+        folder.write_json(CONFIG, config)
         folder.write_json(IMAGES, images)
     if fabric.is_global_zero and resumed_config is None:
         batch = [loader.load(index) for index in next(loader.plan())]
@@ -323,7 +326,7 @@ def resume_run(
     Parameters
     ----------
     folder
-        Folder of the run.
+        Folder of the run, or a file in it: its configuration or weights.
     arguments, settings
         Arguments of :func:`train` and fields of :class:`TrainSettings` that are given again; they must be unchanged.
 
@@ -333,7 +336,7 @@ def resume_run(
         If they or the data have changed (the message lists the differences), or this machine does not support the run's
         precision.
     """
-    config = read_config(folder)
+    config = read_config(folder, option="resume")
     if config["precision"] == "bf16-mixed":
         instead = "a new run with --weights of this one and --precision 32-true"
         check_bfloat16(choose_device(config["device"]), asked_for=f"{folder} in {config['precision']}", instead=instead)
@@ -366,7 +369,7 @@ def repeat_run(
     settings = settings or {}
     if "epochs" in settings:
         settings = {"minutes": None, **settings}
-    repeated = train_arguments(read_config(config), arguments or {}, settings)
+    repeated = train_arguments(read_config(config, option="config"), arguments or {}, settings)
     if {"model", "weights"} & (arguments or {}).keys():
         del repeated["preprocess"], repeated["arguments"]  # those of the earlier run's model
     return train(**repeated, **options)

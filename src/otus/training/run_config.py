@@ -9,29 +9,26 @@ from typing import Any
 import otus
 from otus.data.dataset import Dataset
 from otus.errors import UsageError
-from otus.evaluation.runs import IMAGES
+from otus.evaluation.runs import CONFIG, IMAGES, read_record, run_folder_of
 from otus.parts.preprocess import Preprocess
 from otus.parts.tasks import Task
 from otus.training.datasets import Data
 from otus.training.settings import TrainSettings, make_settings
 
+_ARGUMENTS = ("model", "arguments", "data", "val", "weights", "image_size", "format", "split", "val_split")
 
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """Read the configuration of a run, from its folder or the file ``config.json`` in it.
+
+def read_config(path: str | Path, *, option: str) -> dict[str, Any]:
+    """Read the configuration of a run, given a file of it, or the run's folder or weights.
 
     Raises
     ------
     UsageError
-        If the folder is not that of a run, or the file is damaged.
+        If it is not that of a run, or the file is damaged; ``option`` names the path in the message.
     """
-    file = Path(folder) if Path(folder).is_file() else Path(folder) / "config.json"
-    if not file.is_file():
-        raise UsageError(f"resume: {folder} is not the folder of a run, there is no {file.name} in it")
-    try:
-        # Settings that an older version of Otus did not have get their defaults.
-        return {**asdict(TrainSettings()), **json.loads(file.read_text())}
-    except (ValueError, TypeError):
-        raise UsageError(f"resume: {file} is damaged, start a new run with --weights of this one") from None
+    file = Path(path) if Path(path).suffix == ".json" else run_folder_of(path) / CONFIG
+    # Settings that an older version of Otus did not have get their defaults.
+    return {**asdict(TrainSettings()), **read_record(file, option=option, fields=("preprocess", *_ARGUMENTS))}
 
 
 def train_arguments(config: dict[str, Any], arguments: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -49,10 +46,9 @@ def train_arguments(config: dict[str, Any], arguments: dict[str, Any], settings:
     UsageError
         If the data no longer exist at their path, or a setting is invalid.
     """
-    names = ("model", "arguments", "data", "val", "weights", "image_size", "format", "split", "val_split")
     all_settings = {field.name: config[field.name] for field in fields(TrainSettings)} | settings
     preprocess = Preprocess.from_dict(config["preprocess"])
-    all_arguments = {"preprocess": preprocess, **{name: config[name] for name in names}, **arguments}
+    all_arguments = {"preprocess": preprocess, **{name: config[name] for name in _ARGUMENTS}, **arguments}
     for option, sources in (("data", all_arguments["data"]), ("val", [all_arguments["val"]])):
         for source in [sources] if isinstance(sources, str | Path) else sources:
             if isinstance(source, str) and not Path(source).exists():

@@ -50,8 +50,8 @@ def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at
     Raises
     ------
     DataError
-        Through ``report``: missing or infinite scores, unknown ids or names, ids that are not integers, RLEs of another
-        size.
+        Through ``report``: no list of predictions, missing or infinite scores, unknown ids or names, ids that are not
+        integers, RLEs of another size.
     """
     path = Path(path)
     columns = ObjectColumns(lambda index: (path, f"annotations[{index}]"), report, predictions=True)
@@ -70,6 +70,9 @@ def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at
             finders = finders or _finders(dataset)
             batch = _with_ids_by_name(batch, finders, example_names(dataset), columns.locate, report)
         columns.extend(batch)
+    if "annotations" not in reader.found_arrays and not (path.exists() and path.stat().st_size == 0):
+        problem = "expected a JSON list of predictions, or an object with one as annotations; found none"
+        report(DataError(problem, file=path, remedy="check that it is a file of COCO results", kind="broken_json"))
     return columns.finish(
         image_ids=np.array(image_ids(dataset), dtype=np.int64),
         sizes_hw=dataset.images.sizes_hw,

@@ -46,7 +46,8 @@ def mask_pairs(
         raise UsageError("masks: expected sizes_hw, the sizes of the images")
     for side, objects in (("ground_truth", ground_truth), ("predictions", predictions)):
         if objects.segmentations is None and len(objects):
-            raise UsageError(f"masks: {side}: no masks")
+            where = "ground truth has" if side == "ground_truth" else "predictions have"
+            raise UsageError(f"masks: the {where} no masks; compare boxes instead")
     sizes = np.asarray(sizes_hw, dtype=np.int64)
     # Only detections with a ground truth of their category in the image can be in a pair; other masks are not decoded.
     candidates = np.flatnonzero(ranked.spans[:, 1] > ranked.spans[:, 0])

@@ -29,9 +29,8 @@ def require_field(
     values = getattr(objects, field)
     if values is None:
         if len(objects) and field not in _OPTIONAL:
-            raise UsageError(
-                f"{field}: the {'ground truth has' if side == 'ground_truth' else 'predictions have'} none"
-            )
+            where = "ground truth has" if side == "ground_truth" else "predictions have"
+            raise UsageError(f"{field}: the {where} none; choose a protocol for other labels, e.g. coco")
         return objects
     numbers: Float[np.ndarray, "n v"]
     if field == "segmentations":

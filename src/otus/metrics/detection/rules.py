@@ -5,6 +5,7 @@ exact for two combinations of rules; here each rule can be changed alone, to exp
 (:mod:`otus.metrics.diagnosis.assignment`).
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -80,6 +81,8 @@ class Rules:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if not math.isfinite(self.min_score):
+            raise UsageError(f"min_score: expected a finite number, got {self.min_score}")
         if self.max_dets is not None and self.max_dets < 1:
             raise UsageError(f"max_dets: expected 1 or more, or none, got {self.max_dets}")
         if not self.iou_thresholds or not all(0 < iou <= 1 for iou in self.iou_thresholds):

@@ -9,7 +9,8 @@ themselves, such as torchmetrics, call :func:`init_as_pycocotools` first.
 
 Departures, each a known bug of pycocotools: an object with id 0 can be matched; the summary uses any ``maxDets`` and
 ``areaRng`` (there, AP is -1 if 100 is not in ``maxDets``); ``accumulate(p)`` with some of the images evaluates these
-images; ``params`` keeps its ``catIds`` if ``useCats`` is 0. Invalid input (a score that is not finite, a duplicate id,
+images; ``params`` keeps its ``catIds`` if ``useCats`` is 0; an object is ignored if none of its keypoints is labelled,
+whatever its ``num_keypoints``. Invalid input (a score that is not finite, a duplicate id,
 a negative size) is an error that names the annotation.
 
 Shape shorthand: T IoU thresholds, R recall thresholds, K categories, A area ranges, M limits on detections.
