@@ -103,6 +103,17 @@ def test_windows_of_nothing_and_of_everything() -> None:
     assert window_around(np.array([[0.0, 0.0, 330.0, 20.0]]), (450, 600)) is None
 
 
+@pytest.mark.parametrize("size_hw", [(1, 3000), (3000, 2), (1, 1), (7, 9)])
+def test_images_of_any_shape(method: SamMethod, size_hw: tuple[int, int]) -> None:
+    zoom_in = ZoomIn(method)
+    embedding = zoom_in.embed(np.random.default_rng(0).integers(0, 255, (*size_hw, 3)).astype(np.uint8))
+    x, y = size_hw[1] // 2, size_hw[0] // 2
+    first = zoom_in.segment(embedding, Prompt([[x, y]], [1]))
+    second = zoom_in.segment(embedding, Prompt([[x, y], [0, 0]], [1, 0]), mask_logits=_logits(first))
+    assert first.masks.size_hw == second.masks.size_hw == size_hw
+    assert np.isfinite(_logits(second)).all()
+
+
 def test_logits_survive_a_round_trip() -> None:
     logits = np.full((96, 96), -8.0, np.float32)
     logits[40:48, 58:66] = 8

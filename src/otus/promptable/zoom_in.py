@@ -71,7 +71,9 @@ class ZoomIn:
 
     def embed(self, image: UInt8[np.ndarray, "h w 3"]) -> ZoomableEmbedding:
         """Return the embedding of an RGB image; errors are those of :meth:`SamMethod.embed`."""
-        return ZoomableEmbedding(image, self.method.embed(image))
+        whole = self.method.embed(image)
+        image = np.array(image)  # the caller may change theirs
+        return ZoomableEmbedding(image, whole)
 
     def segment(
         self,
@@ -178,6 +180,7 @@ def _logits_in_image(
     x1, y1, x2, y2 = window
     side = logits.shape[1]
     left, top, right, bottom = (round(value * side / max(size_hw)) for value in window)
+    right, bottom = max(right, left + 1), max(bottom, top + 1)
     scale = side / max(x2 - x1, y2 - y1)
     padded = np.full(logits.shape, -MASK_LOGIT, np.float32)
     for old, new in zip(logits, padded, strict=True):
