@@ -265,6 +265,32 @@ def test_label_studio_shapes(tmp_path: Path) -> None:
     assert {one.field for one in dataset.unread} == {"result: brushlabels", "result: keypointlabels", "result: choices"}
 
 
+@pytest.mark.parametrize(
+    "geometry",
+    [PERCENT, {"points": [[x * 5, y * 10] for x, y in SQUARE]}, {"x": 35, "y": 45, "radiusX": 25, "radiusY": 35}],
+)
+@pytest.mark.parametrize("label_first", [False, True])
+def test_label_studio_shapes_whose_labels_are_results_of_their_own(
+    tmp_path: Path, geometry: dict, label_first: bool
+) -> None:
+    kind = {4: "ellipse", 1: "polygon"}.get(len(geometry), "rectangle")
+    shape = {"type": kind, "id": "b1", "value": geometry}
+    label = {"type": "labels", "id": "b1", "value": {**geometry, "labels": ["owl"]}}
+    text = {"type": "textarea", "id": "b1", "value": {**geometry, "text": ["hello"]}}
+    folder = studio_set(tmp_path / "set", *((label, shape) if label_first else (shape, label)), text)
+    one_object(folder, format="label_studio")
+    assert {one.field for one in open_dataset(folder).unread} == {"result: textarea"}
+
+
+def test_label_studio_counts_the_labels_of_a_region_after_the_first(tmp_path: Path) -> None:
+    several = region(**PERCENT)
+    several["value"] = {**PERCENT, "rectanglelabels": ["owl", "asleep", "grey"]}
+    folder = studio_set(tmp_path / "set", several)
+    one_object(folder, format="label_studio")
+    (unread,) = open_dataset(folder).unread
+    assert (unread.field, unread.count, unread.example) == ("further labels of a region", 2, "asleep")
+
+
 def test_label_studio_counts_one_annotation_of_a_task(tmp_path: Path) -> None:
     other = region(**{**PERCENT, "x": 0})
     annotations = [

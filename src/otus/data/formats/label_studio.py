@@ -2,7 +2,9 @@
 
 labelstud.io/guide/task_format. Of each task, the annotation marked as ground truth is read, else the first that was not
 cancelled: rectangles (rotated ones as oriented boxes), polygons, and ellipses as polygons of 64 points. All numbers are
-percentages of the image's size. Brush masks, points and predictions are counted, not read; for brush masks export COCO.
+percentages of the image's size. A shape and its label may be two results with the same id (``<Rectangle>`` beside
+``<Labels>``, the template for OCR). The first label is the category; further labels of a region, brush masks, points and
+predictions are counted, not read; for brush masks export COCO.
 
 ``data`` has the path of the image on the server. Its longest trailing part that exists beside the file or in
 ``images/`` is used, also without the eight digits that the server puts before the names of uploaded files.
@@ -57,12 +59,24 @@ class Value(msgspec.Struct):
     polygonlabels: list[str] | None = None
     ellipselabels: list[str] | None = None
 
+    @property
+    def all_labels(self) -> list[str]:
+        """The labels of the region, without blank ones."""
+        fields = (self.rectanglelabels, self.polygonlabels, self.ellipselabels, self.labels)
+        return [label.strip() for labels in fields for label in labels or () if label.strip()]
+
+    @property
+    def has_geometry(self) -> bool:
+        """Whether this is a shape, complete or not."""
+        return any(field is not None for field in (self.width, self.radiusX, self.points))
+
 
 class Region(msgspec.Struct):
     """A region of an annotation."""
 
     type: str
     value: Value
+    id: str | int | None = None
     original_width: Int64 | None = None
     original_height: Int64 | None = None
 
@@ -114,7 +128,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     shapes: list[DrawnShape] = []
     for index, task in _tasks(file, report):
         annotation, others = _select_annotation(task.annotations)
-        regions = list(_regions(annotation, file, f"[{index}]", report, unread))
+        regions = _regions(annotation, file, f"[{index}]", report, unread)
         unread.note("annotations of others", ["of a task"] * others)
         unread.note("predictions", ["of a task"] * len(task.predictions))
         try:
@@ -126,6 +140,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         for where, region in regions:
             try:
                 shapes.append(_shape(region, len(paths), size_hw))
+                unread.note("further labels of a region", region.value.all_labels[1:])
             except ValueError as error:
                 report(DataError(str(error), file=file, where=where, remedy="correct the region and export again"))
         paths.append(path)
@@ -170,20 +185,28 @@ def _select_annotation(annotations: list[Annotation]) -> tuple[Annotation | None
 
 def _regions(
     annotation: Annotation | None, file: Path, task: str, report: Report, unread: UnreadFields
-) -> Iterator[tuple[str, Region]]:
-    """Yield location and region of the supported results of an annotation."""
+) -> list[tuple[str, Region]]:
+    """Return location and region of the supported results of an annotation; ``labels`` join the shape of their id."""
+    regions: list[tuple[str, Region]] = []
+    first_of_id: dict[str | int, Region] = {}
     for position, record in enumerate(annotation.result if annotation is not None else ()):
         where = f"{task}.result[{position}]"
         try:
             kind = msgspec.json.decode(record, type=_Typed).type
-            if kind.removesuffix("labels") in ("rectangle", "polygon", "ellipse", ""):
-                region = msgspec.json.decode(record, type=Region)
-                if kind != "labels" or region.value.width is not None or region.value.points is not None:
-                    yield where, region
-                    continue
-            unread.note(f"result: {kind}", [kind])
+            is_shape = kind.removesuffix("labels") in ("rectangle", "polygon", "ellipse", "")
+            region = msgspec.json.decode(record, type=Region) if is_shape else None
         except (msgspec.MsgspecError, RecursionError) as error:
             report(DataError(str(error), file=file, where=where, remedy="correct the region or remove it"))
+            continue
+        if region is None or (kind == "labels" and not region.value.has_geometry):
+            unread.note(f"result: {kind}", [kind])
+            continue
+        first = region if region.id is None else first_of_id.setdefault(region.id, region)
+        if first is not region and "labels" in (kind, first.type):
+            first.value.labels = [*(first.value.labels or ()), *region.value.all_labels]
+        else:
+            regions.append((where, region))
+    return regions
 
 
 def _image(task: Task, file: Path, where: str) -> Path:
@@ -222,10 +245,9 @@ def _size_hw(regions: list[Region], path: Path) -> tuple[int, int]:
 def _shape(region: Region, image: int, size_hw: tuple[int, int]) -> DrawnShape:
     """Convert a region to a shape in pixels; ValueError if it is invalid."""
     value = region.value
-    labels = value.rectanglelabels or value.polygonlabels or value.ellipselabels or value.labels
-    if not labels or not labels[0].strip():
+    if not value.all_labels:
         raise ValueError("has no label")
-    label = labels[0].strip()
+    label = value.all_labels[0]
     scale_x, scale_y = size_hw[1] / 100, size_hw[0] / 100
     angle = radians(value.rotation or 0)
     x, y = value.x * scale_x, value.y * scale_y
