@@ -114,6 +114,24 @@ def test_folders_without_yaml(tmp_path: Path) -> None:
     assert yolo.find(tmp_path / "images") == []
 
 
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_other_names_of_the_split_val(tmp_path: Path, name: str) -> None:
+    for split in ("train", name):
+        (tmp_path / split / "images").mkdir(parents=True)
+        (tmp_path / split / "labels").mkdir()
+        Image.new("RGB", (20, 10)).save(tmp_path / split / "images/a.png")
+        (tmp_path / split / "labels/a.txt").write_text("0 0.5 0.5 0.2 0.4\n")
+    assert [layout.split for layout in yolo.find(tmp_path)] == ["train", name]
+    (tmp_path / "data.yaml").write_text(f"train: train/images\n{name}: {name}/images\nnames: [cat]\n")
+    layouts = yolo.find(tmp_path)
+    assert [layout.split for layout in layouts] == ["train", "val"]
+    dataset = yolo.read(layouts[1])
+    assert (dataset.images.files, dataset.unread) == ((f"{name}/images/a.png",), ())
+    (tmp_path / "data.yaml").write_text(f"{name}: ../../images\nnames: [cat]\n")
+    with pytest.raises(DataError, match=rf"data.yaml: {name}:"):
+        yolo.read(layouts[1])
+
+
 def test_lists_of_images_and_mappings_of_names(tmp_path: Path) -> None:
     root = make_yolo(tmp_path, {"a": "1 0.5 0.5 0.2 0.4\n", "b": ""}, "val: val.txt\nnames: {0: cat, 1: dog}\n")
     (root / "val.txt").write_text("./images/train/a.png\n")

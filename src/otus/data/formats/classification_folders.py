@@ -11,12 +11,11 @@ import numpy as np
 
 from otus.data.dataset import Dataset, Images
 from otus.data.formats.interface import Layout
-from otus.data.formats.paths import read_image_sizes, relative_name, subfolders
+from otus.data.formats.paths import SPLIT_FOLDERS, read_image_sizes, relative_name, subfolders
 from otus.data.image_files import IMAGE_SUFFIXES, is_own_output, is_system_file, list_images
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories
 
-SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 # Folders of images in other layouts, which are not categories.
 _NOT_CATEGORIES = frozenset(
     (
@@ -28,7 +27,7 @@ _NOT_CATEGORIES = frozenset(
 
 def find(path: Path) -> list[Layout]:
     """Find at least two folders of images, or split folders (train, val …) of such folders."""
-    splits = [path / name for name in SPLITS if _categories(path / name)]
+    splits = [path / name for name in SPLIT_FOLDERS if _categories(path / name)]
     if splits:
         return [Layout("classification_folders", path, folder.name) for folder in splits]
     return [Layout("classification_folders", path)] if len(_categories(path)) >= 2 else []
@@ -42,7 +41,7 @@ def _categories(folder: Path) -> list[str]:
         if not subfolder.name.startswith("_") and not is_own_output(subfolder)
     ]
     lower_names = {subfolder.name.lower() for subfolder in folders}
-    if lower_names & (_NOT_CATEGORIES | set(SPLITS)) or any(
+    if lower_names & (_NOT_CATEGORIES | set(SPLIT_FOLDERS)) or any(
         name.endswith("annot") or name.startswith("obj_") for name in lower_names
     ):
         return []
@@ -59,7 +58,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     """Read the images and ``image_labels``; unreadable images are reported and left out."""
     root = layout.source
     folder = root / (layout.split or "")
-    parts = [root / name for name in SPLITS] if layout.split else [root]
+    parts = [root / name for name in SPLIT_FOLDERS] if layout.split else [root]
     names = sorted({name for part in parts for name in _categories(part)})
     if not folder.is_dir() or not names:
         raise DataError("expected a folder for each category, with images in it", file=folder, remedy="check the path")

@@ -33,7 +33,7 @@ from otus.data.formats.interface import (
     split_name_losses,
 )
 from otus.data.formats.json_reader.stream import RecordReader, write_records
-from otus.data.formats.paths import OUTSIDE_REMEDY, flat_names, list_files
+from otus.data.formats.paths import OUTSIDE_REMEDY, SPLIT_FOLDERS, flat_names, list_files
 from otus.data.formats.text_files import MAX_NUMBER, Int64, Number
 from otus.data.images import image_size_hw
 from otus.errors import DataError, ImageError, Report, ShapeError, stop_at_first
@@ -42,7 +42,9 @@ from otus.structures import Categories, KeypointNames
 FORMAT = "coco"
 CAN_HOLD = LOSS_KINDS - {"semantic", "panoptic", "image_label"}
 
-_SPLIT = re.compile(r"(?:^|[^a-z])(train|val|test|minival|trainval)(?:id)?(?:$|[^a-z])")
+_SPLIT = re.compile(
+    r"(?:^|[^a-z])(?:(train)(?:ing)?|(val|minival|trainval)(?:id(?:ation)?)?|(test)(?:ing)?)(?:$|[^a-z])"
+)
 _SNIFF_BYTES = 1 << 18
 # Of the official files; the first that is present takes the name of the split.
 _OFFICIAL_KINDS = ("instances", "person_keypoints", "stuff")
@@ -119,7 +121,7 @@ def json_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return []
     files: list[Path] = []
-    for folder in (path, *(path / name for name in ("annotations", "train", "val", "valid", "test"))):
+    for folder in (path, *(path / name for name in ("annotations", *SPLIT_FOLDERS))):
         candidates = list_files(folder, "*.json") if folder.is_dir() else []
         if len(candidates) > _MAX_JSON_FILES:
             candidates = [file for file in candidates if re.search("instances|annotations|coco|panoptic", file.name)]
@@ -138,9 +140,9 @@ def sniff(file: Path) -> bytes:
 def split_from_name(file: Path) -> str | None:
     """Return ``train``, ``val`` or ``test`` from a file's name or, as Roboflow has it, its folder's; else None."""
     for name in (file.stem, file.parent.name if file.stem.startswith("_") else ""):
-        match = _SPLIT.search(re.sub(r"\d+", " ", name.lower().replace("valid", "val")))
+        match = _SPLIT.search(re.sub(r"\d+", " ", name.lower()))
         if match:
-            return match[1]
+            return next(filter(None, match.groups()))
     return None
 
 
@@ -307,7 +309,9 @@ def _keypoint_names(category: Category) -> KeypointNames:
 def find_image_folder(file: Path, names: tuple[str, ...]) -> Path:
     """Return the folder that holds the images of a JSON file, or the most plausible one if they are missing."""
     json_folder, parent = file.parent, file.parent.parent
-    subfolders = [part for part in (re.sub(r"^[a-z_]*_", "", file.stem), split_from_name(file)) if part]
+    subfolders = [re.sub(r"^[a-z_]*_", "", file.stem)]
+    if split := split_from_name(file):
+        subfolders += [split, *(name for name in SPLIT_FOLDERS if name.startswith(split))]
     folders = [json_folder / "images", json_folder]
     for base in (json_folder, parent):
         for part in subfolders:

@@ -13,6 +13,7 @@ from otus.data.image_files import is_system_file
 from otus.data.images import image_size_hw
 from otus.errors import DataError, ImageError, Report
 
+SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "testing")
 OUTSIDE_REMEDY = "write a path inside it; otus convert --allow-outside follows it, if you trust the file"
 
 

@@ -33,6 +33,7 @@ from otus.data.formats.interface import (
     split_name_losses,
 )
 from otus.data.formats.paths import (
+    SPLIT_FOLDERS,
     flat_names_per_split,
     list_files,
     relative_name,
@@ -58,7 +59,6 @@ NAMES = (
 
 ZERO_BASED = "voc_from_0"
 _LABEL_FOLDERS, _IMAGE_FOLDERS = ("Annotations", "annotations", "xmls"), ("JPEGImages", "images", "Images")
-_SPLITS = ("train", "val", "valid", "validation", "test")
 _FLAG = re.compile(r"\s+(?:-1|0|1)$")  # after each name in the list of a category: absent, difficult, present
 _SAMPLE_LINES = 8
 
@@ -72,7 +72,7 @@ def find(path: Path) -> list[Layout]:
             layouts += [Layout("voc", folder, split) for split in lists]
         elif _has_voc_xml(_label_folder(folder)) or _has_voc_xml(folder):
             layouts.append(Layout("voc", folder))
-    splits = [split for split in subfolders(path) if split.name.lower() in _SPLITS] if not layouts else []
+    splits = [split for split in subfolders(path) if split.name.lower() in SPLIT_FOLDERS] if not layouts else []
     return layouts or [Layout("voc", path, split.name) for split in splits if _has_voc_xml(_label_folder(split))]
 
 

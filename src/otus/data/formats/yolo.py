@@ -35,13 +35,13 @@ from otus.data.formats.yolo_lines import parse_objects
 from otus.data.formats.yolo_writing import write as write
 from otus.data.formats.yolo_yaml import (
     MAX_CATEGORIES,
-    SPLITS,
     YoloDescription,
     is_darknet,
     load_yaml,
     read_description,
     resolve_beside,
     split_folders,
+    split_keys,
 )
 from otus.data.image_files import list_images
 from otus.errors import DataError, Report, stop_at_first
@@ -63,7 +63,7 @@ def find(path: Path) -> list[Layout]:
                 return [Layout("yolo", file)]  # read reports the problem
             continue
         if "names" in content or "nc" in content:
-            return [Layout("yolo", file, split) for split in SPLITS if content.get(split)] or [Layout("yolo", file)]
+            return [Layout("yolo", file, split) for split in split_keys(content)] or [Layout("yolo", file)]
     return [Layout("yolo", path, split or None) for split in split_folders(path)]
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short  # aliases can make a value endless to print
@@ -11,16 +12,17 @@ from typing import Any
 import yaml
 
 from otus.data.dataset import UnreadField
-from otus.data.formats.paths import list_files, resolve_inside, sample_files, subfolders
+from otus.data.formats.paths import SPLIT_FOLDERS, list_files, resolve_inside, sample_files, subfolders
 from otus.data.formats.text_files import read_head, read_name_list, read_text
 from otus.data.formats.unread_fields import UnreadFields
 from otus.data.image_files import IMAGE_SUFFIXES
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames
 
-SPLITS = ("train", "val", "test")
+_SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLITS = tuple(_SPLIT_KEYS)
 MAX_CATEGORIES = 20_000  # more is a mistake
-_READ_KEYS = frozenset((*SPLITS, "path", "names", "nc", "kpt_shape", "kpt_names", "flip_idx"))
+_READ_KEYS = frozenset(("path", "names", "nc", "kpt_shape", "kpt_names", "flip_idx"))
 _MAX_KEYPOINTS = 1_000
 _MAX_BYTES = 2_000_000  # parsing 20,000 names takes seconds
 _NUMBER = re.compile(r"-?\d*\.?\d+(?:[eE]-?\d+)?")
@@ -54,10 +56,16 @@ def split_folders(root: Path) -> dict[str, list[Path]]:
     if (root / "images").is_dir() and list_files(root / "labels", "**/*.txt"):
         parts = subfolders(root / "images")
         return {part.name: [part] for part in parts} or {"": [root / "images"]}
-    splits = {name: root / name / "images" for name in (*SPLITS, "valid")}
+    splits = {name: root / name / "images" for name in SPLIT_FOLDERS}
     folders = {name: [part] for name, part in splits.items() if part.is_dir() and (root / name / "labels").is_dir()}
     flat = {name: [root / name] for name in ("", *splits) if _is_flat(root / name)}
     return folders or ({"": flat[""]} if "" in flat else flat)
+
+
+def split_keys(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the key of each split that a description names: ``val`` may also be written ``valid`` or ``validation``."""
+    named = {split: [key for key in keys if content.get(key)] for split, keys in _SPLIT_KEYS.items()}
+    return {split: keys[0] for split, keys in named.items() if keys}
 
 
 def _is_flat(folder: Path) -> bool:
@@ -83,10 +91,10 @@ def _read_darknet(source: Path) -> YoloDescription:
     entries = {
         key.strip(): value.strip() for key, _, value in (line.partition("=") for _, line in read_name_list(source))
     }
-    splits = {}
-    for split in SPLITS:
-        if value := entries.get("valid" if split == "val" else split):
-            splits[split] = [resolve_beside(value, source.parent, file=source, where=split)]
+    splits = {
+        split: [resolve_beside(entries[key], source.parent, file=source, where=key)]
+        for split, key in split_keys(entries).items()
+    }
     names = (
         resolve_beside(entries["names"], source.parent, file=source, where="names") if "names" in entries else source
     )
@@ -145,11 +153,10 @@ def read_description(source: Path, *, allow_outside: bool = False) -> YoloDescri
         )
 
     root = resolve(content.get("path"), source.parent, "path")
-    splits = {}
-    for split in SPLITS:
-        if value := content.get(split):
-            entries = value if isinstance(value, list) else [value]
-            splits[split] = [resolve(entry, root, split) for entry in entries]
+    keys, splits = split_keys(content), {}
+    for split, key in keys.items():
+        entries = content[key] if isinstance(content[key], list) else [content[key]]
+        splits[split] = [resolve(entry, root, key) for entry in entries]
     categories = _names(content, source)
     keypoint_shape = _keypoint_shape(content, source)
     if keypoint_shape is not None and categories:
@@ -157,7 +164,7 @@ def read_description(source: Path, *, allow_outside: bool = False) -> YoloDescri
         categories = Categories(categories.names, keypoints=schemes)
     unread = UnreadFields()
     for name, value in content.items():
-        if name not in _READ_KEYS:
+        if name not in {*_READ_KEYS, *keys.values()}:
             unread.note(f"{source.name}: {name}", [value])
     return YoloDescription(root, splits, categories, keypoint_shape, unread.finish())
 
