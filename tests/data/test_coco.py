@@ -238,6 +238,19 @@ def test_images_are_found_in_the_usual_places(tmp_path: Path, json_file: str, im
     assert read(layout.source).images.path(0).resolve() == (tmp_path / images / "b.jpg").resolve()
 
 
+def test_images_are_found_from_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("annotations", "images"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "annotations/instances_val.json").write_text(json.dumps(document()))
+    (tmp_path / "images/b.jpg").write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "annotations")
+    assert read(Path("instances_val.json")).images.path(0).resolve() == (tmp_path / "images/b.jpg").resolve()
+    (tmp_path / "valid").mkdir()
+    (tmp_path / "valid/_annotations.coco.json").write_text(json.dumps(document()))
+    monkeypatch.chdir(tmp_path / "valid")
+    assert [layout.split for layout in coco.find(Path("_annotations.coco.json"))] == ["val"]
+
+
 def test_nothing_is_left_where_writing_fails(tmp_path: Path) -> None:
     dataset = read(saved(tmp_path, document()))  # its images are not there
     with pytest.raises(DataError, match=r"cannot be written.*b\.jpg"):

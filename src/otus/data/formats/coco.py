@@ -139,7 +139,8 @@ def sniff(file: Path) -> bytes:
 
 def split_from_name(file: Path) -> str | None:
     """Return ``train``, ``val`` or ``test`` from a file's name or, as Roboflow has it, its folder's; else None."""
-    for name in (file.stem, file.parent.name if file.stem.startswith("_") else ""):
+    folder = Path(os.path.abspath(file)).parent
+    for name in (file.stem, folder.name if file.stem.startswith("_") else ""):
         match = _SPLIT.search(re.sub(r"\d+", " ", name.lower()))
         if match:
             return next(filter(None, match.groups()))
@@ -308,7 +309,8 @@ def _keypoint_names(category: Category) -> KeypointNames:
 
 def find_image_folder(file: Path, names: tuple[str, ...]) -> Path:
     """Return the folder that holds the images of a JSON file, or the most plausible one if they are missing."""
-    json_folder, parent = file.parent, file.parent.parent
+    json_folder = Path(os.path.abspath(file)).parent  # a bare file name has no parent of its parent
+    parent = json_folder.parent
     subfolders = [re.sub(r"^[a-z_]*_", "", file.stem)]
     if split := split_from_name(file):
         subfolders += [split, *(name for name in SPLIT_FOLDERS if name.startswith(split))]
