@@ -14,6 +14,8 @@ from otus.data.conversion import convert
 from otus.data.dataset import Dataset, Images
 from otus.data.formats import labelme
 from otus.data.formats.interface import Layout
+from otus.data.merging import merge
+from otus.data.splitting import fingerprint
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations
 
@@ -353,3 +355,29 @@ def test_a_image_that_is_missing_is_taken_out_of_the_file(tmp_path: Path) -> Non
     done = convert(tmp_path, tmp_path / "yolo", to="yolo")
     assert (tmp_path / "yolo/images/train/a.png").is_file()
     assert len(done.datasets[0]) == 2
+
+
+def test_images_of_the_files_have_the_same_names_in_every_process(tmp_path: Path) -> None:
+    """Runs are resumed, and the validation images of a run found again, by these names."""
+    for stem in ("a", "b"):
+        make(tmp_path / "set", shape(), stem=stem, imagePath="images/x.png", imageData=png(np.eye(8, 12) > 0))
+        (tmp_path / f"set/{stem}.png").unlink()
+    first, second = read(tmp_path / "set"), read(tmp_path / "set")
+    assert first.images.files == ("a.png", "b.png")
+    assert first.images.path(0) != second.images.path(0)
+    assert fingerprint(first) == fingerprint(second)
+    make(tmp_path / "other", shape())
+    merged = merge([first.select([1]), read(tmp_path / "other")])
+    assert merged.images.files == ("set/b.png", "other/a.png")
+    np.testing.assert_array_equal(merged.image(0), first.image(1))
+
+
+def test_images_of_the_files_are_copied_even_where_images_are_linked(tmp_path: Path) -> None:
+    make(tmp_path / "set", shape(), imageData=png(np.eye(8, 12) > 0))
+    make(tmp_path / "set", shape(), stem="b")
+    (tmp_path / "set/a.png").unlink()
+    (dataset,) = convert(tmp_path / "set", tmp_path / "coco", to="coco", images="link").datasets
+    links = [
+        (tmp_path / "coco/images" / name).samefile(dataset.images.path(i)) for i, name in enumerate(("a.png", "b.png"))
+    ]
+    assert links == [False, True]

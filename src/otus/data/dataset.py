@@ -5,8 +5,8 @@ million of them are a handful of arrays; :meth:`Dataset.instances` returns those
 on access.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,12 +46,15 @@ class Images:
         (M, 2) height and width after EXIF orientation is applied.
     ids
         M ids of the source: COCO's image ids, else the file's stem.
+    temporary
+        The files, removed at exit, of images that the source itself contains, by their entry in ``files``.
     """
 
     root: Path
     files: tuple[str, ...]
     sizes_hw: Int[np.ndarray, "m 2"]
     ids: tuple[int | str, ...]
+    temporary: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = np.asarray(self.sizes_hw, dtype=np.int64).reshape(-1, 2)
@@ -64,7 +67,8 @@ class Images:
 
     def path(self, index: int) -> Path:
         """Return the path of an image."""
-        return self.root / self.files[index]
+        file = self.files[index]
+        return self.temporary.get(file) or self.root / file
 
     def size_hw(self, index: int) -> tuple[int, int]:
         """Return the height and width of one image."""
@@ -283,8 +287,8 @@ class Dataset:
     def select(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
         """Return the subset of the given images, in that order."""
         indices = np.arange(len(self))[np.asarray(indices) if len(indices) else []].tolist()
-        images = Images(
-            root=self.images.root,
+        images = replace(
+            self.images,
             files=tuple(self.images.files[i] for i in indices),
             sizes_hw=self.images.sizes_hw[indices],
             ids=tuple(self.images.ids[i] for i in indices),

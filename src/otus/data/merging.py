@@ -45,11 +45,13 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     semantic_lists = [semantic_categories(dataset) for dataset, has in zip(datasets, has_maps, strict=True) if has]
     categories = merge_categories([dataset.categories for dataset in datasets] if have_objects else semantic_lists)
     root = Path(os.path.commonpath([dataset.images.root.absolute() for dataset in datasets]))
-    files = [
-        os.path.relpath(dataset.images.path(index).absolute(), root).replace(os.sep, "/")
-        for dataset in datasets
-        for index in range(len(dataset))
-    ]
+    sources = [(dataset.images, file) for dataset in datasets for file in dataset.images.files]
+    files = [os.path.relpath(images.root.absolute() / file, root).replace(os.sep, "/") for images, file in sources]
+    temporary = {
+        merged_file: images.temporary[file]
+        for merged_file, (images, file) in zip(files, sources, strict=True)
+        if file in images.temporary
+    }
     merged = Dataset(
         source=root,
         format="merged",
@@ -58,6 +60,7 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
             files=tuple(files),
             sizes_hw=np.concatenate([dataset.images.sizes_hw for dataset in datasets]),
             ids=tuple(range(1, len(files) + 1)),
+            temporary=temporary,
         ),
         categories=categories,
         objects=_merge_objects(datasets, categories) if have_objects else None,
@@ -65,8 +68,8 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     )
     if have_objects and all(dataset.semantic is None for dataset in datasets):
         return merged
-    sources = [(part, index) for part, dataset in enumerate(datasets) for index in range(len(dataset))]
-    return semantic_views(merged, datasets, np.array(sources, np.int64), merge_categories(semantic_lists))
+    indices = [(part, index) for part, dataset in enumerate(datasets) for index in range(len(dataset))]
+    return semantic_views(merged, datasets, np.array(indices, np.int64), merge_categories(semantic_lists))
 
 
 def merge_categories(parts: Sequence[Categories]) -> Categories:

@@ -92,7 +92,7 @@ def duplicate_image_error(dataset: Dataset, index: int) -> DataError:
 def copy_or_link_images(dataset: Dataset, folder: Path, mode: ImageMode, *, names: Sequence[str] | None = None) -> None:
     """Copy or link a data set's images into ``folder``, under ``names`` (default: their own relative paths).
 
-    Existing files are kept: they are the same images, written with another split.
+    Existing files are kept: they are the same images, written with another split. Temporary images are always copied.
     """
     if mode == "none":
         return
@@ -102,7 +102,7 @@ def copy_or_link_images(dataset: Dataset, folder: Path, mode: ImageMode, *, name
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             continue
-        if mode == "copy":
+        if mode == "copy" or dataset.images.files[index] in dataset.images.temporary:
             shutil.copyfile(source, target)
             continue
         try:

@@ -7,9 +7,9 @@ polygons and masks are its parts, a rectangle is its box, and points are its key
 
 ``labels.txt`` (the file of ``labelme --labels``) defines the order of categories and keypoints; without it, categories
 are sorted and keypoints are in order of appearance. Lines are not objects and are reported; a circle becomes a polygon
-of 64 points. If the image file is missing, ``imageData`` is decoded instead. Otus adds fields, which LabelMe preserves:
-``score`` of a shape, the flag ``oriented_box`` of a polygon that is an oriented box, and the top-level
-``keypoint_names`` by category.
+of 64 points. If the image file is missing, ``imageData`` is decoded instead, as an image beside the JSON file. Otus adds
+fields, which LabelMe preserves: ``score`` of a shape, the flag ``oriented_box`` of a polygon that is an oriented box, and
+the top-level ``keypoint_names`` by category.
 """
 
 from collections.abc import Sequence
@@ -86,6 +86,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     """
     folder = layout.source / (layout.split or "")
     paths, sizes, contents, objects = [], [], [], []
+    temporary: dict[Path, Path] = {}
     unread, embedded = UnreadFields(), EmbeddedImages()
     for file in list_files(folder, "*.json"):
         try:
@@ -98,9 +99,10 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
                 file=file,
                 where="imagePath",
             )
-            if not path.is_file():
-                path = embedded.image_of(file, path)
-            sizes.append(_size_hw(content, path, file))
+            if not path.is_file() and (image := embedded.image_of(file, path.suffix)):
+                path = file.absolute().with_suffix(image.suffix)
+                temporary[path] = image
+            sizes.append(_size_hw(content, temporary.get(path, path), file))
         except DataError as problem:
             report(problem)
             continue
@@ -108,15 +110,17 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         contents.append(content)
         paths.append(path)
     categories = _categories(layout, contents, [instance for instances in objects for instance in instances])
+    root = layout.source.absolute()
     return Dataset(
         source=layout.source,
         format="labelme",
         split=layout.split,
         images=Images(
             root=layout.source,
-            files=tuple(relative_name(path, layout.source.absolute()) for path in paths),
+            files=tuple(relative_name(path, root) for path in paths),
             sizes_hw=np.array(sizes, dtype=np.int64),
             ids=tuple(path.stem for path in paths),
+            temporary={relative_name(path, root): image for path, image in temporary.items()},
         ),
         categories=categories,
         objects=_columns(objects, categories),

@@ -107,8 +107,8 @@ class EmbeddedImages:
 
     _folder: Path | None = None
 
-    def image_of(self, file: Path, path: Path) -> Path:
-        """Write the ``imageData`` of a file to a temporary image and return its path; ``path`` if there is none."""
+    def image_of(self, file: Path, suffix: str) -> Path | None:
+        """Write the ``imageData`` of a file to a temporary image and return its path; None if there is none."""
         try:
             data = msgspec.json.decode(read_json_bytes(file), type=_Embedded).imageData
             content = base64.b64decode(data or "", validate=True)
@@ -116,11 +116,11 @@ class EmbeddedImages:
             problem, remedy = f"expected an image in base64, but {error}", "restore the image beside the file"
             raise DataError(problem, file=file, where="imageData", remedy=remedy) from None
         if not content:
-            return path
+            return None
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="otus-labelme-"))
             atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
-        image = self._folder / f"{file.stem}{path.suffix or '.png'}"
+        image = self._folder / f"{file.stem}{suffix or '.png'}"
         image.write_bytes(content)
         return image
 
