@@ -15,6 +15,7 @@ from otus.data.dataset import Dataset, Images
 from otus.data.formats import labelme
 from otus.data.formats.interface import Layout
 from otus.data.merging import merge
+from otus.data.open import find_layouts
 from otus.data.splitting import fingerprint
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations
@@ -355,6 +356,20 @@ def test_a_image_that_is_missing_is_taken_out_of_the_file(tmp_path: Path) -> Non
     done = convert(tmp_path, tmp_path / "yolo", to="yolo")
     assert (tmp_path / "yolo/images/train/a.png").is_file()
     assert len(done.datasets[0]) == 2
+
+
+@pytest.mark.parametrize("sort_keys", [False, True])
+@pytest.mark.parametrize("num_points", [3, 100_000])
+def test_files_are_recognised_whatever_the_order_of_their_fields(
+    tmp_path: Path, sort_keys: bool, num_points: int
+) -> None:
+    polygon = shape(points=[TRIANGLE[k % 3] for k in range(num_points)])
+    make(tmp_path, polygon, imageData="A" * 600_000)
+    content = json.loads((tmp_path / "a.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps(content, sort_keys=sort_keys))
+    (tmp_path / "no_file.json").mkdir()
+    (layout,) = find_layouts(tmp_path)
+    assert layout.format == "labelme"
 
 
 def test_images_of_the_files_have_the_same_names_in_every_process(tmp_path: Path) -> None:

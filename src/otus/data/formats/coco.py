@@ -130,11 +130,14 @@ def json_files(path: Path) -> list[Path]:
 
 
 def sniff(file: Path) -> bytes:
-    """Return the first and last bytes of a file, without zero bytes (as in UTF-16)."""
-    with file.open("rb") as opened:
-        head = opened.read(_SNIFF_BYTES)
-        opened.seek(max(len(head), file.stat().st_size - _SNIFF_BYTES))
-        return (head + opened.read()).replace(b"\0", b"")
+    """Return the first and last bytes of a file, without zero bytes (as in UTF-16); empty if unreadable."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(_SNIFF_BYTES)
+            opened.seek(max(len(head), file.stat().st_size - _SNIFF_BYTES))
+            return (head + opened.read()).replace(b"\0", b"")
+    except OSError:
+        return b""
 
 
 def split_from_name(file: Path) -> str | None:
@@ -148,10 +151,7 @@ def split_from_name(file: Path) -> str | None:
 
 
 def _is_instances(file: Path) -> bool:
-    try:
-        text = sniff(file)
-    except OSError:
-        return False
+    text = sniff(file)
     # In a large file the top-level keys may be outside the bytes read; then keys of records decide.
     has_images = b'"images"' in text or (b'"file_name"' in text and b'"image"' not in text)
     has_objects = any(key in text for key in (b'"annotations"', b'"categories"', b'"category_id"'))

@@ -12,6 +12,7 @@ fields, which LabelMe preserves: ``score`` of a shape, the flag ``oriented_box``
 the top-level ``keypoint_names`` by category.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 
 from otus._files import staged_folder
 from otus.data.dataset import Dataset, Images
+from otus.data.formats.coco import sniff
 from otus.data.formats.conversion_losses import boolean_columns, find_losses
 from otus.data.formats.interface import (
     ConversionLoss,
@@ -51,7 +53,7 @@ from otus.data.formats.paths import (
     subfolders,
 )
 from otus.data.formats.polygons import polygon_area
-from otus.data.formats.text_files import read_head, read_text
+from otus.data.formats.text_files import read_text
 from otus.data.formats.unread_fields import UnreadFields
 from otus.data.images import MAX_PIXELS, image_size_hw
 from otus.errors import DataError, Report, stop_at_first
@@ -68,7 +70,8 @@ def find(path: Path) -> list[Layout]:
 
 
 def _is_labelme(folder: Path) -> bool:
-    return any(b'"shapes"' in read_head(file, 4000) for file in sample_files(list_files(folder, "*.json")))
+    files = sample_files(list_files(folder, "*.json"))
+    return any(re.search(rb'"(?:shapes|imageData)"\s*:', sniff(file)) for file in files)
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
