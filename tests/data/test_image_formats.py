@@ -8,7 +8,7 @@ from PIL import Image
 
 from otus.data.formats import classification_folders, index_png
 from otus.data.image_writing import write_image, write_label_image
-from otus.data.open import open_dataset
+from otus.data.open import open_dataset, open_splits
 from otus.errors import DataError
 
 
@@ -67,7 +67,9 @@ def test_broken_images_are_reported_and_left_out(tmp_path: Path) -> None:
 VALUES = np.array([[0, 1, 2], [3, 2, 9]])
 
 
-@pytest.mark.parametrize("names", ["Sky\nTree\nUnlabelled\nCar\n", "3 Car\n0 Sky\n1 Tree\n\n2 void\n"])
+@pytest.mark.parametrize(
+    "names", ["Sky\nTree\nUnlabelled\nCar\n", "3 Car\n0 Sky\n1 Tree\n\n2 void\n", "Sky\nTree\n\nCar"]
+)
 def test_index_images_with_names(tmp_path: Path, names: str) -> None:
     for stem in ("a", "b"):
         image(tmp_path / f"train/{stem}.jpg", np.zeros((2, 3)))
@@ -106,6 +108,23 @@ def test_values_of_many_objects_are_not_taken_for_categories(tmp_path: Path) -> 
     image(tmp_path / "images/a.jpg", np.zeros((2, 3)))
     image(tmp_path / "masks/a.png", VALUES)
     assert index_png.find(tmp_path) == []
+
+
+@pytest.mark.parametrize("folders", ["images masks", "images/a labels/a", "JPEGImages/a Annotations/a"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_label_images_without_names_say_which_file_to_write(tmp_path: Path, folders: str, mode: str) -> None:
+    images, masks = folders.split()
+    image(tmp_path / images / "a.jpg", np.zeros((2, 3)))
+    (tmp_path / masks).mkdir(parents=True)
+    Image.fromarray(VALUES.astype(np.uint8)).convert(mode).save(tmp_path / masks / "a.png")
+    with pytest.raises(DataError, match=r"classes\.txt: .*not binary masks \(write this file.*'red green blue name'"):
+        open_dataset(tmp_path)
+    names = ["sky", "road", "car", "tree"]
+    lines = [f"{value} {value} {value} {name}" if mode == "RGB" else name for value, name in enumerate(names)]
+    (tmp_path / "classes.txt").write_text("\n".join([*lines, "9 9 9 owl" if mode == "RGB" else "owl"]))
+    (dataset,) = open_splits(tmp_path)
+    assert dataset.categories.names == (*names, "owl")
+    assert dataset.semantic_map(0) is not None
 
 
 def test_splits_below_images_and_masks(tmp_path: Path) -> None:

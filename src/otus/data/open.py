@@ -177,6 +177,7 @@ def choose_layouts(
         for file, tool, export in find_unsupported(Path(path)):
             problem = f"seems to be written by {tool}, whose format is not supported"
             raise DataError(problem, file=file, remedy=f"export {export} instead", kind="foreign_format")
+        index_png.raise_if_names_missing(Path(path))
         if Path(path).is_dir() and _has_only_images(Path(path)):
             raise DataError(
                 "holds images without labels",

@@ -6,7 +6,7 @@
 
 The lines of ``classes.txt`` have one of three forms, the same in all lines:
 
-- a category name, whose pixel value is the line's number, from 0;
+- a category name, whose pixel value is the line's number, from 0 (blank lines count);
 - a pixel value and a name;
 - red, green, blue and a name: the PNGs are then read as RGB, and a colour without a name is an error. With the other
   forms, the colours of a palette are not used.
@@ -39,7 +39,7 @@ from otus.structures import IGNORE, Categories
 
 _CLASSES_FILE = "classes.txt"
 _SPLITS = ("train", "val", "test")
-_MASK_FOLDERS = ("masks", "annotations", "labels")
+_MASK_FOLDERS, _SEQUENCES = ("masks", "annotations", "labels"), "Annotations"
 _VOID = frozenset(("unlabelled", "unlabeled", "void", "ignore", "ignored"))
 _BINARY_VALUES = ({0, 255}, {0, 128, 255}, {0, 1}, {0, 1, 255})
 
@@ -50,19 +50,29 @@ def find(path: Path) -> list[Layout]:
     if splits:
         return [Layout("index_png", path, split) for split in splits]
     masks = _mask_folder(path)
-    if masks is None:
-        has_sequences = any((path / "JPEGImages" / folder.name).is_dir() for folder in subfolders(path / "Annotations"))
-        return [Layout("index_png", path)] if has_sequences and _are_binary_masks(path / "Annotations") else []
-    if (path / _CLASSES_FILE).is_file() or _are_binary_masks(masks):
-        splits = [folder.name for folder in subfolders(path / "images") if (masks / folder.name).is_dir()]
-        return [Layout("index_png", path, split) for split in splits] or [Layout("index_png", path)]
-    return []
+    if masks is None or not ((path / _CLASSES_FILE).is_file() or _are_binary_masks(masks)):
+        return []
+    splits = [folder.name for folder in subfolders(path / "images") if (masks / folder.name).is_dir()]
+    return [Layout("index_png", path, split) for split in splits] or [Layout("index_png", path)]
+
+
+def raise_if_names_missing(path: Path) -> None:
+    """Raise if a folder in which :func:`find` finds nothing has images and label PNGs, but no ``classes.txt``."""
+    if _mask_folder(path) is not None:
+        raise _names_missing(path)
+
+
+def _names_missing(path: Path) -> DataError:
+    remedy = "write this file, with a line 'value name' for each category, or 'red green blue name' if the PNGs are RGB"
+    return DataError(f"the label PNGs of {path} are not binary masks", file=path / _CLASSES_FILE, remedy=remedy)
 
 
 def _mask_folder(path: Path) -> Path | None:
-    if not (path / "images").is_dir():
-        return None
-    return next((path / name for name in _MASK_FOLDERS if list_files(path / name, "**/*.png")), None)
+    """Return the folder of the label PNGs beside ``images``, or with the sequences of ``JPEGImages``; None if none."""
+    names = _MASK_FOLDERS if (path / "images").is_dir() else ()
+    if any((path / "JPEGImages" / folder.name).is_dir() for folder in subfolders(path / _SEQUENCES)):
+        names = (*names, _SEQUENCES)
+    return next((path / name for name in names if list_files(path / name, "**/*.png")), None)
 
 
 def _are_binary_masks(masks: Path) -> bool:
@@ -95,7 +105,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     """
     root = layout.source
     folder, masks = _folders(layout)
-    has_sequences = masks.name == "Annotations"
+    has_sequences = masks.name == _SEQUENCES
 
     def paths_by_name(folder: Path) -> dict[str, Path]:
         paths = list_images(folder, recursive=has_sequences)
@@ -138,10 +148,10 @@ def _folders(layout: Layout) -> tuple[Path, Path]:
     if split and (root / f"{split}annot").is_dir():
         return root / split, root / f"{split}annot"
     masks = _mask_folder(root)
-    if masks is None and (root / "Annotations").is_dir():
-        return root / "JPEGImages", root / "Annotations"
     if masks is None:
         raise DataError(f"expected images and one of {_MASK_FOLDERS}", file=root, remedy="check the path")
+    if masks.name == _SEQUENCES:
+        return root / "JPEGImages", masks
     return root / "images" / split, masks / split
 
 
@@ -177,11 +187,7 @@ def _semantic_files(root: Path, files: list[Path]) -> SemanticFiles:
         return SemanticFiles(tuple(files), categories, lookup, tuple(sorted(void)), colours)
     values = _binary_values(files)
     if values is None:
-        raise DataError(
-            f"the label PNGs of {root} are not binary masks",
-            file=root / _CLASSES_FILE,
-            remedy="write this file, with a line 'value name' for each category",
-        )
+        raise _names_missing(root)
     lookup[0] = 0
     lookup[1 if 1 in values else 255] = 1
     return SemanticFiles(tuple(files), Categories(("background", "object")), lookup, (128, 255))
@@ -198,7 +204,7 @@ def _class_names(file: Path) -> tuple[dict[int, str], tuple[tuple[int, int, int]
         return _coloured_names(file, words)
     pairs = {number: line.split(maxsplit=1) for number, line in lines.items()}
     if not all(len(parts) == 2 and parts[0].isdecimal() for parts in pairs.values()):
-        pairs = {number: [str(value), line] for value, (number, line) in enumerate(lines.items())}
+        pairs = {number: [str(number - 1), line] for number, line in lines.items()}
     names: dict[int, str] = {}
     for number, (value, name) in pairs.items():
         if len(value) > 3 or int(value) > 255 or int(value) in names or name in names.values():
