@@ -10,6 +10,7 @@ from otus.data.conversion import convert
 from otus.data.dataset import Dataset, Images
 from otus.data.formats import yolo
 from otus.data.formats.interface import Layout
+from otus.data.formats.text_results import read_text_results
 from otus.data.image_writing import write_image
 from otus.data.open import open_dataset
 from otus.errors import DataError
@@ -77,6 +78,24 @@ def test_eight_corners_on_every_line_are_oriented_boxes_even_beyond_the_border(t
     np.testing.assert_allclose(objects.boxes_xyxy[1], [-8, 10, 60, 104])
 
 
+@pytest.mark.parametrize("other", ["0 0.1 0.1 0.3 0.1 0.3 0.5\n", "0 0.5 0.5 0.1 0.2\n", ""])
+def test_four_points_are_the_same_in_all_splits(tmp_path: Path, other: str) -> None:
+    four = "0 0.1 0.1 0.3 0.1 0.3 0.5 0.1 0.5\n"
+    root = make_yolo(tmp_path, {"a": four + other}, "train: images/train\nval: images/val\ntest: none\nnames: [cat]\n")
+    for part in ("images", "labels"):
+        (root / part / "val").mkdir()
+    Image.new("RGB", (200, 100)).save(root / "images/val/b.png")
+    (root / "labels/val/b.txt").write_text(four)
+    dataset = open_dataset(root, split="val")
+    objects = objects_of(dataset)
+    assert (objects.corners_xy is None, objects.segmentations is None) == (bool(other), not other)
+    predictions = tmp_path / "predictions"
+    predictions.mkdir()
+    (predictions / "b.txt").write_text(f"{four.strip()} 0.9\n")
+    predicted = read_text_results(predictions, dataset)
+    assert (predicted.corners_xy is None, predicted.segmentations is None) == (bool(other), not other)
+
+
 def test_confidences_of_boxes_and_polygons(tmp_path: Path) -> None:
     text = "0 0.5 0.5 0.2 0.4 0.75\n0 0.1 0.1 0.3 0.1 0.3 0.5 0.25\n"
     objects = objects_of(read_one(make_yolo(tmp_path, {"a": text})))
@@ -111,6 +130,11 @@ def test_folders_without_yaml(tmp_path: Path) -> None:
     assert read_one(root).categories.names == ("0", "1", "2")
     (root / "classes.txt").write_text("cat\ndog\nowl\n")
     assert read_one(root).categories.names == ("cat", "dog", "owl")
+    (root / "classes.txt").write_text("cat\n\nowl\n\n")
+    assert read_one(root).categories.names == ("cat", "1", "owl")
+    (root / "classes.txt").write_text("cat\nowl\nowl\n")
+    with pytest.raises(DataError, match=r"classes.txt: duplicate names: owl \(give each"):
+        read_one(root)
     assert yolo.find(tmp_path / "images") == []
 
 

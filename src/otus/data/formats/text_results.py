@@ -15,7 +15,7 @@ from otus.data.dataset import Dataset
 from otus.data.formats import kitti
 from otus.data.formats.paths import list_files
 from otus.data.formats.text_files import LabelLine, parse_numbers, read_label_lines
-from otus.data.formats.yolo_lines import parse_objects
+from otus.data.formats.yolo_lines import have_four_points, parse_objects
 from otus.data.image_lookup import example_names, image_index_by_name
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Objects
@@ -63,7 +63,11 @@ def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = 
     if lines and not lines[0].words[0].replace(".", "", 1).isdecimal():
         objects = kitti.parse_objects(lines, dataset.categories, report)
     else:
-        objects = parse_objects(lines, dataset.images.sizes_hw, dataset.categories, None, report)
+        has_masks = dataset.objects is not None and dataset.objects.segmentations is not None
+        are_oriented = not has_masks and have_four_points(lines)
+        objects = parse_objects(
+            lines, dataset.images.sizes_hw, dataset.categories, None, report, are_oriented=are_oriented
+        )
     if objects.scores is not None:
         return objects
     if len(objects):

@@ -4,7 +4,7 @@ docs.ultralytics.com/datasets; nothing of that code is used. A line is a categor
 
     cx cy w h                        a box
     x1 y1 x2 y2 x3 y3 …              a polygon of three points or more
-    x1 y1 x2 y2 x3 y3 x4 y4          an oriented box, if every line has this form (else a polygon of four points)
+    x1 y1 x2 y2 x3 y3 x4 y4          an oriented box, if every line of all splits has this form (else a polygon)
     cx cy w h  x1 y1 [v1] x2 y2 …    a box and keypoints, if data.yaml has kpt_shape: [K, 2] or [K, 3]
 
 and in predictions a confidence at the end. All numbers are fractions of the image's width and height; they are read as
@@ -17,6 +17,8 @@ Departures from Ultralytics: paths are relative to data.yaml, never to a setting
 """
 
 import os
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from otus.data.dataset import Dataset, Images
@@ -30,14 +32,15 @@ from otus.data.formats.paths import (
     report_unmatched_labels,
     resolve_inside,
 )
-from otus.data.formats.text_files import LabelLine, read_label_lines, read_name_list, read_text
-from otus.data.formats.yolo_lines import parse_objects
+from otus.data.formats.text_files import LabelLine, read_label_lines, read_name_list
+from otus.data.formats.yolo_lines import have_four_points, parse_objects
 from otus.data.formats.yolo_writing import write as write
 from otus.data.formats.yolo_yaml import (
     MAX_CATEGORIES,
     YoloDescription,
     is_darknet,
     load_yaml,
+    read_class_list,
     read_description,
     resolve_beside,
     split_folders,
@@ -98,7 +101,12 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         paths += images
     paths, sizes = read_image_sizes(paths, report)
     lines = read_label_lines([_label_file(path, description.root) for path in paths], report)
-    categories = description.categories or _default_categories(description, lines, layout.source, allow_outside)
+    # The splits must agree on their categories, and on whether four points are an oriented box or a polygon.
+    categories = description.categories or _listed_categories(description)
+    if categories is None:
+        categories = _numbered_categories([*lines, *_lines_of_other_splits(description, layout, allow_outside)])
+    are_oriented = bool(lines) and have_four_points(lines)
+    are_oriented = are_oriented and have_four_points(_lines_of_other_splits(description, layout, allow_outside))
     return Dataset(
         source=layout.source,
         format="yolo",
@@ -110,7 +118,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
             ids=tuple(path.stem for path in paths),
         ),
         categories=categories,
-        objects=parse_objects(lines, sizes, categories, description.keypoint_shape, report),
+        objects=parse_objects(lines, sizes, categories, description.keypoint_shape, report, are_oriented=are_oriented),
         unread=description.unread,
     )
 
@@ -146,19 +154,28 @@ def _label_file(image: Path, root: Path) -> Path:
     return root.joinpath(*parts)
 
 
-def _default_categories(
-    description: YoloDescription, lines: list[LabelLine], source: Path, allow_outside: bool
-) -> Categories:
+def _listed_categories(description: YoloDescription) -> Categories | None:
+    """Return the categories of ``classes.txt``, if there is one."""
     entries = [entry for split in description.splits.values() for entry in split]
     for folder in (description.root, description.root / "labels", *entries):
         if (folder / "classes.txt").is_file():
-            return Categories(
-                tuple(name.strip() for name in read_text(folder / "classes.txt").splitlines() if name.strip())
-            )
-    # Include all splits, so that labels agree between them; invalid lines are reported when their split is read.
-    listed = [_images(entry, description.root, source, allow_outside, lambda _: None) for entry in entries]
-    label_files = [_label_file(path, description.root) for paths in listed for path in paths]
-    words = {line.words[0] for line in (*lines, *read_label_lines(label_files, lambda _: None))}
+            return read_class_list(folder / "classes.txt")
+    return None
+
+
+def _lines_of_other_splits(description: YoloDescription, layout: Layout, allow_outside: bool) -> list[LabelLine]:
+    """Return the lines of the other splits; what is invalid or missing is reported when its split is read."""
+    paths: list[Path] = []
+    others = [entries for split, entries in description.splits.items() if split != (layout.split or "")]
+    for entry in chain.from_iterable(others):
+        with suppress(DataError):
+            paths += _images(entry, description.root, layout.source, allow_outside, lambda _: None)
+    return read_label_lines([_label_file(path, description.root) for path in paths], lambda _: None)
+
+
+def _numbered_categories(lines: list[LabelLine]) -> Categories:
+    """Return categories named by their index, as many as the lines use."""
+    words = {line.words[0] for line in lines}
     indices = [int(word) for word in words if word.isdecimal() and len(word) < 9]
     count = max((index for index in indices if index < MAX_CATEGORIES), default=-1) + 1
     return Categories(tuple(str(index) for index in range(count)))

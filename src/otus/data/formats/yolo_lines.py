@@ -8,6 +8,7 @@ from otus.errors import Report
 from otus.structures import BoxFormat, Categories, Objects, SegmentationKind, Segmentations
 from otus.structures.boxes import convert
 
+_BOX_WORDS, _FOUR_POINTS_WORDS = 5, (9, 10)  # with the category, and perhaps a confidence
 _MAX_FRACTION = 2.0  # numbers outside -1..2 are pixels, not fractions
 
 
@@ -17,10 +18,13 @@ def parse_objects(
     categories: Categories,
     keypoint_shape: tuple[int, int] | None,
     report: Report,
+    *,
+    are_oriented: bool,
 ) -> Objects:
     """Parse label lines to objects; invalid lines are reported and left out.
 
-    ``keypoint_shape`` is data.yaml's ``kpt_shape``: the number of keypoints, and 2 or 3 numbers for each.
+    ``keypoint_shape`` is data.yaml's ``kpt_shape``: the number of keypoints, and 2 or 3 numbers for each. With
+    ``are_oriented``, lines of four points are oriented boxes (see :func:`have_four_points`), else polygons.
     """
     keypoint_count = None if keypoint_shape is None else 4 + keypoint_shape[0] * keypoint_shape[1]
     valid_lines = []
@@ -39,7 +43,12 @@ def parse_objects(
         valid_lines, values = parse_numbers(
             [line for i, line in enumerate(valid_lines) if i not in faults], slice(None), report
         )
-    return _assemble(valid_lines, values, sizes_hw, keypoint_shape)
+    return _assemble(valid_lines, values, sizes_hw, keypoint_shape, are_oriented)
+
+
+def have_four_points(lines: list[LabelLine]) -> bool:
+    """Return whether all lines long enough for a box have four points: then they are oriented boxes, not polygons."""
+    return all(len(line.words) in _FOUR_POINTS_WORDS for line in lines if len(line.words) >= _BOX_WORDS)
 
 
 def is_representable(fractions: list[np.ndarray]) -> Bool[np.ndarray, "n"]:
@@ -118,7 +127,11 @@ def _faults(
 
 
 def _assemble(
-    lines: list[LabelLine], values: np.ndarray, sizes_hw: np.ndarray, keypoint_shape: tuple[int, int] | None
+    lines: list[LabelLine],
+    values: np.ndarray,
+    sizes_hw: np.ndarray,
+    keypoint_shape: tuple[int, int] | None,
+    are_oriented: bool,
 ) -> Objects:
     columns = _Columns(lines, values, None if keypoint_shape is None else 4 + keypoint_shape[0] * keypoint_shape[1])
     image = np.array([line.image for line in lines], dtype=np.int64)
@@ -141,7 +154,7 @@ def _assemble(
         following[ends // 2 - 1] = points[first]
         cross = points[:, 0] * following[:, 1] - points[:, 1] * following[:, 0]
         areas[rows] = np.abs(np.add.reduceat(cross, first)) / 2
-        if len(rows) == len(lines) and (counts == 8).all():
+        if are_oriented:
             corners_xy = points.reshape(-1, 4, 2)
         else:
             segmentations = Segmentations(

@@ -95,13 +95,25 @@ def _read_darknet(source: Path) -> YoloDescription:
         split: [resolve_beside(entries[key], source.parent, file=source, where=key)]
         for split, key in split_keys(entries).items()
     }
-    names = (
-        resolve_beside(entries["names"], source.parent, file=source, where="names") if "names" in entries else source
-    )
     categories = None
-    if names != source:
-        categories = Categories(tuple(name.strip() for name in read_text(names).splitlines() if name.strip()))
+    if "names" in entries:
+        categories = read_class_list(resolve_beside(entries["names"], source.parent, file=source, where="names"))
     return YoloDescription(source.parent, splits, categories)
+
+
+def read_class_list(file: Path) -> Categories:
+    """Return the categories that a file lists, one per line; the category of a blank line is named by its index."""
+    lines = read_text(file).rstrip().splitlines()
+    return Categories(_unique([line.strip() or str(index) for index, line in enumerate(lines)], file))
+
+
+def _unique(names: list[str], file: Path, where: str | None = None) -> tuple[str, ...]:
+    """Return the names of categories; raise a DataError if one occurs twice."""
+    duplicates = [name for name, count in Counter(names).items() if count > 1]
+    if duplicates:
+        remedy = "give each category a different name"
+        raise DataError(f"duplicate names: {', '.join(duplicates):.60}", file=file, where=where, remedy=remedy)
+    return tuple(names)
 
 
 def resolve_beside(name: str, folder: Path, *, file: Path, where: str) -> Path:
@@ -201,10 +213,7 @@ def _names(content: dict[str, Any], file: Path) -> Categories | None:
         raise DataError(
             f"expected nc: {len(names)}, one per name, got {count}", file=file, where="nc", remedy="correct one"
         )
-    texts = tuple(str(name) for name in names)
-    if len(set(texts)) < len(texts):
-        raise DataError("duplicate names", file=file, where="names", remedy="give each category a different name")
-    return Categories(texts)
+    return Categories(_unique([str(name) for name in names], file, "names"))
 
 
 def _keypoint_shape(content: dict[str, Any], file: Path) -> tuple[int, int] | None:
