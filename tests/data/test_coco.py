@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from otus.data.dataset import Dataset
-from otus.data.formats import coco
+from otus.data.formats import coco, labelme
 from otus.data.formats.interface import Layout
 from otus.errors import DataError
 from otus.structures import SegmentationKind
@@ -191,6 +191,25 @@ def test_everything_survives_a_second_trip(tmp_path: Path) -> None:
             np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field))
     for name, column in first.objects.columns.items():
         np.testing.assert_array_equal(second.objects.columns[name], column)
+
+
+def test_objects_have_the_keypoints_of_their_category(tmp_path: Path) -> None:
+    categories = [
+        {"id": 1, "name": "car", "keypoints": ["front", "rear"]},
+        {"id": 2, "name": "owl", "keypoints": ["beak", "left", "right"]},
+        {"id": 3, "name": "tree"},
+    ]
+    points = {1: [1, 2, 2, 3, 3, 1], 2: [1, 2, 2, 0, 0, 0, 0, 0, 0], 3: None}
+    shared = {"image_id": 0, "bbox": [0, 0, 1, 1], "iscrowd": 0}
+    records = [shared | {"id": i, "category_id": i, "keypoints": values} for i, values in points.items()]
+    records.append(records[0] | {"id": 4, "keypoints": [1, 2, 2, 3, 3, 1, 4, 3, 2]})  # more than its names
+    dataset = read(saved(tmp_path, document(categories=categories, annotations=records)))
+    content = json.loads(written(dataset, tmp_path / "out").read_text())
+    expected = [*points.values(), records[3]["keypoints"]]
+    assert [record.get("keypoints") for record in content["annotations"]] == expected
+    labelme.write(dataset, tmp_path / "labelme", images="none")
+    shapes = json.loads((tmp_path / "labelme/a.json").read_text())["shapes"]
+    assert [s["label"] for s in shapes if s["shape_type"] == "point"] == ["front", "rear", "beak", "front", "rear", "2"]
 
 
 @pytest.mark.parametrize("window", [1, 7, 64, 1000])

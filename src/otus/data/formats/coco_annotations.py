@@ -395,7 +395,8 @@ def annotation_records(dataset: Dataset, objects: Objects, image_ids: Sequence[i
     }
     floats = {name: values for name, values in columns.items() if values is not None}
     segmentations_by_name = {"segmentation": objects.segmentations, "amodal_segmentation": objects.amodal_segmentations}
-    keypoint_labels = {label for label, name in enumerate(dataset.categories) if dataset.categories.keypoints_of(name)}
+    schemes = {label: dataset.categories.keypoints_of(name) for label, name in enumerate(dataset.categories)}
+    keypoint_counts = {label: len(scheme) for label, scheme in schemes.items() if scheme is not None}
     for row in range(len(objects)):
         image, label = int(objects.image_index[row]), int(objects.labels[row])
         record: dict[str, Any] = {
@@ -417,9 +418,13 @@ def annotation_records(dataset: Dataset, objects: Objects, image_ids: Sequence[i
         for name, values in floats.items():
             if not np.isnan(values[row]).any():
                 record[name] = values[row].tolist()
-        if objects.keypoints is not None and (label in keypoint_labels or objects.keypoints[row].any()):
-            record["keypoints"] = objects.keypoints[row].reshape(-1).tolist()
-            record["num_keypoints"] = int((objects.keypoints[row, :, 2] > 0).sum())
+        if objects.keypoints is not None:
+            # All rows are as long as the category with the most keypoints; beyond the names of their own they are zeros.
+            keypoints, count = objects.keypoints[row], keypoint_counts.get(label, 0)
+            keypoints = keypoints if keypoints[count:].any() else keypoints[:count]
+            if len(keypoints):
+                record["keypoints"] = keypoints.reshape(-1).tolist()
+                record["num_keypoints"] = int((keypoints[:, 2] > 0).sum())
         yield record
 
 

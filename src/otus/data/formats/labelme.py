@@ -342,7 +342,7 @@ def _shapes(dataset: Dataset, objects: Objects, row: int, flags: dict[str, bool]
         for k, (x, y, visibility) in enumerate(objects.keypoints[row]):
             if visibility > 0:
                 hidden = {"flags": {"occluded": True}} if visibility == 1 else {}
-                name = scheme.names[k] if scheme else str(k)
+                name = scheme.names[k] if scheme and k < len(scheme) else str(k)
                 add("point", np.array([[x, y]]), **{"label": name, **hidden})
     if len(shapes) > 1:
         for shape in shapes:
