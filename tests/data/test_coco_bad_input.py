@@ -105,6 +105,23 @@ def test_faults_of_images_and_categories_are_named(tmp_path: Path, changes: dict
     assert raised.value.where == place
 
 
+@pytest.mark.parametrize("second", [{"id": 1, "name": "owl"}, {"id": 2, "name": "cat"}])
+def test_categories_that_are_the_same_are_named_with_a_remedy(tmp_path: Path, second: dict[str, Any]) -> None:
+    file = file_with(tmp_path, categories=[{"id": 1, "name": "cat"}, second])
+    with pytest.raises(
+        DataError, match=r"categories\[1\]: duplicate id or name: .* after 1 'cat' \(give each category"
+    ):
+        coco.read(Layout("coco", file))
+
+
+def test_the_root_of_the_categories_of_roboflow_may_have_the_name_of_one(tmp_path: Path) -> None:
+    root, cat = {"id": 0, "name": "cat", "supercategory": "none"}, {"id": 1, "name": "cat", "supercategory": "cat"}
+    dataset = coco.read(Layout("coco", file_with(tmp_path, categories=[root, cat])))
+    assert dataset.categories.ids == (1,)
+    assert dataset.objects is not None
+    assert dataset.objects.labels.tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("fault", [{"height": "4"}, {"height": None}, {"file_name": 7}, {"width": 4.5}])
 def test_objects_of_a_faulty_image_go_without_a_word(tmp_path: Path, fault: dict[str, Any]) -> None:
     good = {"id": 1, "file_name": "a.jpg", "width": 5, "height": 4}

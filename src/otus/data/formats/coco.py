@@ -271,12 +271,18 @@ def is_outside_folder(name: str) -> bool:
 def read_categories(file: Path, records: list[tuple[int, Category]], report: Report) -> Categories:
     """Build categories from their records; invalid records are reported and skipped."""
     kept: dict[int, Category] = {}
+    # Roboflow adds a root of all categories that no object has. It may have the name of one of them.
+    roots = {record.name for _, record in records if record.supercategory == record.name}
     for index, record in records:
-        if record.id in kept or any(record.name == other.name for other in kept.values()):
-            problem = f"duplicate id {record.id} or name {record.name!r}"
-            report(DataError(problem, file=file, where=f"categories[{index}]", kind="duplicate_id"))
-        else:
+        if record.supercategory == "none" and record.name in roots:
+            continue
+        same = next((other for other in kept.values() if other.name == record.name), kept.get(record.id))
+        if same is None:
             kept[record.id] = record
+            continue
+        problem = f"duplicate id or name: {record.id} {record.name!r} after {same.id} {same.name!r}"
+        remedy = "give each category its own id and name"
+        report(DataError(problem, file=file, where=f"categories[{index}]", remedy=remedy, kind="duplicate_id"))
     keypoints = []
     for record in kept.values():
         try:
