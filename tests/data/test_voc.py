@@ -252,6 +252,26 @@ def test_masks_written_come_back_and_hidden_pixels_are_reported(tmp_path: Path) 
     assert back.semantic_map(1) is None
 
 
+def test_a_mask_far_from_its_box_is_reported_and_the_others_come_back(tmp_path: Path) -> None:
+    dataset = random_dataset(tmp_path / "source", np.random.default_rng(0), 0)
+    dense = np.zeros((3, 20, 30), bool)
+    dense[0, 2:12, 2:12] = dense[1, 3:6, 20:25] = dense[2, 10:18, 20:30] = True
+    masks = Masks.from_dense(dense).to_rle()
+    boxes = masks.boxes_xyxy()
+    boxes[1] = [0, 14, 6, 19]
+    objects = Objects.build(
+        image_index=[0, 0, 0],
+        labels=[0, 1, 0],
+        boxes_xyxy=boxes,
+        segmentations=Segmentations.build([one["counts"] for one in masks.rle()]),  # type: ignore[misc]
+    )
+    losses = voc.write(replace(dataset, objects=objects), tmp_path / "target")
+    assert [(loss.kind, loss.object_id) for loss in losses if loss.kind in ("outline", "overlap")] == [("outline", 2)]
+    read_masks = voc.read(voc.find(tmp_path / "target")[0]).instances(0).masks
+    assert read_masks is not None
+    np.testing.assert_array_equal(read_masks.dense(), dense * np.array([True, False, True])[:, None, None])
+
+
 @pytest.mark.parametrize(
     ("year", "split", "count"),
     [("2007", "train", 3689), ("2007", "val", 427), ("2012", "train", 769), ("2012", "val", 230)],
