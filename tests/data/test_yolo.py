@@ -491,6 +491,20 @@ def test_keypoints_beyond_the_image_are_left_out(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_keypoints[1], [[0, 0, 0], [5, 5, 1]], atol=1e-9)
 
 
+@pytest.mark.parametrize(("format", "suffix"), [("PNG", ".png"), ("JPEG", ".jpg"), ("TIFF", ".tiff")])
+def test_images_without_a_suffix_get_one(tmp_path: Path, format: str, suffix: str) -> None:
+    (tmp_path / "source").mkdir()
+    for file in ("v1.2", "dashcam"):
+        Image.new("RGB", (20, 10)).save(tmp_path / "source" / file, format=format)
+    images = Images(tmp_path / "source", ("v1.2", "dashcam"), np.array([[10, 20]] * 2), (1, 2))
+    objects = Objects.build(image_index=[0, 1], labels=[0, 0], boxes_xyxy=[[0, 0, 4, 4]] * 2)
+    dataset = Dataset(tmp_path, "coco", images, Categories(("cat",)), objects)
+    yolo.write(dataset, tmp_path / "target")
+    back = read_one(tmp_path / "target")
+    assert back.images.files == (f"images/train/dashcam{suffix}", f"images/train/v1.2{suffix}")
+    assert objects_of(back).image_index.tolist() == [0, 1]
+
+
 def test_the_description_has_no_path(tmp_path: Path) -> None:
     yolo.write(made(tmp_path / "source", Objects.empty()), tmp_path / "target")
     assert (tmp_path / "target/data.yaml").read_text().startswith("val: images/val\nnames:\n")

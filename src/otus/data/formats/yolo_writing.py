@@ -1,14 +1,14 @@
 """Write YOLO label files; see :mod:`otus.data.formats.yolo` for their format."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import yaml
 from jaxtyping import Bool, Float, Int
 
 from otus._files import staged_folder
-from otus.data.dataset import Dataset
+from otus.data.dataset import Dataset, Images
 from otus.data.formats.conversion_losses import find_losses
 from otus.data.formats.interface import (
     ConversionLoss,
@@ -25,10 +25,13 @@ from otus.data.formats.yolo_lines import is_representable
 from otus.data.formats.yolo_yaml import (
     SPLITS,
 )
+from otus.data.image_decoding import open_image
+from otus.data.image_files import IMAGE_SUFFIXES
 from otus.errors import DataError
 from otus.structures import BoxFormat, Categories, KeypointNames, Objects
 from otus.structures.boxes import convert
 
+_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2", "DIB": ".bmp"}  # of other formats their names
 _NEGLIGIBLE_PX, _VISIBLE_PX = 1e-6, 0.01
 
 
@@ -60,8 +63,9 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
     with staged_folder(folder) as stage:
         for dataset, objects, name in zip(splits, objects_per_split, names, strict=True):
             (stage / "images" / name).mkdir(parents=True)
-            copy_or_link_images(dataset, stage / "images" / name, images, names=flat_names(dataset.images.files))
-            losses += _write_labels(dataset, objects, stage / "labels" / name, kind, num_keypoints)
+            image_names = flat_names(dataset.images.files if images == "none" else _with_suffixes(dataset.images))
+            copy_or_link_images(dataset, stage / "images" / name, images, names=image_names)
+            losses += _write_labels(dataset, image_names, objects, stage / "labels" / name, kind, num_keypoints)
             losses += split_name_losses(dataset, name)
         description = _data_yaml(splits[0].categories, names, num_keypoints if kind == "keypoints" else 0)
         (stage / "data.yaml").write_text(description, encoding="utf-8")
@@ -73,8 +77,19 @@ def _split_name(split: str | None) -> str:
     return next((name for name in SPLITS if (split or "").startswith(name)), "train")
 
 
+def _with_suffixes(images: Images) -> list[str]:
+    """Return the images' files, with a suffix where there is none by which readers would recognise an image."""
+    files = list(images.files)
+    for index, file in enumerate(files):
+        if PurePosixPath(file).suffix.lower() not in IMAGE_SUFFIXES:
+            path = images.path(index)
+            with open_image(path, str(path)) as image:
+                files[index] = f"{file}{_SUFFIXES.get(str(image.format), f'.{image.format}'.lower())}"
+    return files
+
+
 def _write_labels(
-    dataset: Dataset, objects: Objects, folder: Path, kind: str, num_keypoints: int
+    dataset: Dataset, image_names: Sequence[str], objects: Objects, folder: Path, kind: str, num_keypoints: int
 ) -> list[ConversionLoss]:
     scores = objects.scores
     if scores is not None and not ((scores >= 0) & (scores <= 1)).all():  # NaN is neither
@@ -111,7 +126,7 @@ def _write_labels(
         fractions = [np.concatenate([coordinates, coordinates[:2]]) for coordinates in fractions]
     folder.mkdir(parents=True)
     bounds = np.searchsorted(objects.image_index, np.arange(len(dataset) + 1))
-    for index, name in enumerate(flat_names(dataset.images.files)):
+    for index, name in enumerate(image_names):
         lines = []
         for row in range(bounds[index], bounds[index + 1]):
             if written[row]:
