@@ -282,6 +282,17 @@ def test_label_studio_shapes_whose_labels_are_results_of_their_own(
     assert {one.field for one in open_dataset(folder).unread} == {"result: textarea"}
 
 
+def test_label_studio_counts_keypoints_whose_labels_are_results_of_their_own(tmp_path: Path) -> None:
+    point = {"x": 1, "y": 1, "width": 0.2}
+    results = [
+        {"type": "keypoint", "id": "k", "value": point},
+        {"type": "labels", "id": "k", "value": {**point, "labels": ["eye"]}},
+    ]
+    folder = studio_set(tmp_path / "set", region(**PERCENT), *results)
+    one_object(folder, format="label_studio")
+    assert {one.field for one in open_dataset(folder).unread} == {"result: keypoint", "result: labels"}
+
+
 def test_label_studio_counts_the_labels_of_a_region_after_the_first(tmp_path: Path) -> None:
     several = region(**PERCENT)
     several["value"] = {**PERCENT, "rectanglelabels": ["owl", "asleep", "grey"]}

@@ -67,8 +67,8 @@ class Value(msgspec.Struct):
 
     @property
     def has_geometry(self) -> bool:
-        """Whether this is a shape, complete or not."""
-        return any(field is not None for field in (self.width, self.radiusX, self.points))
+        """Whether this is a rectangle, an ellipse or a polygon; a keypoint has a width, but no height."""
+        return any(field is not None for field in (self.height, self.radiusX, self.points))
 
 
 class Region(msgspec.Struct):
