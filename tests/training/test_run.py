@@ -435,17 +435,18 @@ def test_a_run_is_repeated_by_its_config_and_stands_for_its_best_weights(
         otus.load(coco_scenes)
 
 
-def test_train_and_val_are_taken_where_there_are_just_these(
-    tiny: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for seed, split in enumerate(("train", "val")):
+@pytest.mark.parametrize("val", ["val", "validation"])
+def test_train_and_val_are_taken_where_there_are_just_these(tiny: None, tmp_path: Path, val: str) -> None:
+    for seed, split in enumerate(("train", val)):
         scene_files.write_scenes(tmp_path / "data" / split, 3 + seed, split=split, seed=seed)
     options = ("--model", "tiny", "--data", tmp_path / "data", "--format", "coco", "--epochs", 1)
     code, _, err = otus_train(*options, "--out", tmp_path / "runs")
     assert code == 0, err
     record = json.loads((tmp_path / "runs/detection/tiny/run.json").read_text())
     assert (record["images"], record["validation_images"]) == (3, 4)
-    assert "using the splits train and val" in caplog.text
+    assert "using the splits train and val" in err
+    assert record["validated_on"] == "val"
+    assert otus.evaluate(run=tmp_path / "runs" / "detection" / "tiny").images == 4
     code, _, err = otus_train(*options, "--split", "val", "--out", tmp_path / "runs")
     assert (code, "no validation" in err) == (0, True)
 

@@ -35,7 +35,7 @@ from otus.inference.predictor import SCORE_THRESHOLD, Predictor
 from otus.parts.tasks import Task
 from otus.reports.comparison import Comparison, Row, distinct_labels, file_stem, jsonable, read_row
 from otus.structures import Objects
-from otus.training.datasets import has_two_splits, open_datasets, trainable_model
+from otus.training.datasets import default_splits, open_datasets, trainable_model
 from otus.training.imagenet import imagenet_weights_file
 from otus.training.run import resume_run, train
 from otus.training.run_config import read_config
@@ -194,10 +194,11 @@ def compare(
         for contender in contenders
         if contender.weights is None and (minutes is not None or contender.settings is not None)
     ]
-    if to_train and val is None and val_split is None and split is None and has_two_splits(data, format):
-        split, val_split = "train", "val"
-        log("using the splits train and val; to change this, give --split, --val-split or --val")
-    elif to_train and val is None and val_split is None:
+    if to_train and val is None and val_split is None and split is None:
+        split, val_split = default_splits([data], format)
+        if split is not None:
+            log(f"using the splits {split} and {val_split}; to change this, give --split, --val-split or --val")
+    if to_train and val is None and val_split is None:
         val = VAL_FRACTION
         log(f"holding out {val:g} of the images for evaluation; to change this, give --val or --val-split")
     train_set, val_set, full_set = _open_data(

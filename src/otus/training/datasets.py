@@ -1,6 +1,6 @@
 """Open, merge, split and check the training and validation data of a run."""
 
-import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from otus.errors import DataError
 from otus.parts.tasks import TASKS, Task
 from otus.zoo.models import model_entry
 
-_LOG = logging.getLogger("otus")
 Data = str | Path | Dataset
 
 
@@ -37,14 +36,6 @@ def open_datasets(
     def opened(source: Data, split: str | None) -> Dataset:
         return source if isinstance(source, Dataset) else open_dataset(source, format=format, split=split)
 
-    if (
-        val is None
-        and split is None
-        and val_split is None
-        and all(has_two_splits(source, format) for source in sources)
-    ):
-        split, val_split = "train", "val"
-        _LOG.warning("using the splits train and val; to change this, give --split, --val-split or --val")
     train_sets = [opened(source, split) for source in sources]
     _check_labelled(train_sets, "to train on")
     train_set = merge(train_sets)
@@ -57,12 +48,22 @@ def open_datasets(
     return train_set, merge(val_sets)
 
 
-def has_two_splits(source: Data, format: str | None) -> bool:
-    """Return whether a data set on disk has exactly one split ``train`` and one ``val``, and no others except ``test``."""
-    if isinstance(source, Dataset):
-        return False
-    splits = [layout.split or "" for layout in choose_layouts(source, format=format)]
-    return {"train", "val"} <= set(splits) <= {"train", "val", "test"} and len(splits) == len(set(splits))
+def default_splits(sources: Sequence[Data], format: str | None) -> tuple[str | None, str | None]:
+    """Return the names of the splits to train and to validate on, if none are given.
+
+    They are ``train`` and ``val``, or other common names of these, if each of the data sets has exactly one of each, and no
+    others except ``test``; else None.
+    """
+    found = set()
+    for source in sources:
+        splits = (
+            [] if isinstance(source, Dataset) else [one.split or "" for one in choose_layouts(source, format=format)]
+        )
+        kinds = [re.sub("(id(ation)?|ing)$", "", split.lower()) for split in splits]
+        if not {"train", "val"} <= set(kinds) <= {"train", "val", "test"} or len(kinds) != len(set(kinds)):
+            return None, None
+        found.add((splits[kinds.index("train")], splits[kinds.index("val")]))
+    return found.pop() if len(found) == 1 else (None, None)
 
 
 def _check_labelled(datasets: Sequence[Dataset], purpose: str) -> None:

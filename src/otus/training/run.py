@@ -33,7 +33,7 @@ from otus.training.building import (
     has_common_categories,
     task_of,
 )
-from otus.training.datasets import Data, check_labels, data_warnings, open_datasets, trainable_model
+from otus.training.datasets import Data, check_labels, data_warnings, default_splits, open_datasets, trainable_model
 from otus.training.devices import start_fabric
 from otus.training.fine_tuning import find_weights
 from otus.training.loop import TrainResult, Validate, fit
@@ -157,6 +157,12 @@ def train(
     # A run that was interrupted very early has a configuration but no checkpoint.
     has_checkpoint = resume is not None and (resume / "weights" / "last.safetensors").is_file()
     sources = [data] if isinstance(data, str | Path | Dataset) else list(data)
+    if val is None and split is None and val_split is None:
+        split, val_split = default_splits(sources, format)
+        if split is not None:
+            progress.log(
+                f"using the splits {split} and {val_split}; to change this, give --split, --val-split or --val"
+            )
     train_set, val_set = open_datasets(sources, val, format=format, split=split, val_split=val_split)
     pretrained = None
     if weights is not None and not has_checkpoint:
