@@ -15,9 +15,11 @@ Commands, in this order; to resume an interrupted one, add ``--resume RUN``::
 The ground truth is given twice because the teacher's masks are coarse. The packaged weights come from several shorter
 trainings, each from the weights of the one before, 384 pixels all: 34 minutes with the focal loss, of which only the image
 encoder was kept; 14 minutes of ``--frozen-encoder --rate 1e-3`` on MASKS/ground_truth.json, with the focal loss too; 35
-minutes at ``--rate 8e-4`` with each data set once and three rounds; 49 minutes as above at ``--rate 8e-4``; and 62 minutes
-at ``--rate 6e-4``, for which the convolutions of :class:`~otus.promptable.mask_decoder.Mixing` were added. With the focal
-loss the model had learned little from prompts: IoU after one click 0.33, after five 0.25
+minutes at ``--rate 8e-4`` with each data set once and three rounds; 49 minutes as above at ``--rate 8e-4``; 62 minutes
+at ``--rate 6e-4``, for which the convolutions of :class:`~otus.promptable.mask_decoder.Mixing` were added; and 90 minutes
+at ``--rate 8e-4`` with the ground truth given three times. Only in this last one were images cropped by
+:class:`~otus.data.transforms.augmentation.ZoomToObject`: half of the masks are smaller than a hundredth of their image. With
+the focal loss the model had learned little from prompts: IoU after one click 0.33, after five 0.25
 (:mod:`otus.promptable.interactive_training` says why).
 
 ``DATA`` holds the folders voc2007, voc2012, coco, coco_person, coco_panoptic, penn_fudan, and for ``pack`` interactive and
