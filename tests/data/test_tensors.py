@@ -67,18 +67,19 @@ def test_every_column_has_its_documented_type_and_shape() -> None:
         "masks": (tv_tensors.Mask, torch.bool, (2, 6, 8)),
         "keypoints": (tv_tensors.KeyPoints, torch.float32, (2, 3, 2)),
         "visibility": (torch.Tensor, torch.int64, (2, 3)),
+        "flip_order": (torch.Tensor, torch.int64, (2, 3)),
         "corners": (tv_tensors.KeyPoints, torch.float32, (2, 4, 2)),
         "amodal_boxes": (tv_tensors.BoundingBoxes, torch.float32, (2, 4)),
         "amodal_masks": (tv_tensors.Mask, torch.bool, (2, 6, 8)),
         "difficult": (torch.Tensor, torch.bool, (2,)),
         "ids": (torch.Tensor, torch.int64, (2,)),
     }
-    assert set(tensors) == {*expected, "key", "segments", "flip_order"}
+    assert set(tensors) == {*expected, "key", "segments"}
     for key, (kind, dtype, shape) in expected.items():
         assert type(tensors[key]) is kind, key
         assert (tensors[key].dtype, tuple(tensors[key].shape)) == (dtype, shape), key
     assert tensors["boxes"].canvas_size == SIZE_HW
-    assert tensors["flip_order"] == [1, 0, 2]
+    assert tensors["flip_order"].tolist() == [[1, 0, 2], [0, 1, 2]]
     assert tensors["segments"] == [Segment(300, 1)]
     np.testing.assert_array_equal((tensors["image"].numpy() * 255).round().transpose(1, 2, 0), sample.image)
     np.testing.assert_array_equal(tensors["masks"].numpy(), two_objects().masks.dense())
@@ -92,8 +93,8 @@ def test_every_column_has_its_documented_type_and_shape() -> None:
 def test_object_keys_are_those_with_a_row_an_object() -> None:
     tensors = to_tensors(full_sample())
     keys = object_keys(tensors)
-    assert {"boxes", "labels", "amodal_masks", "visibility", "ids"} <= set(keys)
-    assert {"proposals", "image", "flip_order", "semantic", "segments", "label"}.isdisjoint(keys)
+    assert {"boxes", "labels", "amodal_masks", "visibility", "flip_order", "ids"} <= set(keys)
+    assert {"proposals", "image", "semantic", "segments", "label"}.isdisjoint(keys)
     assert all(len(tensors[key]) == 2 for key in keys)
 
 

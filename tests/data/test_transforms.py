@@ -20,6 +20,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
 from otus.data.open import open_dataset
+from otus.data.sample import Sample
 from otus.data.scenes.generator import Scenes
 from otus.data.tensors import TensorSample, object_keys, sample_generator, to_tensors
 from otus.data.transforms.augmentation import (
@@ -36,6 +37,7 @@ from otus.data.transforms.augmentation import (
 )
 from otus.data.transforms.mixing import CopyPaste, Mosaic
 from otus.errors import ShapeError
+from otus.structures import Categories, Instances, KeypointNames
 
 SIZE_HW = (72, 96)
 SCENES = Scenes(10_000, size_hw=SIZE_HW, seed=1)
@@ -108,6 +110,37 @@ def assert_whole(tensors: TensorSample, *, shrunk: bool) -> None:
             assert {s.label for s in tensors["segments"] if s.id == ids} == {int(label)}
 
 
+def test_each_object_is_flipped_by_the_keypoints_of_its_own_category() -> None:
+    categories = Categories(
+        ("car", "person", "dog", "owl"),
+        keypoints=(
+            ("car", KeypointNames(("front", "middle", "back"))),
+            ("person", KeypointNames(("nose", "left_eye", "right_eye"))),
+            ("dog", KeypointNames(("left_ear", "right_ear"))),
+            ("owl", KeypointNames(("beak", "tail", "left_wing", "right_wing"))),  # of no object
+        ),
+    )
+    keypoints = np.full((3, 3, 3), 2.0)
+    keypoints[..., 0] = [1, 2, 3]
+    keypoints[2, 2] = 0
+    instances = Instances([[0, 0, 8, 6]] * 3, [0, 1, 2], (6, 8), categories, keypoints=keypoints)
+    before = to_tensors(Sample(np.zeros((6, 8, 3), np.uint8), "a.png", instances=instances))
+    after = HorizontalFlip(1.0)(before, generator=sample_generator(0, 0, 0))
+    assert plain(after["keypoints"])[..., 0].tolist() == [[7, 6, 5], [7, 5, 6], [6, 7, 8]]
+    assert after["visibility"].tolist() == [[2, 2, 2], [2, 2, 2], [2, 2, 0]]
+
+
+def test_a_column_may_have_the_name_of_another_key() -> None:
+    names = ("visibility", "keypoints", "flip_order", "image", "label", "segments", "region", "corners")
+    instances = Instances(
+        [[1, 1, 5, 5]], [0], (6, 8), Categories(("cat",)), columns={name: np.array([0.8]) for name in names}
+    )
+    before = to_tensors(Sample(np.zeros((6, 8, 3), np.uint8), "a.png", instances=instances))
+    assert set(before) == {"image", "key", "boxes", "labels", "is_crowd", "areas"}
+    for transform in (HorizontalFlip(1.0), CropAndPad(), ZoomToObject(1.0), Mosaic(lambda _: before, (6, 8))):
+        assert set(transform(before, generator=sample_generator(0, 0, 0))) == set(before)
+
+
 CUTS = st.lists(
     st.sampled_from(
         [
@@ -135,8 +168,8 @@ def test_a_chain_moves_every_column_together(
     for row, mask in zip(after["row"], after["masks"], strict=True):
         assert torch.equal(after["panoptic"] == row + 1, mask)
     flips = sum(isinstance(cut, HorizontalFlip) for cut in cuts)
-    order = before["flip_order"] if flips % 2 else [0, 1, 2, 3]
-    came_from = plain(before["keypoints"])[after["row"]][:, order]
+    order = before["flip_order"][after["row"]] if flips % 2 else torch.arange(4)
+    came_from = plain(before["keypoints"])[after["row"][:, None], order]
     labelled = after["visibility"] > 0
     points = plain(after["keypoints"])[labelled]
     x, y = points.long().unbind(-1)

@@ -13,8 +13,7 @@ of the image
 ``semantic``       Mask int64 (H, W)             class indices, 255: ignore
 ``panoptic``       Mask int64 (H, W)             segment ids, 0: no segment
 ``segments``       list of Segment               id and category of each segment
-``proposals``      BoundingBoxes float32 (P, 4)  ``Sample.columns["proposals_xyxy"]``; other ``*_xyxy`` likewise
-``flip_order``     list of K int                 permutation of the keypoints under a horizontal flip
+``proposals``      BoundingBoxes float32 (P, 4)  ``Sample.columns["proposals_xyxy"]``; ``region`` likewise
 of the objects
 ``boxes``          BoundingBoxes float32 (N, 4)  xyxy
 ``labels``         int64 (N,)
@@ -23,11 +22,15 @@ of the objects
 ``masks``          Mask bool (N, H, W)           all False for an object without a segmentation
 ``keypoints``      KeyPoints float32 (N, K, 2)
 ``visibility``     int64 (N, K)                  0 not labelled, 1 hidden, 2 visible
+``flip_order``     int64 (N, K)                  permutation of the object's keypoints under a horizontal flip
 ``corners``        KeyPoints float32 (N, 4, 2)   of oriented boxes, NaN where an object has none
 ``amodal_boxes``   BoundingBoxes float32 (N, 4)
 ``amodal_masks``   Mask bool (N, H, W)
 any other key      (N, ...)                      further numeric columns of the objects: ``ids``, ``difficult`` …
 =================  ============================  =====================================================================
+
+A further column that has the name of a key above, such as ``visibility``, is left out: a COCO file may name its own
+fields as it likes.
 """
 
 from dataclasses import replace
@@ -44,7 +47,11 @@ from otus.structures.boxes import area
 
 TensorSample = dict[str, Any]
 
-_IMAGE_KEYS = frozenset({"image", "key", "label", "semantic", "panoptic", "segments", "flip_order"})
+_IMAGE_KEYS = frozenset({"image", "key", "label", "semantic", "panoptic", "segments"})
+_RESERVED_KEYS = _IMAGE_KEYS | {
+    *("proposals", "region", "boxes", "labels", "is_crowd", "areas", "masks", "amodal_boxes", "amodal_masks"),
+    *("keypoints", "visibility", "flip_order", "corners"),
+}
 
 
 def to_tensors(sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal") -> TensorSample:
@@ -164,6 +171,17 @@ def _masks(masks: Masks | None, count: int, size_hw: tuple[int, int]) -> tv_tens
     return tv_tensors.Mask(torch.from_numpy(dense.copy() if is_shared else dense))
 
 
+def _flip_order(instances: Instances, num_keypoints: int) -> Tensor:
+    """Return the (N, K) permutations of keypoints by category; points without a name stay in their place."""
+    order = torch.arange(num_keypoints).repeat(len(instances), 1)
+    categories = instances.categories
+    for name, keypoints in categories.keypoints if categories is not None else ():
+        if len(keypoints) <= num_keypoints:  # no object has keypoints of a category with more
+            rows = _tensor(instances.labels == categories.index(name))
+            order[rows, : len(keypoints)] = torch.tensor(keypoints.flip_order())
+    return order
+
+
 def _object_tensors(instances: Instances, masks_hw: tuple[int, int]) -> TensorSample:
     size_hw = instances.size_hw
     tensors: TensorSample = {
@@ -177,8 +195,7 @@ def _object_tensors(instances: Instances, masks_hw: tuple[int, int]) -> TensorSa
         points = _tensor(instances.keypoints)
         tensors["keypoints"] = tv_tensors.KeyPoints(points[..., :2].float(), canvas_size=size_hw)
         tensors["visibility"] = points[..., 2].long()
-        if instances.categories is not None and instances.categories.keypoints:
-            tensors["flip_order"] = instances.categories.keypoints[0][1].flip_order()
+        tensors["flip_order"] = _flip_order(instances, points.shape[1])
     if instances.oriented_boxes_xywhr is not None:
         corners = _tensor(oriented.corners(instances.oriented_boxes_xywhr)).float()
         tensors["corners"] = tv_tensors.KeyPoints(corners, canvas_size=size_hw)
@@ -187,6 +204,6 @@ def _object_tensors(instances: Instances, masks_hw: tuple[int, int]) -> TensorSa
     if instances.amodal_masks is not None:
         tensors["amodal_masks"] = _masks(instances.amodal_masks, len(instances), masks_hw)
     for name, column in instances.columns.items():
-        if name not in tensors and np.asarray(column).dtype.kind in "biuf":
+        if name not in _RESERVED_KEYS and np.asarray(column).dtype.kind in "biuf":
             tensors[name] = _tensor(column)
     return {key: value for key, value in tensors.items() if value is not None}

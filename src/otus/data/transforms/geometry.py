@@ -43,8 +43,10 @@ def horizontal_flip(tensors: TensorSample) -> TensorSample:
         tensors, (height, width), pixels=lambda _, old: old.flip(-1), boxes=boxes, points=points
     )
     if "flip_order" in tensors:
+        order = tensors["flip_order"]
+        rows = torch.arange(len(order))[:, None]
         for key in ("keypoints", "visibility"):
-            transformed[key] = _like(tensors[key], transformed[key][:, tensors["flip_order"]])
+            transformed[key] = _like(tensors[key], _as_tensor(transformed[key])[rows, order])
     if "corners" in tensors:
         transformed["corners"] = _like(tensors["corners"], transformed["corners"][:, [1, 0, 3, 2]])
     return transformed
