@@ -54,6 +54,24 @@ def test_the_same_image_is_found_under_another_name(tmp_path: Path) -> None:
     assert shared_images(first, first) == ["x.jpg", "y.jpg"]
 
 
+def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = dataset(tmp_path / "a", {f"{i}.bmp": f"{i:04}" for i in range(9)} | {"long.bmp": "longer"})
+    second = dataset(tmp_path / "b", {f"{i}.bmp": f"{i:04}" for i in range(8, 12)})
+    read: list[Path] = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    assert shared_images(first, second) == ["8.bmp"]
+    assert len(read) == len(set(read)) == 9 + 4
+
+
+def test_names_that_are_not_utf8_have_a_fingerprint(tmp_path: Path) -> None:
+    latin_1 = dataset(tmp_path, {"caf\udce9.png": "a"})
+    renamed = replace(latin_1, images=replace(latin_1.images, files=("caf\udce8.png",)))
+    assert fingerprint(latin_1, sizes=False) != fingerprint(renamed, sizes=False)
+
+
 def test_the_fingerprint_changes_with_labels_and_files(tmp_path: Path) -> None:
     one = dataset(tmp_path, {"a.jpg": "a", "b.jpg": "b"})
     before = fingerprint(one)

@@ -3,6 +3,7 @@
 import hashlib
 from collections import defaultdict
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +37,20 @@ def train_val_split(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset
 
 def shared_images(first: Dataset, second: Dataset) -> list[str]:
     """Return the image files of the second data set whose content also occurs in the first, under any name."""
-    by_size: dict[int, list[Path]] = defaultdict(list)
+    by_size: dict[int, set[Path]] = defaultdict(set)
     for index in range(len(first)):
         path = first.images.path(index)
-        by_size[_size(path)].append(path)
+        by_size[_size(path)].add(path)
+
+    @cache  # a file is read once, and only if another has its size
+    def digests_of_size(size: int) -> set[str]:
+        return {_digest(path) for path in by_size[size]}
+
     shared = []
     for index, file in enumerate(second.images.files):
         path = second.images.path(index)
-        candidates = by_size.get(_size(path), [])
-        if path in candidates or (candidates and _digest(path) in {_digest(candidate) for candidate in candidates}):
+        size = _size(path)
+        if size in by_size and (path in by_size[size] or _digest(path) in digests_of_size(size)):
             shared.append(file)
     return shared
 
@@ -53,7 +59,9 @@ def fingerprint(dataset: Dataset, *, sizes: bool = True) -> str:
     """Return a digest of a data set's content: file names, categories and labels, and optionally image sizes in bytes."""
     digest = hashlib.sha256()
     for index, file in enumerate(dataset.images.files):
-        digest.update(f"{file} {_size(dataset.images.path(index)) if sizes else ''}\n".encode())
+        digest.update(
+            f"{file} {_size(dataset.images.path(index)) if sizes else ''}\n".encode("utf-8", "surrogateescape")
+        )
     digest.update(repr((dataset.categories, dataset.split)).encode())
     if dataset.image_labels is not None:
         digest.update(np.ascontiguousarray(dataset.image_labels).tobytes())

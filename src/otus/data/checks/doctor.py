@@ -304,7 +304,12 @@ def _same_photographs(datasets: Sequence[Dataset], thumbnails: dict[Path, np.nda
             message = "the image is in each of these splits (keep it in one)"
             yield Finding("shared_between_splits", str(path), " and ".join(sorted(names)), message)
     paths = list(thumbnails)
-    pairs, correlations = find_near_duplicates(np.stack([thumbnails[path] for path in paths]) if paths else np.zeros(0))
+    splits_of_paths = [frozenset(splits.get(path, ())) for path in paths]
+    numbers = {members: number for number, members in enumerate(dict.fromkeys(splits_of_paths))}
+    pairs, correlations = find_near_duplicates(
+        np.stack([thumbnails[path] for path in paths]) if paths else np.zeros(0),
+        np.array([numbers[members] for members in splits_of_paths], dtype=np.int64),
+    )
     reported: set[tuple[str, Path]] = set()
     for k in np.argsort(-correlations, kind="stable"):
         first, second = (paths[i] for i in pairs[k])

@@ -17,55 +17,61 @@ SIDE = 16
 _MAX_BITS = 8
 _MIN_CORRELATION = 0.994
 _MAX_DIFFERENCE = 16.0  # mean of 0..255: two smooth gradients of different brightness correlate perfectly
-_ROWS = 512  # rows of the table of all pairs that are computed at a time
 
 
 def find_near_duplicates(
-    thumbnails: UInt8[np.ndarray, "m 16 16"],
+    thumbnails: UInt8[np.ndarray, "m 16 16"], groups: Int[np.ndarray, "m"] | None = None
 ) -> tuple[Int[np.ndarray, "p 2"], Float[np.ndarray, "p"]]:
-    """Return pairs of images that show the same photograph.
+    """Pair images with an earlier one that shows the same photograph.
+
+    Of the images of a static camera all pairs would be too many, so each image has one pair at most with each group.
 
     Parameters
     ----------
     thumbnails
         Grey thumbnails of M images.
+    groups
+        (M,) group of each image, from 0, such as its split (default: one group).
 
     Returns
     -------
     pairs
-        (P, 2) indices, the lower one first. Of images with equal thumbnails, only the first is paired with others.
+        (P, 2) indices, the lower one first: an image and the first similar one of a group. Of images with equal
+        thumbnails, only the first is paired with others.
     correlations
         (P,) correlation of their thumbnails, 1 for equal ones.
     """
     thumbnails = np.asarray(thumbnails, dtype=np.uint8).reshape(-1, SIDE, SIDE)
     if len(thumbnails) < 2:
         return np.zeros((0, 2), dtype=np.int64), np.zeros(0)
-    _, first, groups = np.unique(
+    groups = np.zeros(len(thumbnails), dtype=np.int64) if groups is None else np.asarray(groups)
+    _, first, inverse = np.unique(
         thumbnails.reshape(len(thumbnails), -1), axis=0, return_index=True, return_inverse=True
     )
-    representatives = first[groups.reshape(-1)]
+    representatives = first[inverse.reshape(-1)]
     duplicates = np.flatnonzero(representatives != np.arange(len(thumbnails)))
     first = np.sort(first)
-    near_pairs, correlations = _near_pairs(thumbnails[first])
+    near_pairs, correlations = _near_pairs(thumbnails[first], groups[first])
     pairs = np.concatenate([np.stack([representatives[duplicates], duplicates], axis=1), first[near_pairs]])
     return pairs, np.concatenate([np.ones(len(duplicates)), correlations])
 
 
-def _near_pairs(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _near_pairs(thumbnails: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     count = len(thumbnails)
     hashes = _hash(thumbnails)
     flat = thumbnails.reshape(count, -1).astype(np.float32)
     centred = flat - flat.mean(axis=1, keepdims=True)
     unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
+    is_paired = np.zeros((groups.max() + 1, count), dtype=bool)
     pairs, correlations = [], []
-    for start in range(0, count, _ROWS):
-        block = hashes[start : start + _ROWS, None]
-        rows, columns = np.nonzero(np.bitwise_count(block ^ hashes[None, start:]) <= _MAX_BITS)
-        rows, columns = rows[rows < columns] + start, columns[rows < columns] + start
-        correlation = np.einsum("pi,pi->p", unit[rows], unit[columns])
-        difference = np.abs(flat[rows] - flat[columns]).mean(axis=1)
+    for row, group in enumerate(groups):
+        is_near = np.bitwise_count(hashes[row] ^ hashes[row + 1 :]) <= _MAX_BITS
+        later = np.flatnonzero(is_near & ~is_paired[group, row + 1 :]) + row + 1
+        correlation = unit[later] @ unit[row]
+        difference = np.abs(flat[later] - flat[row]).mean(axis=1)
         same = (correlation >= _MIN_CORRELATION) & (difference <= _MAX_DIFFERENCE)
-        pairs.append(np.stack([rows[same], columns[same]], axis=1))
+        is_paired[group, later[same]] = True
+        pairs.append(np.stack([np.full(same.sum(), row), later[same]], axis=1))
         correlations.append(correlation[same])
     return np.concatenate(pairs), np.concatenate(correlations)
 
