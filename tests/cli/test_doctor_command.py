@@ -70,6 +70,12 @@ def test_nothing_is_wrong(folder):
     assert json.loads(run(folder, "--split", "train", "--json").stdout)["findings"] == []
 
 
+def test_a_kind_to_ignore_that_is_misspelled_is_named(folder):
+    done = run(folder, "--ignore", "missing_imgae", "--ignore", "dark_image")
+    assert done.exit_code == 1
+    assert done.stderr == "otus: --ignore missing_imgae: no finding is of this kind; did you mean 'missing_image'?\n"
+
+
 def test_unreadable_files_are_findings(folder):
     (folder / "instances_val.json").write_text(
         (folder / "instances_train.json").read_text().replace("[1, 2,", "[1, NaN,")

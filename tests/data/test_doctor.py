@@ -1,6 +1,7 @@
 """Each kind of finding in a data set that has nothing else wrong; then the real data sets, which have none."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -339,6 +340,45 @@ def test_a_finding_of_yolo_names_the_label_file(tmp_path):
         check_path(tmp_path),
         "box_outside", file=tmp_path / "labels" / "a.txt", where="object[0]", says="pixels out",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("format", ["yolo", "labelme"])
+def test_a_finding_in_the_working_folder_names_the_label_file(tmp_path, monkeypatch, format):
+    folder = tmp_path / "images" / "pets"  # a folder above that is called images has no labels
+    write_image(folder / "a.png", photograph(0, (W, H)))
+    if format == "yolo":
+        (folder / "a.txt").write_text("0 0.95 0.5 0.4 0.2\n")
+    else:
+        shape = {"label": "cat", "shape_type": "rectangle", "points": [[50, 10], [99, 20]]}
+        document = {"imagePath": "a.png", "imageHeight": W, "imageWidth": H, "shapes": [shape]}
+        (folder / "a.json").write_text(json.dumps(document))
+    monkeypatch.chdir(folder)
+    report = check_path(".", format=format)
+    label_file = folder / ("a.txt" if format == "yolo" else "a.json")
+    only(report, "box_outside", file=label_file, where="object[0]", says="pixels outside")
+
+
+def test_two_formats_may_name_one_image_by_relative_and_absolute_paths(tmp_path):
+    dataset = valid_dataset(tmp_path)
+    relative = replace(dataset.images, root=Path(os.path.relpath(tmp_path)))
+    report = check_datasets([dataset, replace(dataset, images=relative)])
+    assert (report.image_count, report.findings) == (4, ())
+
+
+def test_categories_spelled_in_two_ways(tmp_path):
+    names = ("cat", "dog", "Cat", "dog ", "traffic light", "traffic_light", "owl")
+    dataset = replace(valid_dataset(tmp_path), categories=Categories(names))
+    report = check_datasets([dataset]).without(["unused_category"])
+    assert [(finding.kind, finding.where) for finding in report.findings] == [
+        ("category_spelling", f"category {name!r}") for name in ("cat", "dog ", "traffic_light")
+    ]
+    assert "is spelled 'Cat' elsewhere" in report.findings[0].message
+
+
+@pytest.mark.parametrize("format", ["kitti", "dota", "sa1b"])
+def test_fixed_categories_may_be_unused(tmp_path, format):
+    dataset = replace(valid_dataset(tmp_path), format=format, categories=Categories(("cat", "dog", "owl")))
+    assert check_datasets([dataset]).findings == ()
 
 
 def test_images_that_no_file_lists(tmp_path):

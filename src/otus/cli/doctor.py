@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otus.cli._common import emit_json, progress_bar, stdout_console, verb
+from otus.cli._common import emit_json, print_notes, progress_bar, stdout_console, verb
 
 if TYPE_CHECKING:
     from otus.data.checks.doctor import DataReport
@@ -35,9 +35,13 @@ def doctor(
     splits.
     """
     from otus.data.checks.doctor import check_path
+    from otus.errors import did_you_mean
 
     with progress_bar("checking images") as count:
         report = check_path(path, format=format, split=split, progress=count)
+    for kind in ignore or ():
+        if kind not in report.counts and (hint := did_you_mean(kind, report.counts)):
+            print_notes([f"--ignore {kind}: no finding is of this kind{hint}"])
     report = report.without(ignore or ())
     if json:
         emit_json(_document(path, report))

@@ -59,9 +59,8 @@ def fingerprint(dataset: Dataset, *, sizes: bool = True) -> str:
     """Return a digest of a data set's content: file names, categories and labels, and optionally image sizes in bytes."""
     digest = hashlib.sha256()
     for index, file in enumerate(dataset.images.files):
-        digest.update(
-            f"{file} {_size(dataset.images.path(index)) if sizes else ''}\n".encode("utf-8", "surrogateescape")
-        )
+        size = _size(dataset.images.path(index)) if sizes else ""
+        digest.update(f"{file} {size}\n".encode("utf-8", "surrogateescape"))
     digest.update(repr((dataset.categories, dataset.split)).encode())
     if dataset.image_labels is not None:
         digest.update(np.ascontiguousarray(dataset.image_labels).tobytes())

@@ -3,17 +3,19 @@
 Kinds of findings, in addition to those that the readers report: ``missing_image``, ``unreadable_image``,
 ``mis_sized_image``, ``wrong_map``, ``unknown_value``, ``palettes_differ``, ``box_outside``, ``box_without_area``,
 ``counts_from_0``, ``mask_disagrees``, ``empty_mask``, ``area_disagrees``, ``box_disagrees``, ``num_keypoints_disagree``,
-``segment_without_pixels``, ``unused_category``, ``duplicate_image_id``, ``duplicate_annotation_id``,
+``segment_without_pixels``, ``unused_category``, ``category_spelling``, ``duplicate_image_id``, ``duplicate_annotation_id``,
 ``duplicate_annotation``, ``same_photograph``, ``shared_between_splits``, ``further_pages``, ``dark_image``.
 """
 
 import filecmp
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +33,7 @@ from otus.errors import DataError, OtusError, ShapeError
 from otus.structures import IGNORE
 
 Progress = Callable[[int, int], None]
+_FIXED_CATEGORIES = ("dota", "kitti", "sa1b")  # the lists of the formats, not of the data
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -146,6 +149,7 @@ def check_datasets(
             progress(done, total)
 
     findings += _unused_categories(datasets, used_names)
+    findings += _category_spellings(datasets)
     findings += _same_photographs(datasets, thumbnails)
     return DataReport(
         layouts=tuple(Layout(dataset.format, dataset.source, dataset.split) for dataset in datasets),
@@ -176,8 +180,8 @@ def _to_finding(error: OtusError, *, kind: str = "", file: Path | str = "") -> F
 
 
 def _paths(dataset: Dataset) -> list[Path]:
-    """Return the images' paths, normalised: two formats may refer to one file differently."""
-    return [Path(os.path.normpath(dataset.images.path(i))) for i in range(len(dataset))]
+    """Return the images' absolute paths: two formats may refer to one file differently."""
+    return [Path(os.path.abspath(dataset.images.path(i))) for i in range(len(dataset))]
 
 
 def _unlisted_images(datasets: Sequence[Dataset]) -> tuple[Path, ...]:
@@ -281,6 +285,8 @@ def _palette_mismatches(dataset: Dataset) -> Iterator[Finding]:
 def _unused_categories(datasets: Sequence[Dataset], used: Sequence[set[str]]) -> Iterator[Finding]:
     """Yield categories that the source declares and no split uses."""
     for name_of_format in dict.fromkeys(dataset.format for dataset in datasets):
+        if name_of_format in _FIXED_CATEGORIES:
+            continue
         members = [k for k, dataset in enumerate(datasets) if dataset.format == name_of_format]
         names_used = set().union(*(used[k] for k in members))
         declared: dict[str, Dataset] = {}
@@ -288,13 +294,27 @@ def _unused_categories(datasets: Sequence[Dataset], used: Sequence[set[str]]) ->
             # VOC declares categories only in this file; the reader's default, the 20 names of VOC, does not count.
             if dataset.format == "voc" and not (dataset.source / "labelmap.txt").is_file():
                 continue
-            maps = [files.categories for files in (dataset.semantic, dataset.panoptic) if files is not None]
-            for categories in (dataset.categories, *maps):
-                declared.update((name, dataset) for name in categories if name not in declared)
+            declared = dict.fromkeys(_category_names(dataset), dataset) | declared
         for name, dataset in declared.items():
             if name not in names_used:
                 message = "no object has this category (remove it, or check the labels' names)"
                 yield Finding("unused_category", str(dataset.source), f"category {name!r}", message)
+
+
+def _category_spellings(datasets: Sequence[Dataset]) -> Iterator[Finding]:
+    """Yield names of categories that differ only in case, spaces, hyphens and underscores."""
+    first_names: dict[str, str] = {}
+    sources = {name: dataset.source for dataset in reversed(datasets) for name in _category_names(dataset)}
+    for name in sorted(sources):
+        first = first_names.setdefault(re.sub(r"[\s_-]+", " ", name).strip().casefold(), name)
+        if first != name:
+            message = f"is spelled {first!r} elsewhere, and these are two categories (give both one name)"
+            yield Finding("category_spelling", str(sources[name]), f"category {name!r}", message)
+
+
+def _category_names(dataset: Dataset) -> Iterator[str]:
+    maps = [files.categories for files in (dataset.semantic, dataset.panoptic) if files is not None]
+    return chain(dataset.categories, *maps)
 
 
 def _same_photographs(datasets: Sequence[Dataset], thumbnails: dict[Path, np.ndarray]) -> Iterator[Finding]:

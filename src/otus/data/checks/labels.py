@@ -60,16 +60,16 @@ def _locate(dataset: Dataset, objects: Objects, index: int) -> tuple[str, str]:
 
 def _label_file(dataset: Dataset, image: int) -> Path:
     """Return the label file of an image if the format has one, else the image."""
-    path = dataset.images.path(image)
-    parts = ["labels" if part == "images" else part for part in path.parts]
+    path = dataset.images.path(image).absolute()
+    before, _, after = path.as_posix().rpartition("/images/")
     xml = f"{path.stem}.xml"
     candidates = {
         "voc": [
             folder / xml
-            for parent in (path.parents[1], dataset.source)
+            for parent in (path.parent.parent, dataset.source)
             for folder in (parent / "Annotations", parent / "annotations", path.parent)
         ],
-        "yolo": [Path(*parts).with_suffix(".txt"), path.with_suffix(".txt")],
+        "yolo": [Path(before, "labels", after).with_suffix(".txt"), path.with_suffix(".txt")],
         "labelme": [path.with_suffix(".json")],
     }.get(dataset.format, [])
     return next((candidate for candidate in candidates if os.path.isfile(candidate)), path)
