@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from otus.data.dataset import Dataset, Images
-from otus.data.image_lookup import find_image_index
+from otus.data.image_lookup import find_image_index, image_index_by_name
 from otus.errors import UsageError
 from otus.structures import Categories
 
@@ -31,6 +31,16 @@ def test_by_path(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert find_image_index(dataset, str(tmp_path / "b" / "owl.jpg")) == 1
     monkeypatch.chdir(tmp_path / "b")
     assert find_image_index(dataset, "owl.jpg") == 1
+
+
+def test_a_file_name_goes_before_the_id_of_another_image(tmp_path: Path) -> None:
+    images = Images(tmp_path, ("1.png", "10.png", "2.png", "a/7.png", "b/7.png"), np.full((5, 2), 4), (1, 2, 3, 7, 8))
+    dataset = Dataset(tmp_path, "coco", images, Categories(("owl",)))
+    names = ("1", "10", "2", "10.png", "x/2", "3", "8")
+    indices = [0, 1, 2, 1, 2, 2, 4]
+    assert [find_image_index(dataset, name) for name in names] == indices
+    assert list(map(image_index_by_name(dataset), names)) == indices
+    assert image_index_by_name(dataset)("7") is None
 
 
 def test_several_and_none(dataset: Dataset) -> None:

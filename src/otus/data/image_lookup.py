@@ -1,7 +1,7 @@
 """Find the image of a data set that a name, path or id refers to."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from otus.data.dataset import Dataset
@@ -11,7 +11,7 @@ _MAX_NAMES = 5
 
 
 def find_image_index(dataset: Dataset, name: str) -> int:
-    """Return the index of the image with the given key, path, file name, stem or id.
+    """Return the index of the image with the given key, path, file name or stem, else of that with the given id.
 
     Raises
     ------
@@ -29,9 +29,8 @@ def find_image_index(dataset: Dataset, name: str) -> int:
         if same_path:
             return same_path[0]
     file_name = Path(name).name
-    matches = [
-        i for i, file in enumerate(files) if file_name in (Path(file).name, Path(file).stem, str(dataset.images.ids[i]))
-    ]
+    matches = [i for i, file in enumerate(files) if file_name in (Path(file).name, Path(file).stem)]
+    matches = matches or [i for i, image_id in enumerate(dataset.images.ids) if file_name == str(image_id)]
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -52,20 +51,33 @@ def example_names(dataset: Dataset) -> str:
 def image_index_by_name(dataset: Dataset) -> Callable[[str], int | None]:
     """Return a function from an image's name to its index (None unless exactly one image matches), fast for many names.
 
-    A name is an image's id, or an unambiguous end of its path with or without the suffix: ``val/cats/1.jpg``,
-    ``cats/1.jpg``, ``cats/1``, ``1`` …; further parent folders in front are ignored.
+    A name is an unambiguous end of an image's path with or without the suffix (``val/cats/1.jpg``, ``cats/1.jpg``,
+    ``cats/1``, ``1`` …), else an image's id; further parent folders in front are ignored.
     """
-    index_of: dict[str, int | None] = {}
-    for index, (file, image_id) in enumerate(zip(dataset.images.files, dataset.images.ids, strict=True)):
-        parts = PurePosixPath(file).parts
-        names = {"/".join(parts[first:]) for first in range(len(parts))}
-        names |= {name.removesuffix(PurePosixPath(file).suffix) for name in names} | {str(image_id)}
-        for name in names:
-            index_of[name] = index if name not in index_of else None
+    files, ids = dataset.images.files, dataset.images.ids
+    index_of = _unambiguous((str(image_id), index) for index, image_id in enumerate(ids))
+    index_of |= _unambiguous((name, index) for index, file in enumerate(files) for name in _names(file))
 
     def find(name: str) -> int | None:
-        parts = PurePosixPath(name).parts
-        endings = ("/".join(parts[first:]) for first in range(len(parts)))
-        return next((index_of[ending] for ending in endings if ending in index_of), None)
+        return next((index_of[end] for end in _path_ends(name) if end in index_of), None)
 
     return find
+
+
+def _names(file: str) -> set[str]:
+    """Return the names of an image: the ends of its path, with and without the suffix."""
+    return {*_path_ends(file), *_path_ends(file.removesuffix(PurePosixPath(file).suffix))}
+
+
+def _path_ends(path: str) -> list[str]:
+    """Return a path without its first 0, 1, 2 … folders."""
+    parts = PurePosixPath(path).parts
+    return ["/".join(parts[first:]) for first in range(len(parts))]
+
+
+def _unambiguous(names: Iterable[tuple[str, int]]) -> dict[str, int | None]:
+    """Return the index of each name, None for the names of several images."""
+    index_of: dict[str, int | None] = {}
+    for name, index in names:
+        index_of[name] = None if name in index_of else index
+    return index_of
