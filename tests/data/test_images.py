@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from otus.data.formats.paths import list_files
 from otus.data.image_files import list_images
 from otus.data.image_writing import write_image, write_label_image
 from otus.data.images import (
@@ -334,6 +335,22 @@ def test_image_files(tmp_path):
     assert [path.name for path in list_images(tmp_path, recursive=True)] == ["a.png", "b.JPG", "c.webp"]
     with pytest.raises(DataError, match="folder"):
         list_images(tmp_path / "a.png")
+
+
+def test_links_to_folders_are_followed_and_each_folder_listed_once(tmp_path):
+    root, elsewhere = tmp_path / "images", tmp_path / "disk"
+    for path in (root / "z" / "a.png", elsewhere / "b.png", elsewhere / "deep" / "c.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    links = {"link": elsewhere, "again": elsewhere / "deep", "inside": root / "z", "above": tmp_path, "loop": root}
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    (elsewhere / "loop").symlink_to(elsewhere)
+    names = [path.relative_to(root).as_posix() for path in list_images(root, recursive=True)]
+    assert names == ["again/c.png", "link/b.png", "z/a.png"]
+    assert [path.name for path in list_files(root, "**/*.png")] == ["c.png", "b.png", "a.png"]
+    (tmp_path / "root").symlink_to(root)
+    assert len(list_images(tmp_path / "root", recursive=True)) == 3
 
 
 def test_sizes_of_a_thousand_real_images_a_second(shared_data):

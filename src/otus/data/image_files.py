@@ -1,7 +1,7 @@
 """List the images in a folder, without system files and the output of Otus itself."""
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from otus.errors import DataError, ImageError, stop_at_first
@@ -54,7 +54,7 @@ def list_images(
     folder
         The folder to list.
     recursive
-        Whether to search subfolders (default: False).
+        Whether to search subfolders, also those that are symbolic links (default: False).
     suffixes
         File suffixes to include, in lower case (default: the known image suffixes).
     report
@@ -74,15 +74,36 @@ def list_images(
         problem = f"cannot be read: {error.strerror}"
         report(ImageError(problem, file=error.filename, remedy="change its permissions", kind="unreadable_image"))
 
-    for parent, folders, names in os.walk(folder, onerror=report_unreadable):
-        folders[:] = [name for name in folders if not is_system_file(name)] if recursive else []
-        folders[:] = [name for name in folders if not is_own_output(Path(parent, name))]
+    for parent, folders, names in walk_folders(folder, onerror=report_unreadable):
+        folders[:] = [name for name in folders if recursive and not is_own_output(Path(parent, name))]
         images += [
             Path(parent, name)
             for name in names
             if not is_system_file(name) and os.path.splitext(name)[1].lower() in suffixes
         ]
     return sorted(images)
+
+
+def walk_folders(
+    folder: Path, *, onerror: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk a folder as :func:`os.walk` does, follow symbolic links, and visit each folder once.
+
+    Folders of the operating system (:func:`is_system_file`) are skipped, and so are links to a folder inside
+    ``folder``, which is visited under its own name, or to one that contains it.
+    """
+    root = folder.resolve()
+    visited = {root}
+
+    def should_visit(path: Path) -> bool:
+        actual = path.resolve()
+        is_inside = path.is_symlink() and (actual.is_relative_to(root) or root.is_relative_to(actual))
+        return not (is_system_file(path.name) or is_inside or actual in visited)
+
+    for parent, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if should_visit(Path(parent, name))]
+        visited.update(Path(parent, name).resolve() for name in folders)
+        yield parent, folders, names
 
 
 def is_system_file(name: str) -> bool:

@@ -1,5 +1,6 @@
 """Paths of images and label files: list them, name them, and keep them inside their folder."""
 
+import fnmatch
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from otus.data.dataset import Dataset
-from otus.data.image_files import is_system_file
+from otus.data.image_files import is_system_file, walk_folders
 from otus.data.images import image_size_hw
 from otus.errors import DataError, ImageError, Report
 
@@ -19,7 +20,11 @@ OUTSIDE_REMEDY = "write a path inside it; otus convert --allow-outside follows i
 
 def list_files(folder: Path, pattern: str) -> list[Path]:
     """Return the files in a folder that match a pattern, sorted, without system files such as ``._a.xml``."""
-    files = sorted(folder.glob(pattern))
+    if pattern.startswith("**/"):  # Path.glob follows no links to folders
+        walk = walk_folders(folder)
+        files = sorted(Path(parent, name) for parent, _, names in walk for name in fnmatch.filter(names, pattern[3:]))
+    else:
+        files = sorted(folder.glob(pattern))
     return [file for file in files if not any(map(is_system_file, file.relative_to(folder).parts))]
 
 
