@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from otus.data.checks.doctor import DataReport, check_datasets, check_path
+from otus.data.checks.images import check_images
 from otus.data.dataset import Dataset, Images, PanopticFiles, SemanticFiles
 from otus.data.formats import coco, voc
 from otus.data.image_writing import write_image, write_label_image
@@ -273,7 +275,9 @@ def test_maps(tmp_path):
     only(check_datasets([declared]), "mis_sized_image", file=files[1], where=None, says="got 79 x 60")
     panoptic = PanopticFiles((files[0], None, None, None), ((), (), (), ()), Categories(()))
     examination = check_datasets([replace(plain, categories=Categories(()), panoptic=panoptic)])
-    only(examination, "wrong_map", file=dataset.images.path(0), where=None, says="segment")
+    only(examination, "wrong_map", file=files[0], where=None, says="no segment has (add them to segments_info")
+    with pytest.raises(DataError, match=re.escape(f"{files[0]}: pixels have the ids")):
+        check_images([replace(plain, panoptic=panoptic)])
 
 
 def test_the_label_file_of_a_image_is_named(tmp_path):

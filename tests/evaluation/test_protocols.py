@@ -400,7 +400,7 @@ def test_panoptic_maps_that_cannot_be_are_named(tmp_path):
     panoptic = PanopticFiles((tmp_path / "truth.png", None), ((Segment(1, 0),), ()), CATEGORIES)
     dataset = a_dataset(tmp_path, panoptic=panoptic)
     for segments, words in (
-        ([{"id": 1, "category_id": 0}], r"a\.png: panoptic map: pixels have the ids \[2\]"),
+        ([{"id": 1, "category_id": 0}], r"found\.png: pixels have the ids \[2\]"),
         ([{"id": 2, "category_id": 0}, {"id": 3, "category_id": 0}], "predicted segment 3 has no pixels"),
     ):
         record = {"image_id": 9, "file_name": "found.png", "segments_info": segments}

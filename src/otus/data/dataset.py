@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from otus.data.sample import Sample
-from otus.errors import ShapeError
+from otus.errors import DataError, ShapeError
 from otus.structures import (
     IGNORE,
     Categories,
@@ -274,7 +274,13 @@ class Dataset:
         return SemanticMap(self.semantic.lookup.astype(np.uint8)[values], self.semantic.categories)
 
     def panoptic_map(self, index: int) -> PanopticMap | None:
-        """Return the panoptic map of one image, None if there is none."""
+        """Return the panoptic map of one image, None if there is none.
+
+        Raises
+        ------
+        DataError
+            If its file cannot be read or has another size, or its pixels have ids that no segment has.
+        """
         file = self.panoptic.files[index] if self.panoptic else None
         if self.panoptic is None or file is None:
             return None
@@ -282,7 +288,12 @@ class Dataset:
 
         colours = read_image(file, expected_size_hw=self.images.size_hw(index)).astype(np.int64)
         ids = colours[..., 0] + 256 * colours[..., 1] + 256**2 * colours[..., 2]
-        return PanopticMap(ids, self.panoptic.segments[index], self.panoptic.categories)
+        try:
+            return PanopticMap(ids, self.panoptic.segments[index], self.panoptic.categories)
+        except ShapeError as error:
+            problem = str(error).removeprefix("panoptic map: ")
+            remedy = "add them to segments_info of the JSON file, or correct the pixels"
+            raise DataError(problem, file=file, remedy=remedy, kind="wrong_map") from None
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
         """Return the subset of the given images, in that order."""
