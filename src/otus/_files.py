@@ -29,28 +29,37 @@ def cache_folder() -> Path:
 def staged_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to ``folder`` when the block ends without an error.
 
-    So the final name never holds an incomplete folder.
+    So the final name never holds an incomplete folder. An existing empty folder is kept and gets the content: it may be
+    the working folder, or a mount.
 
     Raises
     ------
     DataError
         If ``folder`` exists and is not empty, or cannot be written.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()  # a symbolic link is kept
     with _writing(folder):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise DataError("exists already and is not empty", file=folder, remedy="choose another target or remove it")
+        _check_is_empty(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             stage.chmod(0o755)
             yield stage
+            _check_is_empty(folder)
             if folder.exists():
-                folder.rmdir()
-            stage.rename(folder)
+                for path in stage.iterdir():
+                    shutil.move(path, folder)
+                stage.rmdir()
+            else:
+                stage.rename(folder)
         except BaseException:
             shutil.rmtree(stage, ignore_errors=True)
             raise
+
+
+def _check_is_empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError("exists already and is not empty", file=folder, remedy="choose another target or remove it")
 
 
 @contextmanager

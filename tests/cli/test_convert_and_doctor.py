@@ -2,6 +2,8 @@
 
 import json
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +192,21 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "cannot be written, File too large" in done.stderr
     assert [one.name for one in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_command_that_is_terminated_leaves_nothing(tmp_path: Path) -> None:
+    source = coco_folder(tmp_path / "in")
+    terminated_at_the_first_copy = (
+        "import os, shutil, signal; from otus.cli import main\n"
+        "shutil.copyfile = lambda *paths: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "main()"
+    )
+    arguments = ["convert", str(source), str(tmp_path / "out"), "--to", "coco"]
+    done = subprocess.run(
+        [sys.executable, "-c", terminated_at_the_first_copy, *arguments], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "otus: stopped\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_all_splits_and_counts_first(tmp_path: Path) -> None:

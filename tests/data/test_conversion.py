@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otus.data.conversion import convert, losses_path
+from otus.data.conversion import WRITERS, convert, losses_path
 from otus.data.dataset import Dataset
+from otus.data.formats.interface import ImageMode
 from otus.data.open import find_layouts, open_dataset
 from otus.errors import DataError, UsageError
 
@@ -114,6 +115,49 @@ def test_nothing_is_left_when_the_target_cannot_be_written(tmp_path: Path) -> No
     with pytest.raises(UsageError, match="unknown target"):
         convert(source, tmp_path / "out", to="cocoa")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_is_kept_and_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = small(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    before = (tmp_path / "out").stat()
+    monkeypatch.chdir(tmp_path / "out")
+    convert(source, ".", to="yolo")
+    assert (tmp_path / "out").stat().st_ino == before.st_ino
+    assert open_dataset(".", split="train").images.files == ("images/train/a.jpg", "images/train/b.jpg")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "out.conversion_losses.json"]
+
+
+def test_a_link_is_followed_to_the_folder_it_names(tmp_path: Path) -> None:
+    source = small(tmp_path / "in")
+    (tmp_path / "disk").mkdir()
+    for name, target in (("link", tmp_path / "disk"), ("dangling", tmp_path / "new")):
+        (tmp_path / name).symlink_to(target)
+        convert(source, tmp_path / name, to="coco")
+        assert (tmp_path / name).is_symlink()
+        assert open_dataset(target).images.files == ("a.jpg", "b.jpg")
+
+
+def test_images_of_another_size_are_named_as_doctor_names_them(tmp_path: Path) -> None:
+    source = small(tmp_path / "in")
+    Image.new("RGB", (6, 8)).save(source / "images/a.jpg")
+    problem = convert(source, tmp_path / "out", to="coco").problems[-2]
+    assert (problem.kind, problem.file) == ("mis_sized_image", source / "images/a.jpg")
+    assert "expected 8 x 6 pixels as its labels state, got 6 x 8 (height and width are exchanged" in str(problem)
+
+
+@pytest.mark.parametrize("images", ["copy", "none"])
+def test_an_image_whose_name_is_not_utf8_is_left_out(tmp_path: Path, images: ImageMode) -> None:
+    for folder, suffix in (("images", "png"), ("labels", "txt")):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        for name in ("a", "caf\udce9"):
+            path = tmp_path / "in" / folder / f"{name}.{suffix}"
+            Image.new("RGB", (8, 6)).save(path) if suffix == "png" else path.write_text("0 0.5 0.5 0.5 0.5\n")
+    for target in WRITERS.keys() - {"coco_panoptic"}:
+        done = convert(tmp_path / "in", tmp_path / target, to=target, images=images)
+        assert [problem.kind for problem in done.problems] == ["not_utf8"]
+        assert str(done.problems[0]).endswith("caf\udce9.png: its name is not UTF-8 (rename it)")
+        assert [dataset.images.files for dataset in done.datasets] == [("images/a.png",)]
 
 
 def test_names_that_lead_outside_do_not_lead_outside_the_target(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ figure is computed here, and no default is repeated: an option that was not give
 The rules that every verb keeps:
 
 - stdout carries the result, stderr notes, progress and errors, so that ``otus … --json | jq`` works;
-- exit code 0: done; 1: the work failed, or some input was skipped; 2: the command was wrong; 130: interrupted by Ctrl-C;
+- exit code 0: done; 1: the work failed, or some input was skipped; 2: the command was wrong; 130: interrupted by Ctrl-C
+  or SIGTERM;
 - an option has the name of the argument that it sets (``--nms-iou``, ``nms_iou``);
 - ``otus --help`` answers at once: torch, numpy and pydantic are imported by a verb when it runs, not at the top.
 
@@ -21,6 +22,7 @@ each help.
 """
 
 import io
+import signal
 import sys
 from typing import Annotated
 
@@ -131,4 +133,5 @@ def main() -> None:
     """Entry point of the command ``otus``."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may contain bytes that are not UTF-8
         sys.stdout.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary files are removed
     app()

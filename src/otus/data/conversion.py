@@ -1,5 +1,6 @@
 """Convert a data set to another format, and report what was lost or left out."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from otus._files import staged_file
 from otus.data.dataset import Dataset
 from otus.data.formats import coco, coco_panoptic, labelme, sa1b, voc, yolo
 from otus.data.formats.interface import ConversionLoss, ImageMode
-from otus.data.images import image_size_hw, read_image
+from otus.data.images import check_image_size, image_size_hw, read_image
 from otus.data.merging import merge_categories, remap_categories
 from otus.data.open import format_name, open_splits
 from otus.errors import DataError, ImageError, UsageError, did_you_mean
@@ -83,11 +84,10 @@ def convert(
     datasets, category_losses = _unify_categories(datasets)
     losses += category_losses
     _check_labels_fit(datasets, to)
-    if images != "none":
-        for index, dataset in enumerate(datasets):
-            readable, unreadable = _readable_images(dataset)
-            problems += unreadable
-            datasets[index] = dataset if not unreadable else dataset.select(readable)
+    for index, dataset in enumerate(datasets):
+        usable, unusable = _usable_images(dataset, are_written=images != "none")
+        problems += unusable
+        datasets[index] = dataset if not unusable else dataset.select(usable)
     losses += WRITERS[to].write(datasets, Path(target), images=images)
     # Losses that concern the whole data set were reported once per split.
     without_image = dict.fromkeys(loss for loss in losses if not loss.image)
@@ -100,7 +100,7 @@ def convert(
 
 def losses_path(target: str | Path) -> Path:
     """Return the path of the report of losses: ``<folder>.conversion_losses.json``."""
-    target = Path(target)
+    target = Path(os.path.abspath(target))  # "." has no name
     return target.with_name(f"{target.name}.conversion_losses.json")
 
 
@@ -149,25 +149,36 @@ def _unify_categories(datasets: list[Dataset]) -> tuple[list[Dataset], list[Conv
     ]
 
 
-def _readable_images(dataset: Dataset) -> tuple[list[int], list[ImageError]]:
-    """Return the indices of images that can be read and have the labelled size, and the problems of the others."""
-    readable: list[int] = []
+def _usable_images(dataset: Dataset, *, are_written: bool) -> tuple[list[int], list[ImageError]]:
+    """Return the indices of the images that can be converted, and the problems of the others.
+
+    Names must be UTF-8, which label files are; images that are written too must be readable and of the labelled size.
+    """
+    usable: list[int] = []
     problems: list[ImageError] = []
-    for index in range(len(dataset)):
-        path, expected = dataset.images.path(index), dataset.images.size_hw(index)
+    for index, file in enumerate(dataset.images.files):
+        path = dataset.images.path(index)
         try:
-            size_hw = image_size_hw(path)
-            if not _is_complete(path):
-                read_image(path)  # raises if the file is truncated
+            if not _is_utf8(file):
+                raise ImageError("its name is not UTF-8", file=path, remedy="rename it", kind="not_utf8")
+            if are_written:
+                check_image_size(image_size_hw(path), dataset.images.size_hw(index), str(path))
+                if not _is_complete(path):
+                    read_image(path)  # raises if the file is truncated
         except ImageError as problem:
             problems.append(problem)
-            continue
-        if size_hw != expected:
-            message = f"expected height and width {expected} as in the labels, got {size_hw}"
-            problems.append(ImageError(message, file=path, kind="image_size"))
-            continue
-        readable.append(index)
-    return readable, problems
+        else:
+            usable.append(index)
+    return usable, problems
+
+
+def _is_utf8(name: str) -> bool:
+    """Return whether a file name could be decoded; Python keeps other bytes as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_complete(path: Path) -> bool:
