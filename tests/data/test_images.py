@@ -3,6 +3,7 @@
 import os
 import struct
 import time
+import tracemalloc
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -335,6 +336,17 @@ def test_image_files(tmp_path):
     assert [path.name for path in list_images(tmp_path, recursive=True)] == ["a.png", "b.JPG", "c.webp"]
     with pytest.raises(DataError, match="folder"):
         list_images(tmp_path / "a.png")
+
+
+def test_16_bits_take_little_more_memory_than_8(tmp_path):
+    values = np.arange(4000 * 1000, dtype=np.uint16).reshape(4000, 1000)  # of all strips of rows
+    Image.fromarray(values).save(tmp_path / "a.png")
+    tracemalloc.start()
+    pixels = read_image(tmp_path / "a.png")
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(pixels[..., 2], np.round(values / 257))
+    assert peak_bytes < 12 * values.size
 
 
 def test_links_to_folders_are_followed_and_each_folder_listed_once(tmp_path):

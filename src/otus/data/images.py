@@ -325,11 +325,19 @@ def _as_rgb(image: Image.Image, factor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _to_8_bits(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
-    finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = finite.min(), finite.max()
+    strips = [slice(top, top + _STRIP_ROWS) for top in range(0, len(values), _STRIP_ROWS)]  # not all in float64 at once
+    limits = [(strip.min(), strip.max()) for strip in (_finite(values[rows]) for rows in strips)]
+    low, high = min(low for low, _ in limits), max(high for _, high in limits)
     scales = ((0.0, 1.0), (0.0, 255.0)) if values.dtype.kind == "f" else ((0.0, 65535.0),)
     bottom, top = next(((b, t) for b, t in scales if b <= low and high <= t), (low, high))
-    return np.round((finite - bottom) * (255 / ((top - bottom) or 1))).astype(np.uint8)
+    grey = np.empty(values.shape, np.uint8)
+    for rows in strips:
+        grey[rows] = np.round((_finite(values[rows]) - bottom) * (255 / ((top - bottom) or 1)))
+    return grey
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _image_of_array(array: np.ndarray) -> Image.Image:
