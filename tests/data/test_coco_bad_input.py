@@ -34,7 +34,7 @@ def file_with(folder: Path, *annotations: dict[str, Any], **changes: Any) -> Pat
 @pytest.mark.parametrize(
     ("fault", "place", "says"),
     [
-        ({"bbox": [0, float("nan"), 1, 1]}, "annotations[1].bbox[1]", "finite number, got nan"),
+        ({"bbox": [0, float("nan"), 1, 1]}, "annotations[1].bbox[1]", "finite number, got nan (correct it"),
         ({"bbox": [0, 0, 1]}, "annotations[1].bbox", "length 4"),
         ({"bbox": None}, "annotations[1]", "a bbox, a segmentation or keypoints"),
         ({"image_id": "1"}, "annotations[1].image_id", "got `str`"),
@@ -120,6 +120,13 @@ def test_the_root_of_the_categories_of_roboflow_may_have_the_name_of_one(tmp_pat
     assert dataset.categories.ids == (1,)
     assert dataset.objects is not None
     assert dataset.objects.labels.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("field", ["skeleton", "flip_pairs"])
+def test_pairs_of_keypoints_are_named_as_in_the_file(tmp_path: Path, field: str) -> None:
+    category = {"id": 1, "name": "cat", "keypoints": ["nose", "tail"], field: [[1, 2], [1, 5]]}
+    with pytest.raises(DataError, match=rf"categories: cat: {field}: \[1, 5\] names a keypoint outside 1\.\.2 \(corr"):
+        coco.read(Layout("coco", file_with(tmp_path, categories=[category])))
 
 
 @pytest.mark.parametrize("fault", [{"height": "4"}, {"height": None}, {"file_name": 7}, {"width": 4.5}])

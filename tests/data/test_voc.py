@@ -132,6 +132,14 @@ def test_class_masks_have_background_and_void(tmp_path: Path) -> None:
     np.testing.assert_array_equal(semantic.labels, values)
 
 
+def test_an_object_called_background_beside_class_masks_is_named(tmp_path: Path) -> None:
+    root = make_voc(tmp_path, {"a": xml(one("dog")), "b": xml(one("background"))})
+    assert "background" in voc.read(Layout("voc", root)).categories
+    write_index(root / "SegmentationClass/a.png", np.zeros((8, 12)))
+    with pytest.raises(DataError, match=r"b\.xml: an object has the category 'background'.*\(rename the category"):
+        voc.read(Layout("voc", root))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -289,7 +289,8 @@ def read_categories(file: Path, records: list[tuple[int, Category]], report: Rep
             if record.keypoints:
                 keypoints.append((record.name, _keypoint_names(record)))
         except ShapeError as error:
-            report(DataError(str(error), file=file, where=f"categories: {record.name}"))
+            where, remedy = f"categories: {record.name}", "correct its skeleton, flip_pairs or sigmas"
+            report(DataError(str(error), file=file, where=where, remedy=remedy))
     return Categories(
         names=tuple(record.name for record in kept.values()),
         ids=tuple(kept),
@@ -302,13 +303,18 @@ def read_categories(file: Path, records: list[tuple[int, Category]], report: Rep
 
 
 def _keypoint_names(category: Category) -> KeypointNames:
-    def to_zero_based(pairs: list[tuple[int, int]] | None) -> tuple[tuple[int, int], ...]:
+    names = tuple(category.keypoints or ())
+
+    def to_zero_based(field: str, pairs: list[tuple[int, int]] | None) -> tuple[tuple[int, int], ...]:
+        for pair in pairs or ():
+            if not all(1 <= number <= len(names) for number in pair):
+                raise ShapeError(f"{field}: {list(pair)} names a keypoint outside 1..{len(names)}")
         return tuple((a - 1, b - 1) for a, b in pairs or ())
 
     return KeypointNames(
-        names=tuple(category.keypoints or ()),
-        skeleton=to_zero_based(category.skeleton),
-        flip_pairs=to_zero_based(category.flip_pairs),
+        names=names,
+        skeleton=to_zero_based("skeleton", category.skeleton),
+        flip_pairs=to_zero_based("flip_pairs", category.flip_pairs),
         sigmas=tuple(category.sigmas or ()),
     )
 

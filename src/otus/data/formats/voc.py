@@ -155,6 +155,12 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         objects = add_masks(objects, files, sizes, report)
     semantic = None
     if has_classes:
+        if "background" in categories:
+            raise DataError(
+                "an object has the category 'background', which SegmentationClass has for pixels without object",
+                file=next((record.file for record in records if "background" in record.names), root),
+                remedy="rename the category, or remove the object",
+            )
         class_files = [root / "SegmentationClass" / f"{stem}.png" for stem in kept]
         semantic = SemanticFiles(
             files=tuple(file if file.is_file() else None for file in class_files),

@@ -244,8 +244,8 @@ class RecordReader:
             return DataError(problem, file=self.path, where=record, remedy="save the file as UTF-8", kind="not_utf8")
         try:
             for field, number in _non_finite_numbers(json.loads(text)):
-                problem = f"expected a finite number, got {number}"
-                return DataError(problem, file=self.path, where=record + field, kind="not_finite")
+                problem, remedy = f"expected a finite number, got {number}", "correct it or remove the record"
+                return DataError(problem, file=self.path, where=record + field, remedy=remedy, kind="not_finite")
         except (ValueError, RecursionError):
             pass
         return DataError(
