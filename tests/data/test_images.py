@@ -351,18 +351,20 @@ def test_16_bits_take_little_more_memory_than_8(tmp_path):
 
 def test_links_to_folders_are_followed_and_each_folder_listed_once(tmp_path):
     root, elsewhere = tmp_path / "images", tmp_path / "disk"
-    for path in (root / "z" / "a.png", elsewhere / "b.png", elsewhere / "deep" / "c.png"):
+    for path in (root / "z/a.png", elsewhere / "b.png", elsewhere / "deep/c.png", root / ".store/x/d.png"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    links = {"link": elsewhere, "again": elsewhere / "deep", "inside": root / "z", "above": tmp_path, "loop": root}
+    links = {"link": elsewhere, "twin": elsewhere, "deep": elsewhere / "deep", "visible": root / ".store/x"}
+    links |= {"inside": root / "z", "above": tmp_path, "loop": root}
     for name, target in links.items():
         (root / name).symlink_to(target)
     (elsewhere / "loop").symlink_to(elsewhere)
     names = [path.relative_to(root).as_posix() for path in list_images(root, recursive=True)]
-    assert names == ["again/c.png", "link/b.png", "z/a.png"]
-    assert [path.name for path in list_files(root, "**/*.png")] == ["c.png", "b.png", "a.png"]
+    assert names == ["deep/c.png", "link/b.png", "visible/d.png", "z/a.png"]
+    assert [path.name for path in list_files(root, "**/*.png")] == ["c.png", "b.png", "d.png", "a.png"]
+    assert list_images(root) == []
     (tmp_path / "root").symlink_to(root)
-    assert len(list_images(tmp_path / "root", recursive=True)) == 3
+    assert len(list_images(tmp_path / "root", recursive=True)) == 4
 
 
 def test_sizes_of_a_thousand_real_images_a_second(shared_data):

@@ -89,21 +89,21 @@ def walk_folders(
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Walk a folder as :func:`os.walk` does, follow symbolic links, and visit each folder once.
 
-    Folders of the operating system (:func:`is_system_file`) are skipped, and so are links to a folder inside
-    ``folder``, which is visited under its own name, or to one that contains it.
+    Links are followed last, so that a folder is visited under its own name, if it has one in ``folder``. Folders of the
+    operating system (:func:`is_system_file`) and links to a folder that contains ``folder`` are skipped.
     """
-    root = folder.resolve()
-    visited = {root}
-
-    def should_visit(path: Path) -> bool:
-        actual = path.resolve()
-        is_inside = path.is_symlink() and (actual.is_relative_to(root) or root.is_relative_to(actual))
-        return not (is_system_file(path.name) or is_inside or actual in visited)
-
-    for parent, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if should_visit(Path(parent, name))]
-        visited.update(Path(parent, name).resolve() for name in folders)
-        yield parent, folders, names
+    visited = set(folder.resolve().parents)
+    starts = [folder]
+    for start in starts:
+        for parent, folders, names in os.walk(start, onerror=onerror):
+            actual = Path(parent).resolve()
+            if actual in visited:
+                folders.clear()
+                continue
+            visited.add(actual)
+            folders[:] = sorted(name for name in folders if not is_system_file(name))
+            yield parent, folders, names
+            starts += [Path(parent, name) for name in folders if os.path.islink(os.path.join(parent, name))]
 
 
 def is_system_file(name: str) -> bool:

@@ -68,7 +68,7 @@ def fingerprint(dataset: Dataset, *, sizes: bool = True) -> str:
         if maps is not None:
             digest.update(repr(replace(maps, files=())).encode())
             for map_file in maps.files:
-                digest.update((_digest(map_file) if map_file else "-").encode())
+                digest.update((_digest(map_file) if map_file else "-").encode("utf-8", "surrogateescape"))
     objects = dataset.objects
     if objects is not None:
         for array in (objects.image_index, objects.labels, objects.boxes_xyxy, objects.is_crowd, objects.keypoints):

@@ -33,9 +33,10 @@ from otus.errors import DataError, OtusError, ShapeError
 from otus.structures import IGNORE
 
 Progress = Callable[[int, int], None]
-_FIXED_CATEGORIES = ("dota", "kitti", "sa1b")  # the lists of the formats, not of the data
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_FIXED_CATEGORIES = ("dota", "kitti", "sa1b")  # formats whose categories are their own, not the data's
 
 
 @dataclass(frozen=True)
@@ -303,13 +304,14 @@ def _unused_categories(datasets: Sequence[Dataset], used: Sequence[set[str]]) ->
 
 def _category_spellings(datasets: Sequence[Dataset]) -> Iterator[Finding]:
     """Yield names of categories that differ only in case, spaces, hyphens and underscores."""
-    first_names: dict[str, str] = {}
-    sources = {name: dataset.source for dataset in reversed(datasets) for name in _category_names(dataset)}
-    for name in sorted(sources):
-        first = first_names.setdefault(re.sub(r"[\s_-]+", " ", name).strip().casefold(), name)
+    sources = {(dataset.format, name): dataset.source for dataset in datasets for name in _category_names(dataset)}
+    first_names: dict[tuple[str, str], str] = {}
+    for (name_of_format, name), source in sorted(sources.items()):
+        common_name = re.sub(r"[\s_-]+", " ", name).strip().casefold()
+        first = first_names.setdefault((name_of_format, common_name), name)
         if first != name:
             message = f"is spelled {first!r} elsewhere, and these are two categories (give both one name)"
-            yield Finding("category_spelling", str(sources[name]), f"category {name!r}", message)
+            yield Finding("category_spelling", str(source), f"category {name!r}", message)
 
 
 def _category_names(dataset: Dataset) -> Iterator[str]:
