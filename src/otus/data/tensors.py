@@ -173,13 +173,13 @@ def _masks(masks: Masks | None, count: int, size_hw: tuple[int, int]) -> tv_tens
 
 def _flip_order(instances: Instances, num_keypoints: int) -> Tensor:
     """Return the (N, K) permutations of keypoints by category; points without a name stay in their place."""
-    order = torch.arange(num_keypoints).repeat(len(instances), 1)
-    categories = instances.categories
-    for name, keypoints in categories.keypoints if categories is not None else ():
-        if len(keypoints) <= num_keypoints:  # no object has keypoints of a category with more
-            rows = _tensor(instances.labels == categories.index(name))
-            order[rows, : len(keypoints)] = torch.tensor(keypoints.flip_order())
-    return order
+    order = np.tile(np.arange(num_keypoints), (len(instances), 1))
+    if instances.categories is not None:
+        for name, keypoints in instances.categories.keypoints:
+            if len(keypoints) <= num_keypoints:  # no object has keypoints of a category with more
+                rows = instances.labels == instances.categories.index(name)
+                order[rows, : len(keypoints)] = keypoints.flip_order()
+    return _tensor(order)
 
 
 def _object_tensors(instances: Instances, masks_hw: tuple[int, int]) -> TensorSample:
