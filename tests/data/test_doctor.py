@@ -369,6 +369,15 @@ def test_two_formats_may_name_one_image_by_relative_and_absolute_paths(tmp_path)
     assert (report.image_count, report.findings) == (4, ())
 
 
+def test_a_photograph_is_compared_with_each_split(tmp_path):
+    train = valid_dataset(tmp_path)
+    val = valid_dataset(tmp_path, first_seed=10, split="val")
+    for i in range(2):
+        write_image(val.images.path(i), np.minimum(photograph(0), 250) + np.uint8(i + 1))
+    report = check_datasets([train, val])
+    assert report.counts == {"shared_between_splits": 2, "same_photograph": 1}
+
+
 def test_categories_spelled_in_two_ways(tmp_path):
     names = ("cat", "dog", "Cat", "dog ", "traffic light", "traffic_light", "owl")
     dataset = replace(valid_dataset(tmp_path), categories=Categories(names))
