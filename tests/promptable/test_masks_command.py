@@ -106,7 +106,10 @@ def test_a_run_that_was_killed_goes_on_without_a_duplicate_or_a_gap(
 
 def test_what_is_wrong_is_named(photos: Path, tmp_path: Path) -> None:
     (photos / "broken.png").write_bytes(b"no image")
-    assert "skipped: " in run(photos, code=1)
+    (photos / "caf\udce9.png").write_bytes((photos / "0.png").read_bytes())
+    output = run(photos, code=1)
+    assert output.count("skipped: ") == 2
+    assert "its name is not UTF-8 (rename it)" in output
     assert len(list((photos / "otus-automatic-masks").glob("*.png.json"))) == 4
     refused = run(photos, "--box-nms-thresh", "0.5", code=2)
     assert "contains masks generated with box_nms_thresh 0.7, got 0.5; choose another folder" in refused

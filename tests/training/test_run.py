@@ -23,6 +23,7 @@ from otus.training.building import describe_mismatches
 from otus.training.datasets import trainable_model
 from otus.training.fine_tuning import find_weights, load_pretrained
 from otus.training.run import resume_run, train
+from otus.training.run_folder import RunFolder
 from otus.training.settings import TrainSettings, make_settings
 from otus.training.state import Validation
 from otus.training.validation import Validator
@@ -186,6 +187,14 @@ def test_data_without_any_category_are_named(tiny: None, scenes: Dataset, tmp_pa
     with pytest.raises(DataError, match=f"{scenes.source}.*neither objects nor names of categories"):
         train("tiny", nothing, settings=QUICK, out=tmp_path / "runs", quiet=True)
     assert not (tmp_path / "runs").exists()
+
+
+def test_names_that_are_not_utf8_are_written_as_json_escapes(tmp_path: Path) -> None:
+    images = {"train": ["café.png", "caf\udce9.png"]}
+    RunFolder(tmp_path, CheckpointHeader()).write_json("images.json", images)
+    text = (tmp_path / "images.json").read_text()
+    assert '"café.png"' in text
+    assert json.loads(text) == images
 
 
 def test_data_of_several_folders_and_the_notes_about_them(

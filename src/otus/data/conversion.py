@@ -11,6 +11,7 @@ from otus._files import staged_file
 from otus.data.dataset import Dataset
 from otus.data.formats import coco, coco_panoptic, labelme, sa1b, voc, yolo
 from otus.data.formats.interface import ConversionLoss, ImageMode
+from otus.data.image_files import check_name_is_utf8
 from otus.data.images import check_image_size, image_size_hw, read_image
 from otus.data.merging import merge_categories, remap_categories
 from otus.data.open import format_name, open_splits
@@ -152,15 +153,14 @@ def _unify_categories(datasets: list[Dataset]) -> tuple[list[Dataset], list[Conv
 def _usable_images(dataset: Dataset, *, are_written: bool) -> tuple[list[int], list[ImageError]]:
     """Return the indices of the images that can be converted, and the problems of the others.
 
-    Names must be UTF-8, which label files are; images that are written too must be readable and of the labelled size.
+    Images that are written too must be readable and of the labelled size.
     """
     usable: list[int] = []
     problems: list[ImageError] = []
     for index, file in enumerate(dataset.images.files):
         path = dataset.images.path(index)
         try:
-            if not _is_utf8(file):
-                raise ImageError("its name is not UTF-8", file=path, remedy="rename it", kind="not_utf8")
+            check_name_is_utf8(file, path)
             if are_written:
                 check_image_size(image_size_hw(path), dataset.images.size_hw(index), str(path))
                 if not _is_complete(path):
@@ -170,15 +170,6 @@ def _usable_images(dataset: Dataset, *, are_written: bool) -> tuple[list[int], l
         else:
             usable.append(index)
     return usable, problems
-
-
-def _is_utf8(name: str) -> bool:
-    """Return whether a file name could be decoded; Python keeps other bytes as lone surrogates."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_complete(path: Path) -> bool:

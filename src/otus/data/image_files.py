@@ -106,6 +106,20 @@ def walk_folders(
             starts += [Path(parent, name) for name in folders if os.path.islink(os.path.join(parent, name))]
 
 
+def check_name_is_utf8(name: str, file: Path) -> None:
+    """Raise if the name of an image cannot be written to JSON or XML; Python keeps other bytes as lone surrogates.
+
+    Raises
+    ------
+    ImageError
+        It names ``file``; of the kind ``not_utf8``.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ImageError("its name is not UTF-8", file=file, remedy="rename it", kind="not_utf8") from None
+
+
 def is_system_file(name: str) -> bool:
     """Return whether a file or folder name is hidden or belongs to an operating system.
 

@@ -10,6 +10,7 @@ import msgspec
 
 from otus._files import staged_file
 from otus.data.formats.json_reader.stream import write_records
+from otus.data.image_files import check_name_is_utf8
 from otus.data.images import read_image
 from otus.errors import DataError, Report, UsageError, stop_at_first
 from otus.promptable.automatic import SamAutomaticMaskGenerator
@@ -70,7 +71,8 @@ def write_masks(
         Settings of the generator, as JSON values; they are stored in the folder, and an existing folder must have the same
         (default: not checked).
     report
-        Called with the error of each image that cannot be read, which is skipped (default: raise the first).
+        Called with the error of each image that cannot be read or has no valid name, and is skipped (default: raise the
+        first).
 
     Yields
     ------
@@ -98,6 +100,7 @@ def write_masks(
         digest = _digest(path)
         existed = digest is not None and digests.get(file) == digest
         try:
+            check_name_is_utf8(name, path)
             image = None if existed else read_image(path)
         except DataError as error:
             report(error)

@@ -78,7 +78,8 @@ class RunFolder:
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Write a JSON file in the folder."""
         with staged_file(self.path / name) as stage:
-            stage.write_text(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+            text = json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n"
+            stage.write_text(text, errors="backslashreplace")  # file names that are not UTF-8, as JSON escapes them
 
     def save_last(self, tensors: Mapping[str, Tensor], state: RunState) -> None:
         """Write all tensors of a run and its counters."""
