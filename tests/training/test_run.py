@@ -128,6 +128,16 @@ def test_a_run_that_got_no_better_is_not_continued(tiny: None, coco_scenes: Path
     assert (run.folder / "metrics.jsonl").read_bytes() == before
 
 
+def test_only_the_first_of_several_processes_prints_the_result(
+    tiny: None, coco_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = train("tiny", coco_scenes, settings=QUICK, out=tmp_path, quiet=True)
+    options = ("--model", "tiny", "--data", coco_scenes)
+    for rank, expected in ((0, f"{trained.best}\n"), (1, "")):
+        monkeypatch.setattr("otus.training.run.train", lambda *_, rank=rank, **__: replace(trained, rank=rank))
+        assert otus_train(*options)[:2] == (0, expected)
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", ".", ".."])
 def test_names_of_runs_are_names_of_folders(tiny: None, coco_scenes: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="expected the name of a folder"):

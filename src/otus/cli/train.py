@@ -143,8 +143,6 @@ def train(
     if resume is not None and learning_rate == "find":
         fail("--learning-rate find is for a new run; a resumed run keeps its rate", code=2)
 
-    from lightning_fabric.utilities.rank_zero import rank_zero_only
-
     from otus.errors import DataError
     from otus.training.devices import fastest_precision
     from otus.training.run import repeat_run, resume_run
@@ -200,7 +198,7 @@ def train(
     except DataError as error:
         where = shlex.join(map(str, data)) if data else "DATA"
         fail(f"{error}\notus doctor {where} lists all problems of the data")
-    if rank_zero_only.rank != 0:  # with several devices, the first process speaks for all
+    if trained.rank:  # the first process of several speaks for all
         raise typer.Exit
     if trained.result.ended == "interrupted":
         fail(f"stopped and saved; continue with: otus train --resume {trained.folder}", code=130)

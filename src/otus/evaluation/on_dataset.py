@@ -56,7 +56,8 @@ def predict_dataset(
         except DataError as error:
             return error
 
-    results, finished = {}, 0
+    results: dict[int, Any] = {}
+    finished = 0
     own_batches = batches[part::parts]
     for batch, loaded in zip(own_batches, prefetch(own_batches, load, workers=workers), strict=True):
         samples = {}

@@ -340,7 +340,7 @@ def _train(
         trained = train(model, **options, out=folder / "runs", name=name)
     if trained.result.ended == "interrupted":
         raise KeyboardInterrupt
-    return trained.last, "random" if read_config(run)["weights"] is None else "ImageNet"
+    return trained.last, "random" if read_config(run, option="run")["weights"] is None else "ImageNet"
 
 
 def _training_columns(record: Mapping[str, Any], *, start: str | None) -> dict[str, Any]:

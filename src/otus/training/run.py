@@ -66,12 +66,15 @@ class TrainedModel:
         Folder of the run.
     best, last
         Files of the weights of the best validation (the last weights if there was none) and after the last step.
+    rank
+        Number of this process, from 0, if several train.
     """
 
     result: TrainResult
     folder: Path
     best: Path
     last: Path
+    rank: int = 0
 
     def __repr__(self) -> str:
         return f"TrainedModel({self.result.ended}, best weights {str(self.best)!r})"
@@ -321,7 +324,8 @@ def train(
             f"warning: {score_name(initial)} was {initial['score']:.3f} before training and is at most {best_score:.3f} "
             "after it: the initial weights are better; train for more epochs or minutes, or with a lower --learning-rate"
         )
-    return TrainedModel(result, path, folder.best if folder.best.exists() else folder.last, folder.last)
+    best = folder.best if folder.best.exists() else folder.last
+    return TrainedModel(result, path, best, folder.last, fabric.global_rank)
 
 
 def resume_run(
