@@ -1,5 +1,6 @@
 """Whether this machine computes in bfloat16, and that everything that uses it checks first."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from otus.parts.fast.fusion import FusedConvolution
 from otus.parts.precision import multiplies_bfloat16, runs_bfloat16
 from otus.training.devices import fastest_precision, start_fabric
 from otus.training.run import resume_run
+from otus.training.run_config import ARGUMENTS
 from otus.training.settings import TrainSettings
 
 CPU = torch.device("cpu")
@@ -68,7 +70,8 @@ def test_by_name_it_is_refused_before_any_work(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=r"^precision: bf.* cannot run on this processor: .* AVX-512; choose "):
             ask()
-    (tmp_path / "config.json").write_text('{"precision": "bf16-mixed", "device": "cpu"}')
+    config = {"precision": "bf16-mixed", "device": "cpu", "preprocess": {}} | dict.fromkeys(ARGUMENTS)
+    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match="choose a new run with --weights of this one and --precision 32-true"):
         resume_run(tmp_path)
 

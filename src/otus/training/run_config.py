@@ -15,7 +15,8 @@ from otus.parts.tasks import Task
 from otus.training.datasets import Data
 from otus.training.settings import TrainSettings, make_settings
 
-_ARGUMENTS = ("model", "arguments", "data", "val", "weights", "image_size", "format", "split", "val_split")
+ARGUMENTS = ("model", "arguments", "data", "val", "weights", "image_size", "format", "split", "val_split")
+"""Arguments of :func:`otus.training.run.train` that a run's configuration records."""
 
 
 def read_config(path: str | Path, *, option: str) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def read_config(path: str | Path, *, option: str) -> dict[str, Any]:
     """
     file = Path(path) if Path(path).suffix == ".json" else run_folder_of(path) / CONFIG
     # Settings that an older version of Otus did not have get their defaults.
-    return {**asdict(TrainSettings()), **read_record(file, option=option, fields=("preprocess", *_ARGUMENTS))}
+    return {**asdict(TrainSettings()), **read_record(file, option=option, fields=("preprocess", *ARGUMENTS))}
 
 
 def train_arguments(config: dict[str, Any], arguments: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def train_arguments(config: dict[str, Any], arguments: dict[str, Any], settings:
     """
     all_settings = {field.name: config[field.name] for field in fields(TrainSettings)} | settings
     preprocess = Preprocess.from_dict(config["preprocess"])
-    all_arguments = {"preprocess": preprocess, **{name: config[name] for name in _ARGUMENTS}, **arguments}
+    all_arguments = {"preprocess": preprocess, **{name: config[name] for name in ARGUMENTS}, **arguments}
     for option, sources in (("data", all_arguments["data"]), ("val", [all_arguments["val"]])):
         for source in [sources] if isinstance(sources, str | Path) else sources:
             if isinstance(source, str) and not Path(source).exists():
