@@ -29,8 +29,8 @@ def cache_folder() -> Path:
 def staged_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to ``folder`` when the block ends without an error.
 
-    So the final name never holds an incomplete folder. An existing empty folder is kept and gets the content: it may be
-    the working folder, or a mount.
+    So a new folder is never incomplete. An existing empty folder is kept and gets the content, one file or folder after
+    another: it may be the working folder, or a mount.
 
     Raises
     ------

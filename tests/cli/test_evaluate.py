@@ -48,6 +48,11 @@ def test_json_alone_on_stdout(files):
     assert document["bbox"]["per_category"]["owl"]["AP50"] == pytest.approx(51 / 101)
 
 
+def test_a_number_of_proposals_below_1_is_named_as_the_option_is(files):
+    done = run(*files, "--protocol", "proposals", "--max-dets", "0")
+    assert (done.exit_code, "max_dets: expected 1 or more, got 0" in done.stderr) == (2, True)
+
+
 def test_table_names_the_protocol(files):
     done = run(*files)
     assert done.exit_code == 0, done.stderr

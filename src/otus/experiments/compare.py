@@ -195,9 +195,7 @@ def compare(
         if contender.weights is None and (minutes is not None or contender.settings is not None)
     ]
     if to_train and val is None and val_split is None and split is None:
-        split, val_split = default_splits([data], format)
-        if split is not None:
-            log(f"using the splits {split} and {val_split}; to change this, give --split, --val-split or --val")
+        split, val_split = default_splits([data], format, log)
     if to_train and val is None and val_split is None:
         val = VAL_FRACTION
         log(f"holding out {val:g} of the images for evaluation; to change this, give --val or --val-split")

@@ -60,7 +60,7 @@ class ZoomIn:
 
     Examples
     --------
-    >>> method = ZoomIn(otus.load_method("sam_efficientnet_lite0"))  # doctest: +SKIP
+    >>> method = ZoomIn(load_sam("sam_efficientnet_lite0"))  # doctest: +SKIP
     >>> method.segment(method.embed(image), Prompt([[250, 180]], [1])).scores  # doctest: +SKIP
     array([0.97, 0.91, 0.83])
     """

@@ -1,7 +1,7 @@
 """Open, merge, split and check the training and validation data of a run."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +48,10 @@ def open_datasets(
     return train_set, merge(val_sets)
 
 
-def default_splits(sources: Sequence[Data], format: str | None) -> tuple[str | None, str | None]:
-    """Return the names of the splits to train and to validate on, if none are given.
+def default_splits(
+    sources: Sequence[Data], format: str | None, log: Callable[[str], object]
+) -> tuple[str | None, str | None]:
+    """Return the names of the splits to train and to validate on, if none are given, and log them.
 
     They are ``train`` and ``val``, or other common names of these, if each of the data sets has exactly one of each, and no
     others except ``test``; else None.
@@ -63,7 +65,11 @@ def default_splits(sources: Sequence[Data], format: str | None) -> tuple[str | N
         if not {"train", "val"} <= set(kinds) <= {"train", "val", "test"} or len(kinds) != len(set(kinds)):
             return None, None
         found.add((splits[kinds.index("train")], splits[kinds.index("val")]))
-    return found.pop() if len(found) == 1 else (None, None)
+    if len(found) != 1:
+        return None, None
+    train, val = found.pop()
+    log(f"using the splits {train} and {val}; to change this, give --split, --val-split or --val")
+    return train, val
 
 
 def _check_labelled(datasets: Sequence[Dataset], purpose: str) -> None:

@@ -161,11 +161,7 @@ def train(
     has_checkpoint = resume is not None and (resume / "weights" / "last.safetensors").is_file()
     sources = [data] if isinstance(data, str | Path | Dataset) else list(data)
     if val is None and split is None and val_split is None:
-        split, val_split = default_splits(sources, format)
-        if split is not None:
-            progress.log(
-                f"using the splits {split} and {val_split}; to change this, give --split, --val-split or --val"
-            )
+        split, val_split = default_splits(sources, format, progress.log)
     train_set, val_set = open_datasets(sources, val, format=format, split=split, val_split=val_split)
     pretrained = None
     if weights is not None and not has_checkpoint:

@@ -230,9 +230,9 @@ def pack(run: Path, data: Path) -> None:
     jobs = [(data, name, *method) for name in DATASETS for method in METHODS]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         results = {job[1:]: result for job, result in zip(jobs, pool.map(click_figures, jobs), strict=True)}
-    sam, val = load_sam(target), open_dataset(data / "voc2012" / "instances_val.json")
+    packaged, val = load_sam(target), open_dataset(data / "voc2012" / "instances_val.json")
     fast = load_sam(target, precision="auto")
-    top, best, correlation = candidate_quality(val, sam)
+    top, best, correlation = candidate_quality(val, packaged)
     figures = {
         f"{name} clicks{' zoomed in' if zoom_in else ''} {figure}": float(row[figure])
         for (name, method, zoom_in), row in results.items()
@@ -243,7 +243,7 @@ def pack(run: Path, data: Path) -> None:
     card = _CARD.format(
         **json.loads((run / "run.json").read_text()),
         name=MODEL,
-        image_size=sam.sam.image_size,
+        image_size=packaged.sam.image_size,
         megabytes=target.stat().st_size / 1e6,
         licence=LICENCE,
         embed_ms=1000 * float(np.median([_seconds(fast.embed, val.image(index)) for index in range(20)])),
